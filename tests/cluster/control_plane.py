@@ -1,0 +1,262 @@
+"""A real Kubernetes control plane as child processes: etcd and kube-apiserver, and on request the controllers.
+
+Needs no root, listens on one address, keeps everything in one folder, and any number can run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import urllib.error
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
+
+from tests.cluster import binary
+from tests.cluster.daemon import Daemon, direct_environment
+from tests.cluster.errors import ClusterError
+from tests.cluster.kubeconfig import write_kubeconfig
+from tests.cluster.pki import Authority, KeyPair
+from tests.cluster.ports import free_port
+
+SERVICE_RANGE = "10.96.0.0/16"
+FIRST_SERVICE_ADDRESS = "10.96.0.1"  # the `kubernetes` Service
+ISSUER = "https://kubernetes.default.svc.cluster.local"
+START_TIMEOUT_SECONDS = 90.0  # ready in 3-4 s on a quiet machine; a loaded one gets its time
+
+
+class KubectlError(ClusterError):
+    """kubectl ended with a code other than 0; the message is what it wrote to stderr."""
+
+
+class ControlPlane:
+    """The control plane; a context manager, or `start()` and `stop()`.
+
+    `address` is where the API server listens and what its certificate names, besides 127.0.0.1.
+    `apiserver_flags` come last and so win over the defaults.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        controller_manager: bool = True,
+        scheduler: bool = False,
+        address: str = "127.0.0.1",
+        apiserver_flags: Sequence[str] = (),
+    ) -> None:
+        self.state_dir = state_dir.absolute()
+        self.address = address
+        self.kubeconfig = self.state_dir / "kubeconfig"
+        self._with_controller_manager = controller_manager
+        self._with_scheduler = scheduler
+        self._apiserver_flags = list(apiserver_flags)
+
+    # Life
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts everything and returns when the API answers and, with controllers, pods can be created.
+
+        Raises ClusterError with the end of the log of the component that failed.
+        """
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._programs = binary.kubernetes()
+        self.port = free_port(self.address)
+        self.url = f"https://{self.address}:{self.port}"
+        self._issue_certificates()
+        self.etcd = self._daemon("etcd", self._etcd_flags())
+        self.apiserver = self._daemon("kube-apiserver", self._kube_apiserver_flags())
+        self.controller_manager = self._daemon("kube-controller-manager", self._kube_controller_manager_flags())
+        self.scheduler = self._daemon("kube-scheduler", self._kube_scheduler_flags())
+        try:
+            self._start_components()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_components(self) -> None:
+        self.etcd.start()
+        self.start_apiserver()
+        # Only now: started before the bootstrap roles exist, the controller manager gives up for good.
+        if self._with_controller_manager:
+            self.controller_manager.start()
+        if self._with_scheduler:
+            self.scheduler.start()
+        if self._with_controller_manager:
+            # Without its service account no pod is admitted.
+            account = "/api/v1/namespaces/default/serviceaccounts/default"
+            self.controller_manager.wait_until(
+                lambda: self._answers(account), START_TIMEOUT_SECONDS, "creating service accounts"
+            )
+
+    def stop(self) -> None:
+        """Stops everything, controllers first; the folder stays."""
+        for daemon in (self.scheduler, self.controller_manager, self.apiserver, self.etcd):
+            daemon.stop()
+
+    # Faults
+
+    def start_apiserver(self) -> None:
+        """Starts the API server and waits until it is ready; it keeps its port and data."""
+        self.apiserver.start()
+        self.apiserver.wait_until(self.ready, START_TIMEOUT_SECONDS)
+
+    def restart_apiserver(self) -> None:
+        """Stops the API server as an upgrade would, starts it again and waits until it is ready."""
+        self.apiserver.stop(timeout=30)
+        self.start_apiserver()
+
+    def kill_apiserver(self) -> None:
+        """Kills the API server with SIGKILL and leaves it dead until `start_apiserver`."""
+        self.apiserver.kill()
+
+    def pause_apiserver(self) -> None:
+        """Freezes the API server until `resume_apiserver`: connections stay open and nobody answers."""
+        self.apiserver.pause()
+
+    def resume_apiserver(self) -> None:
+        self.apiserver.resume()
+
+    @contextmanager
+    def apiserver_paused(self) -> Iterator[None]:
+        self.pause_apiserver()
+        try:
+            yield
+        finally:
+            self.resume_apiserver()
+
+    # Use
+
+    def ready(self) -> bool:
+        """Whether /readyz says ok."""
+        return self._answers("/readyz")
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120.0) -> str:
+        """Runs kubectl as cluster administrator and returns its standard output.
+
+        Raises KubectlError when it fails, subprocess.TimeoutExpired after `timeout` seconds.
+        """
+        command = [str(self._programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
+        env = direct_environment()
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, env=env)
+        if done.returncode:
+            raise KubectlError(done.stderr.strip() or f"kubectl ended with code {done.returncode}")
+        return done.stdout
+
+    def apply(self, *objects: dict[str, object]) -> None:
+        """Creates or updates the given objects by server-side apply."""
+        manifest = "\n---\n".join(json.dumps(each) for each in objects)
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifest)
+
+    def kubeconfig_for(self, name: str, client: KeyPair) -> Path:
+        """Writes `<name>.kubeconfig` in the state folder for the user of the `client` certificate."""
+        return write_kubeconfig(
+            self.state_dir / f"{name}.kubeconfig",
+            cluster="finetune-local",
+            server=self.url,
+            authority=self.authority.certificate,
+            client=client,
+        )
+
+    # Parts
+
+    def _daemon(self, name: str, flags: Sequence[str]) -> Daemon:
+        return Daemon(name, [self._programs / name, *flags], folder=self.state_dir)
+
+    def _answers(self, path: str) -> bool:
+        try:
+            with self._http.open(self.url + path, timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _issue_certificates(self) -> None:
+        self.authority = authority = Authority(self.state_dir / "pki")
+        names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+        hosts = [*names, "localhost", "127.0.0.1", FIRST_SERVICE_ADDRESS]
+        self._serving = authority.issue("apiserver", "kube-apiserver", hosts={*hosts, self.address})
+        masters = ["system:masters"]
+        self._kubelet_client = authority.issue("apiserver-to-kubelet", "kube-apiserver", organizations=masters)
+        self._tokens = authority.signing_key("service-accounts")
+        admin = authority.issue("admin", "admin", organizations=masters)
+        self._http = _client(authority, admin)
+        self.kubeconfig_for("admin", admin).rename(self.kubeconfig)
+        for name in ("kube-controller-manager", "kube-scheduler"):
+            self.kubeconfig_for(name, authority.issue(name, f"system:{name}"))
+
+    def _etcd_flags(self) -> list[str]:
+        # Unix sockets, relative to the state folder: nobody else on the machine can reach them, and no port is taken.
+        return [
+            "--data-dir=etcd",
+            "--unsafe-no-fsync",
+            "--listen-client-urls=unix://etcd.sock",
+            "--advertise-client-urls=unix://etcd.sock",
+            "--listen-peer-urls=unix://etcd-peer.sock",
+            "--initial-advertise-peer-urls=unix://etcd-peer.sock",
+            "--initial-cluster=default=unix://etcd-peer.sock",
+            "--log-level=warn",
+        ]
+
+    def _kube_apiserver_flags(self) -> list[str]:
+        kubelet = self._kubelet_client
+        return [
+            "--etcd-servers=unix://etcd.sock",
+            f"--bind-address={self.address}",
+            f"--advertise-address={self.address}",
+            f"--secure-port={self.port}",
+            f"--tls-cert-file={self._serving.certificate}",
+            f"--tls-private-key-file={self._serving.key}",
+            f"--client-ca-file={self.authority.certificate}",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--anonymous-auth=false",
+            "--allow-privileged=true",
+            f"--service-account-issuer={ISSUER}",
+            f"--service-account-key-file={self._tokens.certificate}",
+            f"--service-account-signing-key-file={self._tokens.key}",
+            f"--service-cluster-ip-range={SERVICE_RANGE}",
+            f"--kubelet-certificate-authority={self.authority.certificate}",
+            f"--kubelet-client-certificate={kubelet.certificate}",
+            f"--kubelet-client-key={kubelet.key}",
+            "--kubelet-preferred-address-types=InternalIP",
+            *self._apiserver_flags,
+        ]
+
+    def _kube_controller_manager_flags(self) -> list[str]:
+        return [
+            f"--kubeconfig={self.state_dir}/kube-controller-manager.kubeconfig",
+            "--use-service-account-credentials",
+            f"--service-account-private-key-file={self._tokens.key}",
+            f"--root-ca-file={self.authority.certificate}",
+            "--leader-elect=false",
+            # The default of 20 requests/s makes the first service account wait six seconds longer.
+            "--kube-api-qps=300",
+            "--kube-api-burst=600",
+            "--secure-port=0",
+        ]
+
+    def _kube_scheduler_flags(self) -> list[str]:
+        return [
+            f"--kubeconfig={self.state_dir}/kube-scheduler.kubeconfig",
+            "--leader-elect=false",
+            "--kube-api-qps=300",
+            "--kube-api-burst=600",
+            "--secure-port=0",
+        ]
+
+
+def _client(authority: Authority, user: KeyPair) -> OpenerDirector:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(user.certificate, user.key)
+    return build_opener(ProxyHandler({}), HTTPSHandler(context=context))
