@@ -1,0 +1,53 @@
+"""Names on the wire: group, version, labels, annotations, Secret keys, and the one rule between camelCase and snake_case."""
+
+import re
+from typing import Final
+
+GROUP: Final = "finetune.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "FineTune"
+PLURAL: Final = "finetunes"
+SINGULAR: Final = "finetune"
+LIST_KIND: Final = "FineTuneList"
+SHORT_NAMES: Final = ("ft",)
+CATEGORIES: Final = ("all", "finetune")
+CRD_NAME: Final = f"{PLURAL}.{GROUP}"
+
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "finetune-operator"
+NAME_LABEL: Final = f"{GROUP}/name"
+RUN_LABEL: Final = f"{GROUP}/run"
+UID_LABEL: Final = f"{GROUP}/uid"
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+PRIORITY_CLASS_LABEL: Final = "kueue.x-k8s.io/priority-class"
+
+CONFIG_ANNOTATION: Final = f"{GROUP}/config"
+"""On the pod template: the trainer's whole configuration as JSON."""
+ADOPT_ANNOTATION: Final = f"{GROUP}/adopt"
+"""On the FineTune: the upstream id that this run takes over (resolves `CreateUnknown`)."""
+CREATE_AGAIN_ANNOTATION: Final = f"{GROUP}/create-again"
+"""On the FineTune: the run for which one more create is allowed (resolves `CreateUnknown`)."""
+DISPLAY_NAME_ANNOTATION: Final = f"{GROUP}/display-name"
+"""On the FineTune: the name that a converted request body had, where it is no Kubernetes name."""
+FINALIZER: Final = f"{GROUP}/upstream"
+
+MAX_NAME_LENGTH: Final = 52
+"""Room for "-" and a ten-digit run below the 63 characters of a Job's name."""
+MAX_RUN: Final = 2_147_483_647
+
+
+def camel(snake_name: str) -> str:
+    """`control_image_columns` -> `controlImageColumns`. Inverse of `snake` for the providers' names."""
+    first, *rest = snake_name.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def snake(camel_name: str) -> str:
+    """`controlImageColumns` -> `control_image_columns`. Inverse of `camel`."""
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", camel_name).lower()
+
+
+def job_name(name: str, run: int) -> str:
+    """The name of a run's Job: at most 63 characters for a name of at most `MAX_NAME_LENGTH`."""
+    return f"{name}-{run}"
