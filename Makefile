@@ -1,0 +1,43 @@
+# The two commands are `make demo` and `make test`; both do all their own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune-operator
+LOCK := $(shell cat tests/requirements.txt | sha256sum | cut -c1-16)
+VENV := $(CACHE)/venv-$(LOCK)
+PYTHON := $(VENV)/bin/python
+export PYTHONPATH := operator:trainer-image:.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help venv lock lint format crds test demo bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+venv: $(PYTHON)  ## the Python environment (in the cache, keyed by the lock file)
+	@ln -sfn $(VENV) $(CACHE)/venv
+
+$(PYTHON):
+	@bash tests/environment.sh $(VENV)
+
+lock:  ## write the hash-locked requirement files anew
+	for part in operator trainer-image tests; do \
+	  UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    $$part/requirements.in -o $$part/requirements.txt; done
+
+lint: venv  ## ruff, mypy --strict, layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy operator/finetune_operator trainer-image/finetune_trainer tests
+
+format: venv  ## let ruff format and fix
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+crds: venv  ## generate crds/ from the models
+	$(PYTHON) -m finetune_operator.api.crd > crds/finetune.dev_finetunes.yaml
+
+clean:  ## remove what the checkout itself built (the cache stays)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
