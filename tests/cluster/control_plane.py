@@ -86,7 +86,10 @@ class ControlPlane:
             raise
 
     def _start_components(self) -> None:
+        socket = self.state_dir / "etcd.sock"
+        socket.unlink(missing_ok=True)
         self.etcd.start()
+        self.etcd.wait_until(socket.exists, START_TIMEOUT_SECONDS, "listening")
         self.start_apiserver()
         # Only now: started before the bootstrap roles exist, the controller manager gives up for good.
         if self._with_controller_manager:
@@ -197,14 +200,15 @@ class ControlPlane:
 
     def _etcd_flags(self) -> list[str]:
         # Unix sockets, relative to the state folder: nobody else on the machine can reach them, and no port is taken.
+        # The advertised addresses must look like TCP; a single member never dials them.
         return [
             "--data-dir=etcd",
             "--unsafe-no-fsync",
             "--listen-client-urls=unix://etcd.sock",
-            "--advertise-client-urls=unix://etcd.sock",
+            "--advertise-client-urls=http://localhost:2379",
             "--listen-peer-urls=unix://etcd-peer.sock",
-            "--initial-advertise-peer-urls=unix://etcd-peer.sock",
-            "--initial-cluster=default=unix://etcd-peer.sock",
+            "--initial-advertise-peer-urls=http://localhost:2380",
+            "--initial-cluster=default=http://localhost:2380",
             "--log-level=warn",
         ]
 
