@@ -1,0 +1,143 @@
+"""The API server over HTTP: plain dicts in and out, a bounded number of calls in flight, every call counted.
+
+One place for every read and write outside the watches. A call is made once: retrying is the queue's business, which
+looks at the world anew before it acts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import orjson
+
+from finetune_operator.kube.config import Access
+from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
+
+JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
+
+Object = dict[str, Any]
+Guard = Callable[[], None]
+"""Called before each write; raises where this process may not write any more."""
+
+
+def _allow() -> None:
+    return None
+
+
+class KubeClient:
+    """Calls to one API server. `guard` is asked before each write; `count` hears (verb, path, status)."""
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        concurrency: int = 16,
+        timeout: float = 15.0,
+        guard: Guard = _allow,
+        count: Callable[[str, str, int], None] | None = None,
+    ) -> None:
+        self._access = access
+        self._slots = asyncio.Semaphore(concurrency)
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._connector = aiohttp.TCPConnector(limit=concurrency, ssl=access.ssl_context() or True, keepalive_timeout=90)
+        self._session = aiohttp.ClientSession(connector=self._connector, headers={"User-Agent": "finetune-operator"})
+        self._count = count
+        self.guard = guard
+
+    async def close(self) -> None:
+        """Close the connections; calls in flight fail with Unreachable."""
+        await self._session.close()
+
+    async def __aenter__(self) -> KubeClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> Object:
+        """One object. Raises ApiError."""
+        return await self._call("GET", path, params=params, accept=accept)
+
+    async def list(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> Object:
+        """A list object with `items`. Raises ApiError."""
+        return await self._call("GET", path, params=params, accept=accept)
+
+    async def create(self, path: str, body: Object) -> Object:
+        """POST to a collection; the created object. Raises AlreadyExists and other ApiErrors."""
+        self.guard()
+        return await self._call("POST", path, body=orjson.dumps(body))
+
+    async def replace(self, path: str, body: Object) -> Object:
+        """PUT; fails with Conflict where `metadata.resourceVersion` in the body is not the current one."""
+        self.guard()
+        return await self._call("PUT", path, body=orjson.dumps(body))
+
+    async def json_patch(self, path: str, operations: Sequence[Object]) -> Object:
+        """A JSON patch, carried out whole or not at all; a failed test gives Invalid."""
+        self.guard()
+        return await self._call("PATCH", path, body=orjson.dumps(operations), content_type=JSON_PATCH)
+
+    async def delete(self, path: str, *, uid: str | None = None, propagation: str | None = None) -> Object:
+        """Delete, only if it still has this uid (else Conflict). `propagation`: Background, Foreground or Orphan."""
+        self.guard()
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        if propagation:
+            options["propagationPolicy"] = propagation
+        return await self._call("DELETE", path, body=orjson.dumps(options))
+
+    async def _call(
+        self,
+        verb: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> Object:
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        if authorization := self._access.authorization():
+            headers["Authorization"] = authorization
+        status = 0
+        try:
+            async with (
+                self._slots,
+                self._session.request(
+                    verb,
+                    self._access.server + path,
+                    params=params,
+                    data=body,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                status = response.status
+                raw = await response.read()
+                retry_after = response.headers.get("Retry-After")
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise Unreachable(f"{verb} {path}: {type(error).__name__}: {error}") from error
+        finally:
+            if self._count is not None:
+                self._count(verb, path, status)
+        answer = _parse(raw)
+        if status >= 300:
+            raise from_answer(status, answer, retry_after)
+        if not isinstance(answer, dict):
+            raise ApiError(status, "MalformedAnswer", f"{verb} {path}: the answer is no JSON object")
+        return answer
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return raw[:512].decode(errors="replace")
