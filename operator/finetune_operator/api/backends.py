@@ -7,12 +7,12 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from finetune_operator.api.base import (
+    INTEGRAL,
     Anything,
     BaseUrl,
     Int,
     Label,
     NonNegative,
-    NonNegativeInt,
     ObjectName,
     PositiveInt,
     Prompt,
@@ -109,7 +109,9 @@ class EnvVar(SpecModel):
 class JobBackend(SpecModel):
     """A batch/v1 Job of the trainer image on the cluster's own devices."""
 
-    gpus: Annotated[Int, Field(ge=0, le=64)] = Field(default=1, description="Devices of the pod; 0 trains on CPU.")
+    gpus: Annotated[int, Field(ge=0, le=64), INTEGRAL] = Field(
+        default=1, description="Devices of the pod; 0 trains on CPU."
+    )
     gpu_resource_name: Label = Field(
         default=DEFAULT_GPU_RESOURCE,
         description="Resource that counts the devices, for example nvidia.com/mig-3g.20gb or amd.com/gpu.",
@@ -132,7 +134,7 @@ class JobBackend(SpecModel):
     cache: ClaimRef | None = Field(
         default=None, description="Claim shared by runs for models, datasets and latents. Default: a scratch volume."
     )
-    backoff_limit: Annotated[Int, Field(ge=0, le=100)] = Field(
+    backoff_limit: Annotated[int, Field(ge=0, le=100), INTEGRAL] = Field(
         default=3, description="Failed attempts before the run fails; evictions and preemptions do not count."
     )
     node_selector: LabelMap | None = Field(default=None, description="Labels that the node must have.")
@@ -148,7 +150,7 @@ class JobBackend(SpecModel):
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
         default=None, description="More environment variables of the training container."
     )
-    termination_grace_period_seconds: Annotated[Int, Field(ge=1, le=86_400)] = Field(
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400), INTEGRAL] = Field(
         default=120, description="Time to save a checkpoint when the pod is asked to stop."
     )
     shm_size: Quantity | None = Field(
@@ -201,10 +203,10 @@ class ScenarioParameters(SpecModel):
     learning_rate_unet: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Learning rate of the UNet (SDXL LoRA)."
     )
-    num_text_train_steps: Annotated[Int, Field(ge=0, le=40_000)] | None = Field(
+    num_text_train_steps: Annotated[int, Field(ge=0, le=40_000), INTEGRAL] | None = Field(
         default=None, description="Steps for the text encoder (SDXL LoRA)."
     )
-    num_unet_train_steps: Annotated[Int, Field(ge=0, le=40_000)] | None = Field(
+    num_unet_train_steps: Annotated[int, Field(ge=0, le=40_000), INTEGRAL] | None = Field(
         default=None, alias="numUNetTrainSteps", description="Steps for the UNet (SDXL LoRA)."
     )
     optimize_for: Literal["likeness", "all", "none"] | None = Field(

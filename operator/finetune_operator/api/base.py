@@ -57,12 +57,14 @@ def _quantity(value: int | str) -> int | str:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_integral)]
-PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_integral)]
-NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_integral)]
+INTEGRAL: Final = BeforeValidator(_integral)
+"""Comes after the bounds in an `Annotated[int, Field(...), INTEGRAL]`: pydantic loses bounds that come later."""
+Int = Annotated[int, INTEGRAL]
+PositiveInt = Annotated[int, Field(ge=1), INTEGRAL]
+NonNegativeInt = Annotated[int, Field(ge=0), INTEGRAL]
 NonNegative = Annotated[float, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, le=9_007_199_254_740_991), BeforeValidator(_integral)]
+Seed = Annotated[int, Field(ge=0, le=9_007_199_254_740_991), INTEGRAL]
 """An exact JSON number: 0 to 2^53 - 1 (Scenario's bounds)."""
 
 Column = Annotated[str, Field(min_length=1, max_length=256)]

@@ -1,4 +1,4 @@
-"""Names on the wire: group, version, labels, annotations, Secret keys, and the one rule between camelCase and snake_case."""
+"""Names on the wire: group, version, labels, annotations, and the one rule between camelCase and snake_case."""
 
 import re
 from typing import Final

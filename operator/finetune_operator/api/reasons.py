@@ -40,8 +40,8 @@ class Reason(StrEnum):
     VALIDATING = "Validating"
     INVALID_SPEC = "InvalidSpec"
     UNSUPPORTED_PARAMETER = "UnsupportedParameter"
-    SECRET_NOT_FOUND = "SecretNotFound"
-    SECRET_KEY_MISSING = "SecretKeyMissing"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
+    SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
     CLAIM_NOT_FOUND = "ClaimNotFound"
     DATASET_NOT_FOUND = "DatasetNotFound"
     MODEL_NOT_SUPPORTED = "ModelNotSupported"

@@ -41,7 +41,7 @@ class Recipe(SpecModel):
     """What every recipe has."""
 
     seed: Seed | None = parameter(
-        "Seed of every random choice of the run. Default of the job backend: 42; no upstream but scenario and octoai takes one."
+        "Seed of every random choice of the run. Default of backend job: 42. Backends oxen and bfl take none."
     )
 
 
@@ -122,9 +122,6 @@ class ImageRecipe(Recipe):
     lora_alpha: PositiveInt | None = parameter("LoRA scale numerator.", default=16)
     lora_rank: PositiveInt | None = parameter("Rank of the LoRA matrices.", default=16)
     sample_every: PositiveInt | None = parameter("Updates between two rounds of samples.", default=200)
-    samples: Annotated[list[Sample], Field(max_length=32)] | None = parameter(
-        "What to generate in each round of samples."
-    )
     steps: PositiveInt | None = parameter("Updates in all.", default=3000)
     timestep_type: Literal["weighted", "sigmoid", "linear"] | None = parameter(
         "How timesteps are drawn.", default="weighted"
@@ -138,6 +135,9 @@ class ImageGeneration(ImageRecipe):
     steps: PositiveInt | None = parameter("Updates in all.", default=2000)
     timestep_type: Literal["weighted", "sigmoid", "linear"] | None = parameter(
         "How timesteps are drawn.", default="sigmoid"
+    )
+    samples: Annotated[list[Sample], Field(max_length=32)] | None = parameter(
+        "What to generate in each round of samples."
     )
     trigger_word: Annotated[str, Field(min_length=1, max_length=64)] | None = parameter(
         "Word that calls the learnt subject or style; put before captions that lack it. No default, but TOK with bfl."
@@ -172,7 +172,13 @@ class MultiImageEditing(ImageRecipe):
 class VideoRecipe(ImageRecipe):
     """What the two recipes have that train a video model."""
 
+    samples: Annotated[list[Sample], Field(max_length=32)] | None = parameter(
+        "What to generate in each round of samples."
+    )
     num_frames: PositiveInt | None = parameter("Frames per clip.", default=81)
+    use_lora: bool | None = parameter(
+        "Train a LoRA adapter; false trains all weights. Default of backend job: true; Oxen documents none."
+    )
 
 
 class ImageToVideo(VideoRecipe):

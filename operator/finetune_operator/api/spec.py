@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from finetune_operator.api.backends import BackendSpec
-from finetune_operator.api.base import Int, NonNegativeInt, SecretRef, SpecModel
+from finetune_operator.api.base import INTEGRAL, SecretRef, SpecModel
 from finetune_operator.api.names import MAX_RUN
 from finetune_operator.api.recipes import RecipeSpec
 
@@ -28,7 +28,7 @@ RUN_FIELDS: Final = ("baseModel", "modelSecretRef", "recipe", "dataset", "backen
 DatasetUri = Annotated[str, Field(max_length=2048, pattern=rf"^({'|'.join(DATASET_SCHEMES)})://[^\s/?#][^\s]*$")]
 OutputUri = Annotated[str, Field(max_length=2048, pattern=rf"^({'|'.join(OUTPUT_SCHEMES)})://[^\s/?#][^\s]*$")]
 BaseModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
-Seconds = Annotated[Int, Field(ge=1, le=2_147_483_647)]
+Seconds = Annotated[int, Field(ge=1, le=2_147_483_647), INTEGRAL]
 
 
 class Dataset(SpecModel):
@@ -74,7 +74,7 @@ class FineTuneSpec(SpecModel):
     dataset: Dataset = Field(description="What it learns from.")
     backend: BackendSpec = Field(description="Where it runs: exactly one member.")
     output: Output | None = Field(default=None, description="Where the result goes, besides the run's storage.")
-    run: Annotated[Int, Field(ge=1, le=MAX_RUN)] = Field(
+    run: Annotated[int, Field(ge=1, le=MAX_RUN), INTEGRAL] = Field(
         default=1, description="Raise it to run again, with a changed recipe if wanted. Never falls."
     )
     suspend: bool = Field(default=False, description="Stops the run at its next checkpoint until it is false again.")
@@ -82,7 +82,7 @@ class FineTuneSpec(SpecModel):
     active_deadline_seconds: Seconds | None = Field(
         default=None, description="Longest time that a run may take, from its start, before it fails."
     )
-    ttl_seconds_after_finished: Annotated[NonNegativeInt, Field(le=2_147_483_647)] | None = Field(
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647), INTEGRAL] | None = Field(
         default=None, description="When the run's children (Job, pods) are removed after its end; never the FineTune."
     )
     deletion_policy: Literal["Cancel", "Orphan"] = Field(

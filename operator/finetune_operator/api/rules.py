@@ -1,0 +1,165 @@
+"""The rules that the API server itself enforces, in CEL, each with a sentence that says what to do.
+
+A rule sees the object after defaulting. Transition rules (those with `oldSelf`) hang on `spec` and not on the field,
+because a rule on an optional field does not run when the field is added or removed.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from finetune_operator.api.backends import BACKENDS
+from finetune_operator.api.matrix import TRAINS, backends_for
+from finetune_operator.api.names import MAX_NAME_LENGTH
+from finetune_operator.api.recipes import RECIPES
+from finetune_operator.api.spec import RUN_FIELDS
+from finetune_operator.api.trainer_config import RESERVED_ENV_PREFIXES
+
+OPTIONAL_RUN_FIELDS: Final = ("modelSecretRef", "output")
+
+
+class Rule(NamedTuple):
+    """`path`: the schema node that it hangs on, [] for items. `field_path`: the field to name, below that node.
+
+    Messages are fixed sentences: the API server's cost estimate refuses expressions that put a number into one.
+    """
+
+    path: str
+    rule: str
+    message: str
+    field_path: str | None = None
+
+    def wire(self) -> dict[str, str]:
+        """A member of `x-kubernetes-validations`."""
+        wire = {"rule": self.rule, "message": self.message}
+        if self.field_path:
+            wire["fieldPath"] = self.field_path
+        return wire
+
+
+def rules() -> Iterator[Rule]:
+    """All of them, in a fixed order."""
+    yield _name()
+    yield _exactly_one("spec.recipe", RECIPES)
+    yield _exactly_one("spec.backend", BACKENDS)
+    yield from (_trains(backend) for backend in BACKENDS)
+    yield from _run()
+    yield from _job()
+    yield from _uris()
+
+
+def _name() -> Rule:
+    return Rule(
+        "",
+        f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && !self.metadata.name.contains('.')",
+        f"metadata.name must be a DNS label of at most {MAX_NAME_LENGTH} characters (a-z, 0-9, -), "
+        "because the names of its Jobs are made from it",
+    )
+
+
+def _exactly_one(path: str, members: tuple[str, ...]) -> Rule:
+    present = ", ".join(f"has(self.{member})" for member in members)
+    return Rule(
+        path,
+        f"[{present}].filter(x, x).size() == 1",
+        f"{path} must have exactly one of {', '.join(members)}",
+    )
+
+
+def _trains(backend: str) -> Rule:
+    recipes = TRAINS[backend]
+    allowed = " || ".join(f"has(self.recipe.{recipe})" for recipe in recipes)
+    elsewhere = " or ".join(backends_for("voice" if backend in ("job", "oxen") else "imageToText"))
+    return Rule(
+        "spec",
+        f"!has(self.backend.{backend}) || ({allowed})",
+        f"backend {backend} trains recipe {', '.join(recipes)}; use backend {elsewhere} for the others",
+        field_path=".recipe",
+    )
+
+
+def _run() -> Iterator[Rule]:
+    yield Rule(
+        "spec",
+        "self.run >= oldSelf.run",
+        "spec.run never falls: raise it above its present value to run again",
+        field_path=".run",
+    )
+    for field in RUN_FIELDS:
+        same = f"self.{field} == oldSelf.{field}"
+        if field in OPTIONAL_RUN_FIELDS:
+            same = f"(has(self.{field}) ? has(oldSelf.{field}) && {same} : !has(oldSelf.{field}))"
+        yield Rule(
+            "spec",
+            f"self.run > oldSelf.run || {same}",
+            f"spec.{field} cannot change within a run: raise spec.run in the same change to start a new run with it",
+            field_path=f".{field}",
+        )
+
+
+def _job() -> Iterator[Rule]:
+    yield Rule(
+        "spec",
+        "!has(self.backend.job) || has(self.backend.job.storage) || has(self.output)",
+        "a job's result would be lost with its pod: set spec.backend.job.storage, spec.output, or both",
+        field_path=".backend",
+    )
+    yield Rule(
+        "spec",
+        "!has(self.backend.job) || self.deletionPolicy != 'Orphan'",
+        "deletionPolicy Orphan leaves an upstream run alive; a Job goes with its FineTune: use Cancel with backend job",
+        field_path=".deletionPolicy",
+    )
+    yield Rule(
+        "spec.backend.job.storage",
+        "has(self.size) != has(self.claimName)",
+        "storage takes exactly one of size (a claim is created) and claimName (a claim that exists)",
+    )
+    yield Rule(
+        "spec.backend.job.storage",
+        "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessModes))",
+        "storageClassName and accessModes describe a claim to create: remove them, or use size instead of claimName",
+    )
+    reserved = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
+    yield Rule(
+        "spec.backend.job.env[]",
+        f"!({reserved})",
+        f"variables that begin with {' or '.join(RESERVED_ENV_PREFIXES)} belong to the operator: use another name",
+        field_path=".name",
+    )
+    yield Rule(
+        "spec.backend.job.env[]",
+        "has(self.value) != has(self.valueFrom)",
+        "a variable takes exactly one of value and valueFrom",
+    )
+    yield Rule(
+        "spec.backend.job.env[].valueFrom",
+        "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+        "valueFrom takes exactly one of secretKeyRef and configMapKeyRef",
+    )
+
+
+def _uris() -> Iterator[Rule]:
+    for path, value in (
+        ("baseModel", "self.baseModel"),
+        ("dataset", "self.dataset.uri"),
+        ("output", "self.output.uri"),
+    ):
+        absent = "!has(self.output) || " if path == "output" else ""
+        yield Rule(
+            "spec",
+            f"has(self.backend.job) || {absent}!{value}.startsWith('pvc://')",
+            f"spec.{path}: only backend job can reach a claim of this cluster; use "
+            f"{'the name of a model' if path == 'baseModel' else 's3:// or hf://'} with the other backends",
+            field_path=f".{path}",
+        )
+    for path in ("spec.dataset.uri", "spec.output.uri", "spec.baseModel"):
+        yield Rule(
+            path,
+            "!self.matches('(^|/)[.][.](/|$)')",
+            f"{path} must not contain '..': write the path out",
+        )
+    yield Rule(
+        "spec.dataset.uri",
+        "!self.matches('^[a-z0-9]+://[^/]*@')",
+        "spec.dataset.uri must not hold credentials: put them into a Secret and name it in spec.dataset.secretRef",
+    )
