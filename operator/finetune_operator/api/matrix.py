@@ -60,6 +60,10 @@ UPSTREAM_FIELDS: Final[dict[str, dict[str, dict[str, str]]]] = {
 """Upstream -> recipe -> the recipe fields that it can honour, and what the provider calls them."""
 
 
+BFL_BASE_MODELS: Final = ("flux-pro", "FLUX.1-pro", "FLUX.1-[pro]", "black-forest-labs/FLUX.1-pro")
+"""What `baseModel` may say with bfl, which tunes one model of its own."""
+
+
 class Limit(NamedTuple):
     """What a provider accepts for a recipe field, beyond the schema: bounds that include both ends, or choices."""
 

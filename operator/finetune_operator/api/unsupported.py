@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from finetune_operator.api.backends import Bfl, JobBackend, OctoAi, Oxen, Scenario
 from finetune_operator.api.matrix import (
     ANY,
+    BFL_BASE_MODELS,
     DATA_FIELDS,
     LIMITS,
     SCENARIO_FAMILY_LACKS,
@@ -24,7 +25,6 @@ from finetune_operator.api.matrix import (
 )
 from finetune_operator.api.spec import FineTuneSpec
 
-BFL_BASE_MODELS: Final = ("flux-pro", "FLUX.1-pro", "FLUX.1-[pro]", "black-forest-labs/FLUX.1-pro")
 MAX_MUSUBI_TRIGGER: Final = 20
 MAX_SCENARIO_SAMPLES: Final = 4
 
