@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
 from tests.cluster import binary
@@ -100,7 +100,7 @@ class ControlPlane:
             # Without its service account no pod is admitted.
             account = "/api/v1/namespaces/default/serviceaccounts/default"
             self.controller_manager.wait_until(
-                lambda: self._answers(account), START_TIMEOUT_SECONDS, "creating service accounts"
+                lambda: self.find(account) is not None, START_TIMEOUT_SECONDS, "creating service accounts"
             )
 
     def stop(self) -> None:
@@ -143,7 +143,26 @@ class ControlPlane:
 
     def ready(self) -> bool:
         """Whether /readyz says ok."""
-        return self._answers("/readyz")
+        try:
+            with self._http.open(self.url + "/readyz", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def node_ready(self, name: str) -> bool:
+        """Whether the node exists and is Ready."""
+        node = self.find(f"/api/v1/nodes/{name}") or {}
+        conditions = node.get("status", {}).get("conditions", [])
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        """The object at an API path, as administrator; None while there is none or the API server does not answer."""
+        try:
+            with self._http.open(self.url + path, timeout=5) as response:
+                found: dict[str, Any] = json.load(response)
+                return found
+        except (urllib.error.URLError, OSError):
+            return None
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120.0) -> str:
         """Runs kubectl as cluster administrator and returns its standard output.
@@ -157,7 +176,7 @@ class ControlPlane:
             raise KubectlError(done.stderr.strip() or f"kubectl ended with code {done.returncode}")
         return done.stdout
 
-    def apply(self, *objects: dict[str, object]) -> None:
+    def apply(self, *objects: dict[str, Any]) -> None:
         """Creates or updates the given objects by server-side apply."""
         manifest = "\n---\n".join(json.dumps(each) for each in objects)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifest)
@@ -176,13 +195,6 @@ class ControlPlane:
 
     def _daemon(self, name: str, flags: Sequence[str]) -> Daemon:
         return Daemon(name, [self._programs / name, *flags], folder=self.state_dir)
-
-    def _answers(self, path: str) -> bool:
-        try:
-            with self._http.open(self.url + path, timeout=5) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
 
     def _issue_certificates(self) -> None:
         self.authority = authority = Authority(self.state_dir / "pki")

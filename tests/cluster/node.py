@@ -1,0 +1,82 @@
+"""The real node: registry, containerd and kubelet in one slot of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import packages
+from tests.cluster.containerd import Containerd
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.errors import ClusterError
+from tests.cluster.kubelet import Kubelet, make_bridge, make_cgroups
+from tests.cluster.node_slot import NodeSlot, free_slot
+from tests.cluster.node_sweep import sweep
+from tests.cluster.paths import cache_dir
+from tests.cluster.pause_image import pause_image
+from tests.cluster.registry import Registry, containerd_hosts
+
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+@dataclass(frozen=True)
+class NodeGround:
+    """What must be there before the control plane: the address it listens on, and the place for the node."""
+
+    slot: NodeSlot
+
+    @property
+    def address(self) -> str:
+        return self.slot.address
+
+
+@contextlib.contextmanager
+def node_ground() -> Iterator[NodeGround]:
+    """A free slot, swept before and after, with its bridge and cgroup. Raises ClusterError."""
+    with free_slot() as slot, _ip_forward_restored():
+        sweep(slot)
+        slot.scratch.mkdir(parents=True)
+        try:
+            make_bridge(slot)
+            make_cgroups(slot)
+            yield NodeGround(slot)
+        finally:
+            sweep(slot)
+
+
+@contextlib.contextmanager
+def running_node(ground: NodeGround, control_plane: ControlPlane) -> Iterator[Registry]:
+    """Starts everything and yields the registry that the node pulls from when it is Ready. Raises ClusterError."""
+    slot = ground.slot
+    plugins = packages.cni_folder()
+    if not plugins:
+        raise ClusterError("the CNI plugins are gone: `python -m tests.cluster up` installs them again")
+    with contextlib.ExitStack() as started:
+        registry = Registry(cache_dir() / "registry", slot.scratch)
+        registry.start()
+        started.callback(registry.stop)
+        containerd = Containerd(
+            slot,
+            pause_image=pause_image(registry.port),
+            registries=containerd_hosts(registry.port, slot.scratch),
+            cni_plugins=plugins,
+        )
+        containerd.start()
+        started.callback(containerd.stop)
+        kubelet = Kubelet(slot, control_plane)
+        kubelet.start()
+        started.callback(kubelet.stop)
+        yield registry
+
+
+@contextlib.contextmanager
+def _ip_forward_restored() -> Iterator[None]:
+    # The bridge plugin switches forwarding on and nobody switches it off again.
+    before = IP_FORWARD.read_text()
+    try:
+        yield
+    finally:
+        if IP_FORWARD.read_text() != before:
+            IP_FORWARD.write_text(before)
