@@ -24,6 +24,19 @@ from finetune_operator.api.base import (
 )
 
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
+RESERVED_ENV_PREFIXES: Final = ("FINETUNE_", "KUBEFLOW_")
+"""Variables that a user cannot set: they carry the contract between operator and trainer."""
+
+# What is wrong, said once: the models and the CRD's rules use the same sentences.
+STORAGE_MESSAGE: Final = "storage takes exactly one of size (a claim is created) and claimName (a claim that exists)"
+CLAIM_MESSAGE: Final = (
+    "storageClassName and accessModes describe a claim to create: remove them, or use size instead of claimName"
+)
+RESERVED_ENV_MESSAGE: Final = (
+    f"variables that begin with {' or '.join(RESERVED_ENV_PREFIXES)} belong to the operator: use another name"
+)
+ENV_VALUE_MESSAGE: Final = "a variable takes exactly one of value and valueFrom"
+ENV_SOURCE_MESSAGE: Final = "valueFrom takes exactly one of secretKeyRef and configMapKeyRef"
 
 LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=253)]], Field(max_length=32)]
 QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
@@ -61,6 +74,14 @@ class Storage(SpecModel):
         default=None, description="Name of a claim in the same namespace; it is never deleted. Excludes size."
     )
 
+    @model_validator(mode="after")
+    def _one_claim(self) -> Storage:
+        if (self.size is None) == (self.claim_name is None):
+            raise ValueError(STORAGE_MESSAGE)
+        if self.claim_name is not None and (self.storage_class_name is not None or self.access_modes is not None):
+            raise ValueError(CLAIM_MESSAGE)
+        return self
+
 
 class Resources(SpecModel):
     """Compute resources of the training container."""
@@ -95,6 +116,12 @@ class EnvSource(SpecModel):
     secret_key_ref: KeySelector | None = Field(default=None, description="A key of a Secret.")
     config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
 
+    @model_validator(mode="after")
+    def _one_source(self) -> EnvSource:
+        if (self.secret_key_ref is None) == (self.config_map_key_ref is None):
+            raise ValueError(ENV_SOURCE_MESSAGE)
+        return self
+
 
 class EnvVar(SpecModel):
     """An environment variable of the training container."""
@@ -104,6 +131,14 @@ class EnvVar(SpecModel):
     )
     value: Annotated[str, Field(max_length=4096)] | None = Field(default=None, description="Value, in clear text.")
     value_from: EnvSource | None = Field(default=None, description="Value from a Secret or ConfigMap.")
+
+    @model_validator(mode="after")
+    def _ours_stay_ours(self) -> EnvVar:
+        if self.name.startswith(RESERVED_ENV_PREFIXES):
+            raise ValueError(RESERVED_ENV_MESSAGE)
+        if (self.value is None) == (self.value_from is None):
+            raise ValueError(ENV_VALUE_MESSAGE)
+        return self
 
 
 class JobBackend(SpecModel):

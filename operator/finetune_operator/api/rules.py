@@ -7,12 +7,19 @@ because a rule on an optional field does not run when the field is added or remo
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from finetune_operator.api.backends import BACKENDS
+from finetune_operator.api.backends import (
+    BACKENDS,
+    CLAIM_MESSAGE,
+    ENV_SOURCE_MESSAGE,
+    ENV_VALUE_MESSAGE,
+    RESERVED_ENV_MESSAGE,
+    RESERVED_ENV_PREFIXES,
+    STORAGE_MESSAGE,
+)
 from finetune_operator.api.matrix import TRAINS, backends_for
 from finetune_operator.api.names import MAX_NAME_LENGTH
 from finetune_operator.api.recipes import RECIPES
-from finetune_operator.api.spec import RUN_FIELDS
-from finetune_operator.api.trainer_config import RESERVED_ENV_PREFIXES
+from finetune_operator.api.spec import CREDENTIALS_MESSAGE, DOTS_MESSAGE, RUN_FIELDS
 
 OPTIONAL_RUN_FIELDS: Final = ("modelSecretRef", "output")
 
@@ -112,29 +119,29 @@ def _job() -> Iterator[Rule]:
     yield Rule(
         "spec.backend.job.storage",
         "has(self.size) != has(self.claimName)",
-        "storage takes exactly one of size (a claim is created) and claimName (a claim that exists)",
+        STORAGE_MESSAGE,
     )
     yield Rule(
         "spec.backend.job.storage",
         "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessModes))",
-        "storageClassName and accessModes describe a claim to create: remove them, or use size instead of claimName",
+        CLAIM_MESSAGE,
     )
     reserved = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
     yield Rule(
         "spec.backend.job.env[]",
         f"!({reserved})",
-        f"variables that begin with {' or '.join(RESERVED_ENV_PREFIXES)} belong to the operator: use another name",
+        RESERVED_ENV_MESSAGE,
         field_path=".name",
     )
     yield Rule(
         "spec.backend.job.env[]",
         "has(self.value) != has(self.valueFrom)",
-        "a variable takes exactly one of value and valueFrom",
+        ENV_VALUE_MESSAGE,
     )
     yield Rule(
         "spec.backend.job.env[].valueFrom",
         "has(self.secretKeyRef) != has(self.configMapKeyRef)",
-        "valueFrom takes exactly one of secretKeyRef and configMapKeyRef",
+        ENV_SOURCE_MESSAGE,
     )
 
 
@@ -156,10 +163,10 @@ def _uris() -> Iterator[Rule]:
         yield Rule(
             path,
             "!self.matches('(^|/)[.][.](/|$)')",
-            f"{path} must not contain '..': write the path out",
+            f"{path}: {DOTS_MESSAGE}",
         )
     yield Rule(
         "spec.dataset.uri",
         "!self.matches('^[a-z0-9]+://[^/]*@')",
-        "spec.dataset.uri must not hold credentials: put them into a Secret and name it in spec.dataset.secretRef",
+        f"spec.dataset.uri: {CREDENTIALS_MESSAGE}",
     )

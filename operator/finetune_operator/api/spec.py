@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from finetune_operator.api.backends import BackendSpec
 from finetune_operator.api.base import INTEGRAL, SecretRef, SpecModel
@@ -25,9 +26,34 @@ MUTABLE_FIELDS: Final = (
 RUN_FIELDS: Final = ("baseModel", "modelSecretRef", "recipe", "dataset", "backend", "output")
 """What a run is made of: changes only together with a raised run."""
 
-DatasetUri = Annotated[str, Field(max_length=2048, pattern=rf"^({'|'.join(DATASET_SCHEMES)})://[^\s/?#][^\s]*$")]
-OutputUri = Annotated[str, Field(max_length=2048, pattern=rf"^({'|'.join(OUTPUT_SCHEMES)})://[^\s/?#][^\s]*$")]
-BaseModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
+DOTS_MESSAGE: Final = "must not contain '..': write the path out"
+CREDENTIALS_MESSAGE: Final = "must not hold credentials: put them into a Secret and name it in secretRef"
+
+
+def _no_dots(value: str) -> str:
+    if re.search(r"(^|/)[.][.](/|$)", value):
+        raise ValueError(DOTS_MESSAGE)
+    return value
+
+
+def _no_credentials(value: str) -> str:
+    if re.match(r"^[a-z0-9]+://[^/]*@", value):
+        raise ValueError(CREDENTIALS_MESSAGE)
+    return value
+
+
+DatasetUri = Annotated[
+    str,
+    Field(max_length=2048, pattern=rf"^({'|'.join(DATASET_SCHEMES)})://[^\s/?#][^\s]*$"),
+    AfterValidator(_no_dots),
+    AfterValidator(_no_credentials),
+]
+OutputUri = Annotated[
+    str,
+    Field(max_length=2048, pattern=rf"^({'|'.join(OUTPUT_SCHEMES)})://[^\s/?#][^\s]*$"),
+    AfterValidator(_no_dots),
+]
+BaseModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$"), AfterValidator(_no_dots)]
 Seconds = Annotated[int, Field(ge=1, le=2_147_483_647), INTEGRAL]
 
 

@@ -34,8 +34,6 @@ HOME_ENV: Final = "HOME"
 SERVER_URL_ENV: Final = "KUBEFLOW_TRAINER_SERVER_URL"
 SERVER_CA_CERT_ENV: Final = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 SERVER_TOKEN_ENV: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105
-RESERVED_ENV_PREFIXES: Final = ("FINETUNE_", "KUBEFLOW_")
-"""Variables that a user cannot set: the operator owns them."""
 
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 OUTPUT_FOLDER: Final = "output"
