@@ -1,0 +1,42 @@
+"""Small datasets with pictures, in every form that the trainer reads."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+
+def picture(number: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """A different one for each number; sizes vary too."""
+    image = Image.new("RGB", size or (48 + 8 * (number % 4), 40), (37 * number % 256, 90, 160))
+    ImageDraw.Draw(image).text((4, 4), str(number), fill="white")
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_rows(folder: Path, rows: int = 6) -> list[dict[str, Any]]:
+    """train.jsonl with relative image paths."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    table = []
+    for number in range(rows):
+        picture(number).save(folder / "images" / f"{number}.png")
+        table.append(
+            {
+                "question": f"Which number is this? {'Look closely. ' * (number % 3)}",
+                "answer": f"It is {number}{'!' * number}",
+                "image": f"images/{number}.png",
+            }
+        )
+    write_jsonl(folder / "train.jsonl", table)
+    return table
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

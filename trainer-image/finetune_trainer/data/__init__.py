@@ -1,0 +1,1 @@
+"""The dataset: found, read with bounded memory, checked row by row, and kept for random access. No torch here."""

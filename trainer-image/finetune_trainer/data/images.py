@@ -1,0 +1,137 @@
+"""Images in cells, whatever form they come in, and how one is decoded. All of it is hostile input."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from finetune_trainer.data.needs import Needs
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+class ImageError(Exception):
+    """An image that cannot be trained on; the text says why."""
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Bytes that lie in the table, or the place where they are: a path relative to the dataset, or a URL."""
+
+    data: bytes | None = None
+    place: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What validation found. size: (width, height) in pixels after EXIF rotation. notes: conversions that were made."""
+
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def references(cell: Any) -> list[ImageRef]:
+    """The images of a cell: struct {bytes, path}, bytes, path, URL, or a list of these. Raises ImageError."""
+    if cell is None or cell == "":
+        return []
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return [ImageRef(data=bytes(cell))]
+    if isinstance(cell, str):
+        if cell.lstrip().startswith("["):  # a list in a csv field
+            try:
+                return references(json.loads(cell))
+            except json.JSONDecodeError:
+                return [ImageRef(place=cell)]
+        return [ImageRef(place=cell)]
+    if isinstance(cell, (list, tuple)):
+        return [reference for part in cell for reference in references(part)]
+    if isinstance(cell, dict) and ("bytes" in cell or "path" in cell):
+        if cell.get("bytes") is not None:
+            if not isinstance(cell["bytes"], (bytes, bytearray)):
+                raise ImageError("the member bytes of the image holds no bytes")
+            return [ImageRef(data=bytes(cell["bytes"]))]
+        return references(cell.get("path"))
+    raise ImageError(f"holds no image but a {type(cell).__name__}")
+
+
+def inspect(data: bytes, needs: Needs) -> ImageFacts:
+    """Decode fully and throw the pixels away. Raises ImageError."""
+    image = _open(data, needs)
+    notes = []
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append("animated images: the first frame was taken")
+    if image.mode in ("CMYK", "YCCK", "LAB"):
+        notes.append(f"{image.mode} images were converted to RGB")
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        # Scaled decoding reads every byte of the file at a fraction of the cost.
+        width, height = _upright(image)
+        image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+        _load(image)
+        return ImageFacts((width, height), tuple(notes))
+    return ImageFacts(_to_rgb(image).size, tuple(notes))
+
+
+def decode(data: bytes, needs: Needs) -> Image.Image:
+    """The image upright, in RGB; the first frame of an animation. Raises ImageError."""
+    return _to_rgb(_open(data, needs))
+
+
+def _open(data: bytes, needs: Needs) -> Image.Image:
+    if not data:
+        raise ImageError("the image has 0 bytes")
+    if len(data) > needs.max_image_bytes:
+        raise ImageError(f"the image has {len(data)} bytes, more than {needs.max_image_bytes}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limits below are stricter than Pillow's warning
+            image = Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        hint = " but looks like HTML" if data.lstrip()[:1] == b"<" else ""
+        raise ImageError(f"the file is no {', '.join(FORMATS)} image{hint}") from None
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+        raise ImageError(f"the image cannot be opened: {error}") from None
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"the image is {width}x{height} pixels")
+    if width * height > needs.max_pixels:
+        raise ImageError(f"the image is {width}x{height} pixels, more than {needs.max_pixels} (a decompression bomb?)")
+    if max(width, height) > needs.max_aspect * min(width, height):
+        raise ImageError(f"the image is {width}x{height} pixels: longer than {needs.max_aspect:g} times its other side")
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:  # decoders raise whatever they like on hostile input
+        raise ImageError(f"the image is damaged: {error or type(error).__name__}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    _load(image)
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        upright = image
+    if upright.mode.startswith("I") or upright.mode == "F":
+        high = 65535.0 if upright.mode.startswith("I;16") or _brightest(upright) > 255 else 255.0
+        upright = upright.convert("F").point(lambda value: value * (255.0 / high)).convert("L")
+    return upright.convert("RGB")
+
+
+def _brightest(image: Image.Image) -> float:
+    extrema = image.getextrema()
+    return float(extrema[1]) if isinstance(extrema[1], (int, float)) else 0.0
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        orientation = 1
+    return (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size

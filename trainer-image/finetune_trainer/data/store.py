@@ -1,0 +1,98 @@
+"""Checked rows in one file with an index: random access in any order, whatever the dataset came as.
+
+A record is a 4-byte length, a JSON header, and the bytes of the images that lay in the table. Images that are files
+of the dataset are referred to by path and stay where they are.
+"""
+
+import json
+import os
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from finetune_trainer.data.images import ImageError, decode
+from finetune_trainer.data.needs import Needs
+from finetune_trainer.data.places import Files
+from finetune_trainer.errors import DataError
+
+RECORDS: Final = "records.bin"
+INDEX: Final = "index.u64"
+SUMMARY: Final = "summary.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row. text and values by column; images by column as (width, height) and where they are."""
+
+    row: int
+    """Row number in the dataset as the user counts it, from 0."""
+    text: dict[str, str]
+    values: dict[str, Any]
+    images: dict[str, list[dict[str, Any]]]
+    _blobs: int
+
+    def sizes(self, columns: tuple[str, ...]) -> list[tuple[int, int]]:
+        """(width, height) of its images, column after column."""
+        return [(image["w"], image["h"]) for column in columns for image in self.images.get(column, [])]
+
+
+class Writer:
+    """Appends records."""
+
+    def __init__(self, folder: Path) -> None:
+        self._records = (folder / RECORDS).open("wb")
+        self._index_path = folder / INDEX
+        self._offsets = array("Q", [0])
+
+    def append(self, header: dict[str, Any], blobs: list[bytes]) -> None:
+        """One record; the header's images refer to the blobs by their place behind the header."""
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        self._records.write(len(text).to_bytes(4, "little") + text)
+        for blob in blobs:
+            self._records.write(blob)
+        self._offsets.append(self._records.tell())
+
+    def close(self) -> None:
+        """Write the index."""
+        self._records.close()
+        self._index_path.write_bytes(self._offsets.tobytes())
+
+
+class Store:
+    """The rows that passed validation. Safe to read from several threads."""
+
+    def __init__(self, folder: Path, files: Files, needs: Needs) -> None:
+        self._files, self._needs = files, needs
+        self.summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+        self._offsets = array("Q")
+        self._offsets.frombytes((folder / INDEX).read_bytes())
+        self._descriptor = os.open(folder / RECORDS, os.O_RDONLY)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> Sample:
+        start = self._offsets[index]
+        size = int.from_bytes(os.pread(self._descriptor, 4, start), "little")
+        header = json.loads(os.pread(self._descriptor, size, start + 4).decode("utf-8", "surrogatepass"))
+        return Sample(header["row"], header["text"], header["values"], header["images"], start + 4 + size)
+
+    def load_images(self, sample: Sample, columns: tuple[str, ...]) -> list[Image.Image]:
+        """The decoded images, column after column. Raises DataError if a file has changed since validation."""
+        return [self._image(sample, image) for column in columns for image in sample.images.get(column, [])]
+
+    def close(self) -> None:
+        """Free the file."""
+        os.close(self._descriptor)
+
+    def _image(self, sample: Sample, image: dict[str, Any]) -> Image.Image:
+        try:
+            if "at" in image:
+                offset, size = image["at"]
+                return decode(os.pread(self._descriptor, size, sample._blobs + offset), self._needs)
+            return decode(self._files.read(image["place"], self._needs.max_image_bytes), self._needs)
+        except ImageError as error:
+            raise DataError(f"row {sample.row}: {error} (it was good when the run started)") from error

@@ -1,0 +1,119 @@
+"""Where things are: every path reaches the trainer by environment, none by the configuration."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import gettempdir
+
+from finetune_operator.api import trainer_config as contract
+from finetune_trainer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The process environment, read once. Paths as in the contract between operator and trainer."""
+
+    config: Path
+    run_dir: Path
+    storage_dir: Path | None
+    storage_claim: str | None
+    cache_dir: Path
+    pvc_dir: Path
+    dataset_secret_dir: Path | None = None
+    output_secret_dir: Path | None = None
+    model_secret_dir: Path | None = None
+    termination_log: Path | None = None
+    progress_url: str | None = None
+    progress_ca: Path | None = None
+    progress_token: Path | None = None
+    progress_interval: float = 5.0
+    """Seconds between two progress POSTs."""
+    allowed_hosts: frozenset[str] = field(default_factory=frozenset)
+    """`host` or `host:port` that may be fetched from although its address is private, also over http."""
+    max_download_bytes: int = 200 * 2**30
+
+    @classmethod
+    def read(cls, env: Mapping[str, str] | None = None) -> "Environment":
+        """Read it. Raises ConfigError naming the variable that is missing or malformed."""
+        env = os.environ if env is None else env
+        run_dir = _required(env, contract.RUN_DIR_ENV)
+        cache = env.get(contract.CACHE_DIR_ENV) or str(Path(gettempdir()) / "finetune-cache")
+        return cls(
+            config=Path(_required(env, contract.CONFIG_ENV)),
+            run_dir=Path(run_dir),
+            storage_dir=_path(env, contract.STORAGE_DIR_ENV),
+            storage_claim=env.get(contract.STORAGE_CLAIM_ENV) or None,
+            cache_dir=Path(cache),
+            pvc_dir=Path(env.get(contract.PVC_DIR_ENV) or "/finetune/pvc"),
+            dataset_secret_dir=_path(env, contract.DATASET_SECRET_DIR_ENV),
+            output_secret_dir=_path(env, contract.OUTPUT_SECRET_DIR_ENV),
+            model_secret_dir=_path(env, contract.MODEL_SECRET_DIR_ENV),
+            termination_log=_path(env, contract.TERMINATION_LOG_ENV),
+            progress_url=env.get(contract.SERVER_URL_ENV) or None,
+            progress_ca=_path(env, contract.SERVER_CA_CERT_ENV),
+            progress_token=_path(env, contract.SERVER_TOKEN_ENV),
+            progress_interval=_number(env, "FINETUNE_PROGRESS_INTERVAL", 5.0),
+            allowed_hosts=frozenset(filter(None, env.get("FINETUNE_ALLOW_DATASET_HOSTS", "").lower().split(","))),
+            max_download_bytes=int(_number(env, "FINETUNE_MAX_DOWNLOAD_BYTES", 200 * 2**30)),
+        )
+
+    @property
+    def output_dir(self) -> Path:
+        """What the run leaves."""
+        return self.run_dir / contract.OUTPUT_FOLDER
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.run_dir / contract.CHECKPOINTS_FOLDER
+
+    def storage_uri(self, path: Path) -> str | None:
+        """`pvc://<claim>/<path below the claim>` of a path below the storage; None where nothing outlives the pod."""
+        if self.storage_claim is None or self.storage_dir is None or not path.is_relative_to(self.storage_dir):
+            return None
+        return f"pvc://{self.storage_claim}/{path.relative_to(self.storage_dir).as_posix()}"
+
+    def claim_path(self, uri: str) -> Path:
+        """The local path of `pvc://claim/path`. Raises ConfigError if it leaves the claim or is not mounted."""
+        claim, _, inner = uri.removeprefix("pvc://").partition("/")
+        if not claim or ".." in PurePosixPath(inner).parts or claim in (".", ".."):
+            raise ConfigError(f"{uri} is no pvc://<claim>/<path inside the claim>")
+        root = self.pvc_dir / claim
+        if not root.is_dir():
+            raise ConfigError(f"the claim {claim} of {uri} is not mounted at {root}")
+        path = root / inner
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ConfigError(f"{uri} leads out of its claim through a symbolic link")
+        return path
+
+    def secret_values(self) -> list[str]:
+        """Every mounted secret value, so that messages can be cleaned of them."""
+        folders = [self.dataset_secret_dir, self.output_secret_dir, self.model_secret_dir]
+        files = [file for folder in folders if folder is not None and folder.is_dir() for file in folder.iterdir()]
+        files += [self.progress_token] if self.progress_token else []
+        return [text for file in files if (text := _text(file))]
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    if not env.get(name):
+        raise ConfigError(f"the environment variable {name} is not set")
+    return env[name]
+
+
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    return Path(env[name]) if env.get(name) else None
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(env.get(name) or default)
+    except ValueError as error:
+        raise ConfigError(f"the environment variable {name} is no number") from error
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() if file.is_file() else None
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,88 @@
+"""The result: written beside its place, read back and compared, then moved in, `manifest.json` last."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from finetune_operator.api.trainer_config import ArtifactRecord
+from finetune_trainer import __version__
+from finetune_trainer.destination import MANIFEST
+from finetune_trainer.errors import RunError
+from finetune_trainer.families.base import Trainee
+from finetune_trainer.files import digest, discard, flush, settle, write_atomically
+from finetune_trainer.loop import Probe, evaluation
+
+PARTIAL: Final = ".partial"
+LIBRARIES: Final = ("torch", "torchvision", "transformers", "peft", "diffusers", "safetensors", "tokenizers", "pillow")
+RELOAD_TOLERANCE: Final = 1e-5
+"""Largest difference of the outputs after a reload, relative to their size; a lost alpha is 1e-2 and more."""
+
+
+def export(trainee: Trainee, probe: Probe, output: Path) -> None:
+    """Write the result into `output` and check it. Raises RunError if what was written does not act like the model."""
+    partial = output / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (output / MANIFEST).unlink(missing_ok=True)
+    trainee.export(partial)
+    with evaluation(trainee), torch.no_grad():
+        expected = trainee.outputs(probe.batches[0])
+        found = trainee.reload_exported(partial, probe.batches[0])
+    difference = (expected - found).abs().max().item()
+    if not difference <= RELOAD_TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise RunError(f"the exported weights do not act like the trained ones: outputs differ by {difference}")
+    settle(partial)
+    for path in sorted(partial.iterdir()):
+        target = output / path.name
+        if target.is_dir():
+            discard(target)
+        path.rename(target)
+    partial.rmdir()
+    flush(output)
+
+
+def write_manifest(output: Path, content: dict[str, Any]) -> None:
+    """`manifest.json`, with size and digest of every other file; its presence means that the output is complete."""
+    files = {
+        path.relative_to(output).as_posix(): {"digest": digest(path), "sizeBytes": path.stat().st_size}
+        for path in _files(output)
+        if path.name != MANIFEST
+    }
+    write_atomically(output / MANIFEST, json.dumps({**content, "files": files}, indent=2, ensure_ascii=False) + "\n")
+
+
+def artifacts(output: Path, uri: str) -> list[ArtifactRecord]:
+    """Every file of the output, weights first."""
+    paths = sorted(_files(output), key=lambda path: (path.suffix != ".safetensors", path.as_posix()))
+    return [
+        ArtifactRecord(
+            name=path.relative_to(output).as_posix(),
+            uri=f"{uri}/{path.relative_to(output).as_posix()}",
+            digest=digest(path),
+            size_bytes=path.stat().st_size,
+        )
+        for path in paths
+    ]
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers: the libraries, and the kind of device."""
+    found = {"finetune-trainer": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return found
+
+
+def _files(output: Path) -> Iterator[Path]:
+    for path in output.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(output).parts):
+            yield path

@@ -1,0 +1,24 @@
+"""The model families, chosen by what the checkpoint folder says it is. A new family is one file and one line here."""
+
+from typing import Any, Final
+
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.families.base import Family
+from finetune_trainer.families.qwen3_vl import Qwen3VL
+
+FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(),)
+
+
+def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Family:
+    """The family for a `config.json` or `model_index.json` and a recipe. Raises ConfigError naming what there is."""
+    name = str(description.get("_class_name") or description.get("model_type"))
+    for family in FAMILIES:
+        if name in family.kinds:
+            if recipe_kind in family.recipes:
+                return family
+            raise ConfigError(
+                f"the base model {base_model} ({name}) trains {', '.join(sorted(family.recipes))}, not {recipe_kind}",
+                "ModelNotSupported",
+            )
+    known = ", ".join(sorted(kind for family in FAMILIES for kind in family.kinds))
+    raise ConfigError(f"no trainer for the base model {base_model} ({name}); there are: {known}", "ModelNotSupported")

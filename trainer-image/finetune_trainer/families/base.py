@@ -1,0 +1,94 @@
+"""What a model family is: a light half that says what it needs, and a heavy half that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from finetune_operator.api.recipes import Recipe
+from finetune_trainer.config import Advanced
+from finetune_trainer.data.needs import Needs
+from finetune_trainer.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune_trainer.data.store import Store
+    from finetune_trainer.order import Draw
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a family gets to load itself."""
+
+    base_model: str
+    folder: Path
+    recipe: Recipe
+    settings: Settings
+    advanced: Advanced
+    store: Store
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on the CPU. weight: units of the loss in it (answer tokens, or samples for diffusion)."""
+
+    tensors: dict[str, torch.Tensor]
+    weight: int
+    samples: int
+    tokens: int
+
+
+class Trainee(Protocol):
+    """A loaded model with its data. Everything but `recompute` is free of hidden state that decides numbers."""
+
+    rows: Sequence[int]
+    """Indices into the store of the rows that are trained on."""
+    notes: list[str]
+    """What the user should know about how the parameters and rows were taken."""
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What the optimizer updates, in a fixed order."""
+
+    def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
+        """Tokens and pixels of some samples; pure, may run in another thread."""
+
+    def train(self, training: bool) -> None:
+        """Dropout on or off."""
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """The loss summed over the batch's units (float32 scalar on the device); differentiable."""
+
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """What the model answers on a batch, to compare before and after a reload."""
+
+    def recompute(self) -> None:
+        """Recompute activations in the backward pass from now on."""
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights, exactly."""
+
+    def restore(self, folder: Path) -> None:
+        """Read them back."""
+
+    def export(self, folder: Path) -> None:
+        """Write the result as users load it."""
+
+    def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
+        """`outputs` of the result as it is read back from the files."""
+
+
+class Family(Protocol):
+    """Importable without torch."""
+
+    kinds: frozenset[str]
+    """`model_type` of config.json or `_class_name` of model_index.json."""
+    recipes: frozenset[str]
+
+    def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
+        """The columns and limits of the dataset."""
+
+    def load(self, inputs: Inputs) -> Trainee:
+        """Import torch, load the model, attach the adapter. Raises ConfigError or DataError."""

@@ -1,0 +1,179 @@
+"""One row of an image-to-text dataset as tokens, labels and pixels, with the checkpoint's own processor and template.
+
+The images come first, then the question; the answer and the end of the turn are tokenised separately and are the only
+labels. A row that is too long gets smaller images, never cut ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from finetune_trainer.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from finetune_trainer.data.store import Sample
+    from finetune_trainer.families.base import Inputs
+
+IGNORED: Final = -100
+"""Label of tokens that are not learnt (torch's cross-entropy)."""
+LISTED_ROWS: Final = 20
+_MARK: Final = "finetune-answer-mark"
+
+
+class RowTooLongError(Exception):
+    """The row does not fit into the sequence, also with the smallest images."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a row fits. tokens: its length. max_pixels: bound for each image, None where they fit as they are."""
+
+    tokens: int
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """input_ids, labels, kinds: (length,) int64. pixels: (patches, channels) or None. grid: (images, 3) or None."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    kinds: torch.Tensor
+    pixels: torch.Tensor | None
+    grid: torch.Tensor | None
+
+
+class RowEncoder:
+    """A processor, a template and a length."""
+
+    def __init__(self, processor: Any, seq_length: int, *, enable_thinking: bool, downscale: bool) -> None:
+        self._processor, self._seq_length = processor, seq_length
+        self.enable_thinking, self._downscale = enable_thinking, downscale
+        image_processor = processor.image_processor
+        self._cell = (image_processor.patch_size * image_processor.merge_size) ** 2
+        self._merge = image_processor.merge_size**2
+        self._min_pixels = image_processor.size["shortest_edge"]
+        self.turn_end = self._turn_end()
+
+    def thinking_matters(self) -> bool:
+        """Whether the template looks at enable_thinking at all."""
+        return self._render("x", 0, enable_thinking=True) != self._render("x", 0, enable_thinking=False)
+
+    def fit(self, question: str, answer: str, sizes: list[tuple[int, int]]) -> Fit:
+        """The row's length in tokens; sizes: (width, height) of its images. Raises RowTooLongError."""
+        text = self._text_tokens(question, answer, len(sizes))
+        tokens = text + self._image_tokens(sizes, None)
+        if tokens <= self._seq_length:
+            return Fit(tokens)
+        room = self._seq_length - text
+        if not sizes or not self._downscale:
+            raise RowTooLongError(f"has {tokens} tokens, {text} of them text; seqLength is {self._seq_length}")
+        cells = room // len(sizes)
+        while cells >= 1:
+            tokens = text + self._image_tokens(sizes, cells * self._cell)
+            if tokens <= self._seq_length:
+                return Fit(tokens, cells * self._cell)
+            cells -= max(1, math.ceil((tokens - self._seq_length) / len(sizes)))
+        raise RowTooLongError(
+            f"has {text} tokens of text and {len(sizes)} images, which do not fit into seqLength {self._seq_length}"
+        )
+
+    def encode(self, question: str, answer: str, images: list[Image.Image]) -> EncodedRow:
+        """Tokens and pixels of one row; images in RGB. Raises RowTooLongError."""
+        fit = self.fit(question, answer, [image.size for image in images])
+        prompt = self._render(question, len(images))
+        arguments = {} if fit.max_pixels is None else {"images_kwargs": {"size": self._size(fit.max_pixels)}}
+        encoded = self._processor(text=[prompt], images=images or None, return_tensors="pt", **arguments)
+        ids = encoded["input_ids"][0]
+        completion = torch.tensor(self._tokens(answer + self.turn_end))
+        input_ids = torch.cat([ids, completion])
+        if len(input_ids) != fit.tokens:
+            raise RuntimeError(f"a row was expected to have {fit.tokens} tokens and has {len(input_ids)}")
+        kinds = encoded.get("mm_token_type_ids")
+        return EncodedRow(
+            input_ids=input_ids,
+            labels=torch.cat([torch.full_like(ids, IGNORED), completion]),
+            kinds=torch.cat([torch.zeros_like(ids) if kinds is None else kinds[0], torch.zeros_like(completion)]),
+            pixels=encoded.get("pixel_values"),
+            grid=encoded.get("image_grid_thw"),
+        )
+
+    def _render(self, question: str, images: int, **options: bool) -> str:
+        content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": question}]
+        options = options or {"enable_thinking": self.enable_thinking}
+        return self._apply([{"role": "user", "content": content}], add_generation_prompt=True, **options)
+
+    def _turn_end(self) -> str:
+        # What the template writes behind an answer: `<|im_end|>\n` for Qwen.
+        turns = [
+            {"role": "user", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
+        ]
+        text = self._apply(turns)
+        before, mark, after = text.rpartition(_MARK)
+        if not mark or not before:
+            raise ConfigError("the chat template of the base model leaves out the assistant's answer")
+        return after
+
+    def _apply(self, turns: list[dict[str, Any]], **options: bool) -> str:
+        template = self._processor.chat_template
+        return str(
+            self._processor.tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **options)
+        )
+
+    def _text_tokens(self, question: str, answer: str, images: int) -> int:
+        # The template has one placeholder token per image, which the image's own tokens replace.
+        return len(self._tokens(self._render(question, images))) - images + len(self._tokens(answer + self.turn_end))
+
+    def _image_tokens(self, sizes: list[tuple[int, int]], max_pixels: int | None) -> int:
+        options: dict[str, int] = {}
+        if max_pixels is not None:
+            size = self._size(max_pixels)
+            options = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        patches = self._processor.image_processor.get_number_of_image_patches
+        return sum(int(patches(height, width, options)) // self._merge for width, height in sizes)
+
+    def _size(self, max_pixels: int) -> dict[str, int]:
+        return {"shortest_edge": min(self._min_pixels, max_pixels), "longest_edge": max_pixels}
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def plan_rows(
+    encoder: RowEncoder, inputs: Inputs, texts: Callable[[Sample], tuple[str, str]], columns: tuple[str, ...]
+) -> tuple[list[int], list[str]]:
+    """Indices into the store of the rows that fit, and notes for the user. Raises DataError with row numbers."""
+    store, rows, problems, smaller = inputs.store, [], [], 0
+    for index in range(len(store)):
+        sample = store[index]
+        try:
+            fit = encoder.fit(*texts(sample), sample.sizes(columns))
+        except RowTooLongError as error:
+            problems.append(f"row {sample.row}: {error}")
+            continue
+        smaller += fit.max_pixels is not None
+        rows.append(index)
+    share = 1.0 if inputs.advanced.too_long == "skip" else inputs.advanced.max_skipped_share
+    if len(problems) > share * len(store) or not rows:
+        listed = "; ".join(problems[:LISTED_ROWS])
+        raise DataError(
+            f"{len(problems)} of {len(store)} rows are too long (rows count from 0): {listed}. "
+            "Raise seqLength, shorten the texts, or let advanced.tooLong or advanced.maxSkippedShare leave rows out"
+        )
+    notes = []
+    if encoder.enable_thinking and not encoder.thinking_matters():
+        notes.append("enableThinking has no effect: the chat template of this checkpoint has no thinking mode")
+    if problems:
+        notes.append(f"{len(problems)} rows were left out because they are too long, the first: {problems[0]}")
+    if smaller:
+        notes.append(f"{smaller} rows got smaller images to fit into seqLength")
+    return rows, notes

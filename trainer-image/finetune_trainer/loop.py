@@ -1,0 +1,264 @@
+"""The training loop, the same for every family.
+
+One optimizer step: the loss of every micro-batch is summed over its units (answer tokens, samples) and divided by the
+units of the whole step, so that the split into micro-batches changes nothing. Nothing waits for the device but the
+report every `loggingSteps` steps.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from finetune_trainer.config import Advanced
+from finetune_trainer.errors import ConfigError, OutOfMemory
+from finetune_trainer.families.base import Batch, Trainee
+from finetune_trainer.order import Draw, Schedule
+from finetune_trainer.settings import Settings
+from finetune_trainer.stop import Stop
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step (1-based). loss is the mean over the step's units."""
+
+    step: int
+    epoch: float
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    samples: int
+    tokens: int
+
+    def line(self) -> str:
+        """One line of metrics.jsonl; numbers unrounded."""
+        return json.dumps(self.__dict__) + "\n"
+
+
+class Loop:
+    """Model, optimizer and schedule, and where they are. Raises ConfigError when the loss is no number any more."""
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        schedule: Schedule,
+        settings: Settings,
+        advanced: Advanced,
+        stop: Stop,
+        note: Callable[[str], None],
+    ) -> None:
+        self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
+        self._stop, self._note = stop, note
+        self._micro_batch, self._recomputing = settings.micro_batch, advanced.activation_checkpointing
+        if self._recomputing:
+            trainee.recompute()
+        self._weights = trainee.parameters()
+        self._optimizer = torch.optim.AdamW(
+            self._weights,
+            lr=settings.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=advanced.weight_decay,
+            fused=self._weights[0].device.type == "cuda",
+        )
+        self._lr = LambdaLR(self._optimizer, lr_factor(advanced, schedule.total_steps))
+        self.step = 0
+        self._pending: list[tuple[int, torch.Tensor, torch.Tensor, float, int, int]] = []
+        self._rng = _rng_state()
+
+    def run(self, after_step: Callable[[int], None]) -> None:
+        """Train to the end, or return after the micro-step during which the pod was asked to stop.
+
+        after_step is called after each optimizer step; `self.step` steps are then done, also when it returns early.
+        """
+        with ThreadPoolExecutor(1, "prepare") as worker:
+            upcoming = self._prepare(worker, self.step)
+            while self.step < self._schedule.total_steps:
+                if self._stop.requested:
+                    upcoming.cancel()
+                    return
+                batches = upcoming.result()
+                if self.step + 1 < self._schedule.total_steps:
+                    upcoming = self._prepare(worker, self.step + 1)
+                if not self._train(batches):
+                    return
+                self.step += 1
+                after_step(self.step)
+
+    def records(self) -> Iterator[StepRecord]:
+        """The steps since the last call. Waits for the device."""
+        pending, self._pending = self._pending, []
+        for step, loss, norm, rate, samples, tokens in pending:
+            record = StepRecord(step, self._schedule.epoch_at(step), loss.item(), norm.item(), rate, samples, tokens)
+            if not math.isfinite(record.loss):
+                raise ConfigError(f"the loss is {record.loss} at step {step}: lower learningRate", "TrainingDiverged")
+            yield record
+
+    def state(self) -> dict[str, Any]:
+        """Optimizer, schedule and random number generators after `self.step` whole steps."""
+        return {"optimizer": self._optimizer.state_dict(), "lr": self._lr.state_dict(), "rng": self._rng}
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Go on after `step` steps."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._lr.load_state_dict(state["lr"])
+        _set_rng_state(state["rng"])
+        self._rng = state["rng"]
+        self.step = step
+
+    def _prepare(self, worker: ThreadPoolExecutor, step: int) -> Future[list[Batch]]:
+        draws = self._schedule.at(step)
+        size = self._micro_batch
+        return worker.submit(
+            lambda: [self._trainee.prepare(draws[at : at + size]) for at in range(0, len(draws), size)]
+        )
+
+    def _train(self, batches: Sequence[Batch]) -> bool:
+        """One optimizer step; False if the pod was asked to stop in its middle, with nothing changed."""
+        try:
+            loss = self._accumulate(batches)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            batches = self._fall_back(error)
+            try:
+                loss = self._accumulate(batches)
+            except (torch.OutOfMemoryError, MemoryError) as again:
+                raise OutOfMemory(self._memory(again)) from again
+        if loss is None:
+            return False
+        limit = self._advanced.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
+        rate = self._lr.get_last_lr()[0]
+        self._optimizer.step()
+        self._lr.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        samples, tokens = sum(batch.samples for batch in batches), sum(batch.tokens for batch in batches)
+        self._pending.append((self.step + 1, loss, norm, rate, samples, tokens))
+        self._rng = _rng_state()
+        return True
+
+    def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor | None:
+        units = sum(batch.weight for batch in batches)
+        total: torch.Tensor | None = None
+        for batch in batches:
+            if self._stop.requested and total is not None:
+                self._optimizer.zero_grad(set_to_none=True)
+                return None
+            loss = self._trainee.loss_sum(batch) / units
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        return total
+
+    def _fall_back(self, error: BaseException) -> list[Batch]:
+        if self._micro_batch == 1 and self._recomputing:
+            raise OutOfMemory(self._memory(error)) from error
+        self._optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._note(
+            f"out of memory at step {self.step + 1} with {self._micro_batch} rows per forward pass: "
+            "going on with 1 row and recomputed activations (slower, same numbers)"
+        )
+        self._micro_batch, self._recomputing = 1, True
+        self._trainee.recompute()
+        _set_rng_state(self._rng)
+        return [self._trainee.prepare([draw]) for draw in self._schedule.at(self.step)]
+
+    def _memory(self, error: BaseException) -> str:
+        text = "out of memory with 1 row per forward pass and recomputed activations"
+        if torch.cuda.is_available():
+            free, whole = torch.cuda.mem_get_info()
+            text += (
+                f": the device has {whole / 2**30:.1f} GiB, {free / 2**30:.1f} free; at most "
+                f"{torch.cuda.max_memory_allocated() / 2**30:.1f} were in use"
+            )
+        return f"{text}. Lower seqLength or loraRank, or use a larger device ({str(error).splitlines()[0][:300]})"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few fixed rows on which the loss is measured before and after."""
+
+    batches: list[Batch]
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return sum(batch.samples for batch in self.batches)
+
+    @classmethod
+    def of(cls, trainee: Trainee, rows: int, micro_batch: int, most: int = 8) -> "Probe":
+        """The first rows of the dataset, without noise."""
+        draws = [Draw(row, 0, row) for row in range(min(rows, most))]
+        return cls(
+            [trainee.prepare(draws[at : at + micro_batch], noise=False) for at in range(0, len(draws), micro_batch)]
+        )
+
+    def loss(self, trainee: Trainee) -> float:
+        """Mean over the units of all batches."""
+        with evaluation(trainee), torch.no_grad():
+            total = sum(trainee.loss_sum(batch).item() for batch in self.batches)
+        return float(total / sum(batch.weight for batch in self.batches))
+
+
+@contextmanager
+def evaluation(trainee: Trainee) -> Iterator[None]:
+    """No dropout inside."""
+    trainee.train(False)
+    try:
+        yield
+    finally:
+        trainee.train(True)
+
+
+def lr_factor(advanced: Advanced, total_steps: int) -> Callable[[int], float]:
+    """Learning rate over its peak, by optimizer step (0-based)."""
+    warmup = math.ceil(advanced.warmup_ratio * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        share = (step - warmup) / max(1, total_steps - warmup)
+        if advanced.lr_schedule == "linear":
+            return max(0.0, 1.0 - share)
+        if advanced.lr_schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+        return 1.0
+
+    return factor
+
+
+def save_points(settings: Settings, schedule: Schedule) -> Callable[[int], bool]:
+    """Whether a checkpoint is due after a step: at the end of each epoch, or every share of all steps (rounded up)."""
+    if settings.save_strategy == "epoch":
+        return schedule.ends_epoch
+    every = max(1, math.ceil(settings.save_steps_ratio * schedule.total_steps))
+    return lambda step: step % every == 0
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Readable with weights_only=True: torch random number generators only."""
+    torch.save(state, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _rng_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,138 @@
+"""The base model's folder: from a claim or from the Hugging Face hub, and what the folder says it is."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from finetune_trainer.environment import Environment
+from finetune_trainer.errors import ConfigError, RunError
+
+DESCRIPTIONS: Final = ("model_index.json", "config.json")
+WANTED_FILES: Final = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.safetensors",
+    "*/*.json",
+    "*/*.txt",
+    "*/*.safetensors",
+)
+
+
+def describe(base_model: str, env: Environment) -> dict[str, Any]:
+    """`model_index.json` or `config.json` of the base model. Cheap: weights are not fetched. Raises ConfigError."""
+    if base_model.startswith("pvc://"):
+        folder = _claimed(base_model, env)
+        for name in DESCRIPTIONS:
+            if (folder / name).is_file():
+                return _parsed(folder / name, base_model)
+    else:
+        for name in DESCRIPTIONS:
+            path = _from_hub(base_model, env, name)
+            if path is not None:
+                return _parsed(path, base_model)
+    raise ConfigError(f"the base model {base_model} has neither {' nor '.join(DESCRIPTIONS)}")
+
+
+def model_folder(base_model: str, env: Environment) -> Path:
+    """The folder with all its files, downloaded into HF_HOME if need be. Raises ConfigError, or RunError to retry."""
+    if base_model.startswith("pvc://"):
+        return _claimed(base_model, env)
+    from huggingface_hub import snapshot_download
+
+    with _HubErrors(base_model):
+        return Path(snapshot_download(base_model, token=_hub_token(env), allow_patterns=list(WANTED_FILES)))
+
+
+def check_weights(folder: Path, base_model: str) -> None:
+    """Every safetensors file that is named or there can be opened and has its full length. Raises ConfigError."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    names = {path.name for path in folder.glob("*.safetensors")}
+    if index.is_file():
+        names = set(_parsed(index, base_model).get("weight_map", {}).values())
+    if not names:
+        raise ConfigError(f"the base model {base_model} has no *.safetensors weights")
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, framework="numpy") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(
+                f"the file {name} of the base model {base_model} is missing or damaged: {error}"
+            ) from error
+
+
+def _claimed(base_model: str, env: Environment) -> Path:
+    folder = env.claim_path(base_model)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no model folder at {base_model}")
+    return folder
+
+
+def _parsed(path: Path, base_model: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the file {path.name} of the base model {base_model} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"the file {path.name} of the base model {base_model} is no JSON object")
+    return document
+
+
+def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with _HubErrors(base_model):
+        try:
+            return Path(hf_hub_download(base_model, name, token=_hub_token(env)))
+        except LocalEntryNotFoundError:
+            if name == DESCRIPTIONS[-1]:
+                raise
+            return None
+        except EntryNotFoundError:
+            return None
+
+
+def _hub_token(env: Environment) -> str | None:
+    file = (env.model_secret_dir or Path("/nonexistent")) / "HF_TOKEN"
+    return file.read_text().strip() if file.is_file() else None
+
+
+class _HubErrors:
+    """Turns the hub's errors into ours: what no retry can change is a ConfigError."""
+
+    def __init__(self, base_model: str) -> None:
+        self._name = base_model
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+        )
+
+        if isinstance(error, GatedRepoError):
+            raise ConfigError(
+                f"the base model {self._name} is gated: accept its licence and give a Secret with HF_TOKEN"
+            ) from None
+        if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
+            raise ConfigError(f"there is no model {self._name} on the hub (or no permission to see it)") from None
+        if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) and constants.HF_HUB_OFFLINE:
+            raise ConfigError(
+                f"the base model {self._name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+            ) from None
+        if isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError, OSError)):
+            raise RunError(
+                f"the base model {self._name} could not be fetched: {type(error).__name__}", "ModelUnavailable"
+            ) from None

@@ -1,0 +1,20 @@
+"""Messages leave the pod (termination message, logs): no secret may go with them."""
+
+import re
+from collections.abc import Iterable
+
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]*")  # signed URLs carry their key there
+_BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+")
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` without the given secret values, credentials in URLs, URL queries and bearer tokens."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, "***")
+    text = _USERINFO.sub("***@", text)
+    text = _QUERY.sub(r"\1?***", text)
+    text = _BEARER.sub(r"\1***", text)
+    return _HUB_TOKEN.sub("***", text)

@@ -1,0 +1,267 @@
+"""One run from configuration to result. Cheap checks first; torch is imported when configuration and data are good."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from finetune_operator.api.trainer_config import CheckpointRecord, TrainerConfig, config_hash
+from finetune_trainer.config import Advanced, read_config
+from finetune_trainer.data.ingest import ingest
+from finetune_trainer.data.sources import open_source
+from finetune_trainer.destination import check_destination, publish
+from finetune_trainer.environment import Environment
+from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.families import choose
+from finetune_trainer.families.base import Inputs
+from finetune_trainer.files import flush, write_atomically
+from finetune_trainer.models import describe, model_folder
+from finetune_trainer.report import Pace, Poster, Progress, say, tell
+from finetune_trainer.settings import Settings, settings_of
+from finetune_trainer.stop import Stop
+from finetune_trainer.termination import Verdict
+
+METRICS: Final = "metrics.jsonl"
+
+if TYPE_CHECKING:
+    from finetune_trainer.checkpoint import Checkpoints
+    from finetune_trainer.data.store import Store
+    from finetune_trainer.families.base import Family, Trainee
+    from finetune_trainer.loop import Loop, Probe
+    from finetune_trainer.order import Schedule
+
+
+def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> None:
+    """Train, or raise RunError or Preempted. `verdict` is filled in on the way."""
+    config, advanced = read_config(env.config)
+    recipe = config.recipe.parameters
+    settings = settings_of(recipe)
+    _prepare_folders(env)
+    family = choose(describe(config.base_model, env), config.recipe.kind, config.base_model)
+    destination = None if config.output is None else check_destination(config.output.uri, env)
+    say("validating", dataset=config.dataset.uri)
+    source = open_source(config.dataset.uri, env)
+    store = ingest(source, family.needs(recipe, advanced), env.cache_dir, advanced.max_skipped_share, stop.check)
+    say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
+    folder = model_folder(config.base_model, env)
+    stop.check()
+    _disable_progress_bars()
+    session = _Session(env, config, advanced, settings, family, store, folder, stop, verdict, poster)
+    session.train()
+    session.finish(destination)
+
+
+class _Session:
+    """What stays the same from loading to the result."""
+
+    def __init__(
+        self,
+        env: Environment,
+        config: TrainerConfig,
+        advanced: Advanced,
+        settings: Settings,
+        family: Family,
+        store: Store,
+        folder: Path,
+        stop: Stop,
+        verdict: Verdict,
+        poster: Poster,
+    ) -> None:
+        from finetune_trainer.checkpoint import Checkpoints
+        from finetune_trainer.loop import Loop, Probe, save_points
+        from finetune_trainer.order import EpochSchedule, StepSchedule
+
+        self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
+        self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
+        started = time.monotonic()
+        inputs = Inputs(config.base_model, folder, config.recipe.parameters, settings, advanced, store)
+        self._trainee: Trainee = family.load(inputs)
+        self._notes = list(self._trainee.notes)
+        for note in self._notes:
+            say("note", text=note)
+        rows = len(self._trainee.rows)
+        self._schedule: Schedule
+        if settings.epochs is not None:
+            self._schedule = EpochSchedule(settings.seed, rows, settings.per_step, settings.epochs, advanced.shuffle)
+        else:
+            self._schedule = StepSchedule(settings.seed, rows, settings.per_step, settings.steps or 1, advanced.shuffle)
+        verdict.total_steps = self._schedule.total_steps
+        self._loop: Loop = Loop(self._trainee, self._schedule, settings, advanced, stop, self._note)
+        self._checkpoints: Checkpoints = Checkpoints(
+            env.checkpoints_dir, config_hash(config), advanced.keep_checkpoints
+        )
+        self._due = save_points(settings, self._schedule)
+        self._probe: Probe = Probe.of(self._trainee, rows, settings.micro_batch)
+        self._saved_step = -1
+        self._loss_before = self._resume()
+        say(
+            "ready",
+            rows=rows,
+            totalSteps=self._schedule.total_steps,
+            samplesPerStep=settings.per_step,
+            trainedWeights=sum(weight.numel() for weight in self._trainee.parameters()),
+            resumedFrom=self._loop.step,
+            seconds=round(time.monotonic() - started, 2),
+        )
+
+    def train(self) -> None:
+        """All steps that are left. Raises Preempted, with a checkpoint, if the pod was asked to stop."""
+        self._pace = Pace(self._loop.step, self._schedule.total_steps)
+        with self._stop.deferred():
+            self._loop.run(self._after_step)
+            self._flush()
+            if self._saved_step != self._loop.step:
+                self._save()
+
+    def finish(self, destination: Path | None) -> None:
+        """Export, check, manifest, copy."""
+        from finetune_trainer.export import artifacts, export, versions, write_manifest
+
+        loss_after = self._probe.loss(self._trainee)
+        export(self._trainee, self._probe, self._env.output_dir)
+        write_manifest(
+            self._env.output_dir,
+            {
+                "schemaVersion": 1,
+                "finetune": self._config.finetune.wire(),
+                "baseModel": self._config.base_model,
+                "recipe": self._config.recipe.wire(),
+                "advanced": self._advanced.wire(),
+                "configHash": config_hash(self._config),
+                "dataset": {
+                    "uri": self._config.dataset.uri,
+                    "fingerprint": self._store.summary["fingerprint"],
+                    "rows": len(self._trainee.rows),
+                    "skipped": self._store.summary["skipped"] + len(self._store) - len(self._trainee.rows),
+                },
+                "seed": self._settings.seed,
+                "samplesPerStep": self._settings.per_step,
+                "steps": self._schedule.total_steps,
+                "loss": {"before": self._loss_before, "after": loss_after, "probeRows": self._probe.rows},
+                "notes": [*self._notes, *self._store.summary["notes"]],
+                "versions": versions(),
+            },
+        )
+        if destination is not None and self._config.output is not None:
+            publish(self._env.output_dir, destination)
+            uri = self._config.output.uri.rstrip("/")
+        else:
+            uri = self._env.storage_uri(self._env.output_dir) or self._env.output_dir.as_uri()
+        self._verdict.artifacts = artifacts(self._env.output_dir, uri)
+        say("result", uri=uri, lossBefore=self._loss_before, lossAfter=loss_after)
+
+    def _resume(self) -> float:
+        """Go on from the newest complete checkpoint; returns the probe's loss before training."""
+        from finetune_trainer.checkpoint import STATE
+        from finetune_trainer.loop import read_state
+
+        found = self._checkpoints.newest()
+        if found is None:
+            self._forget_metrics(0)
+            return self._probe.loss(self._trainee)
+        checkpoint, path = found
+        if checkpoint.dataset != self._store.summary["fingerprint"]:
+            raise DataError(
+                f"the dataset is not the one that the checkpoint at step {checkpoint.step} was trained on: "
+                "raise spec.run to start anew, or put the old data back"
+            )
+        self._trainee.restore(path)
+        self._loop.restore(read_state(path / STATE), checkpoint.step)
+        self._forget_metrics(checkpoint.step)
+        self._saved_step = checkpoint.step
+        self._record_checkpoint(checkpoint.step)
+        self._verdict.step, self._verdict.loss = checkpoint.step, checkpoint.extra["lastLoss"]
+        return float(checkpoint.extra["lossBefore"])
+
+    def _after_step(self, step: int) -> None:
+        if step % self._settings.logging_steps == 0 or step == self._schedule.total_steps:
+            self._flush()
+        if self._due(step) or step == self._schedule.total_steps:
+            self._flush()
+            self._save()
+
+    def _flush(self) -> None:
+        record = None
+        with (self._env.output_dir / METRICS).open("a") as file:
+            for record in self._loop.records():
+                file.write(record.line())
+                self._pace.add(record.samples)
+        if record is None:
+            return
+        self._verdict.step, self._verdict.loss = record.step, record.loss
+        progress = Progress(
+            step=record.step,
+            total_steps=self._schedule.total_steps,
+            epoch=record.epoch,
+            loss=record.loss,
+            grad_norm=record.grad_norm,
+            learning_rate=record.learning_rate,
+            samples_per_second=self._pace.rate(),
+            eta=self._pace.eta(record.step),
+        )
+        say("progress", **progress.fields())
+        tell(progress.line())
+        self._poster.update(progress.status())
+
+    def _save(self) -> None:
+        from finetune_trainer.checkpoint import STATE, Checkpoint
+        from finetune_trainer.export import versions
+        from finetune_trainer.loop import write_state
+
+        step = self._loop.step
+        checkpoint = Checkpoint(
+            step=step,
+            epoch=self._schedule.epoch_at(step),
+            config_hash=config_hash(self._config),
+            dataset=self._store.summary["fingerprint"],
+            versions=versions(),
+            extra={"lossBefore": self._loss_before, "lastLoss": self._verdict.loss},
+        )
+
+        def write(folder: Path) -> None:
+            self._trainee.save(folder)
+            write_state(self._loop.state(), folder / STATE)
+
+        flush(self._env.output_dir / METRICS)
+        self._checkpoints.save(checkpoint, write)
+        self._saved_step = step
+        self._record_checkpoint(step)
+        say("checkpoint", step=step)
+
+    def _record_checkpoint(self, step: int) -> None:
+        uri = self._env.storage_uri(self._checkpoints.path(step))
+        if uri is not None:
+            self._verdict.checkpoint = CheckpointRecord(step=step, uri=uri)
+
+    def _forget_metrics(self, after: int) -> None:
+        """Drop the lines of steps that will be trained again."""
+        path = self._env.output_dir / METRICS
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                if line.endswith("\n") and json.loads(line)["step"] <= after:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_atomically(path, "".join(kept))
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        say("note", text=text)
+
+
+def _prepare_folders(env: Environment) -> None:
+    for folder in (env.output_dir, env.checkpoints_dir, env.cache_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}") from error
+
+
+def _disable_progress_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # they are noise in a pod's log

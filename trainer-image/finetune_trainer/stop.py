@@ -1,0 +1,52 @@
+"""SIGTERM. Standard library only: the handler is set before the heavy imports, because Python as PID 1 ignores SIGTERM.
+
+Before training there is nothing to save, so the signal interrupts whatever runs (the initial state). During training
+(`deferred`) it only sets a flag that the loop looks at after each micro-step.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Preempted(BaseException):
+    """The pod was asked to stop. Not an `Exception`, so that no library's error handling swallows it."""
+
+
+class Stop:
+    """The wish to stop, and whether it may interrupt."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interrupts = True
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT from now on. Main thread only."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def check(self) -> None:
+        """Raise `Preempted` if the pod was asked to stop."""
+        if self.requested:
+            raise Preempted
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets the flag; it is acted on when the block has ended well."""
+        before, self._interrupts = self._interrupts, False
+        try:
+            yield
+        finally:
+            self._interrupts = before
+        if before:
+            self.check()
+
+    def finish(self) -> None:
+        """From now on nothing may interrupt: the verdict is being written."""
+        self._interrupts = False
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        first, self.requested = not self.requested, True
+        if first and self._interrupts:
+            raise Preempted

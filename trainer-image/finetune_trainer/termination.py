@@ -1,0 +1,46 @@
+"""The termination message: the truth about how a run ended."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord, TerminationMessage
+from finetune_trainer.redact import redact
+
+
+@dataclass
+class Verdict:
+    """What the run knows about itself; filled in as it goes on."""
+
+    state: Literal["Succeeded", "Failed", "Preempted"] = "Failed"
+    reason: str = "TrainerFailed"
+    message: str = ""
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    checkpoint: CheckpointRecord | None = None
+    artifacts: list[ArtifactRecord] = field(default_factory=list)
+
+    def render(self, secrets: Iterable[str] = ()) -> str:
+        """The contract's JSON, cleaned of secrets."""
+        return TerminationMessage(
+            state=self.state,
+            reason=self.reason,
+            message=redact(self.message, secrets),
+            step=self.step,
+            total_steps=self.total_steps,
+            loss=self.loss if self.loss is not None and isfinite(self.loss) else None,
+            checkpoint=self.checkpoint,
+            artifacts=self.artifacts,
+        ).to_json()
+
+    def write(self, path: Path | None, secrets: Iterable[str] = ()) -> None:
+        """Write it where the kubelet looks. Never raises: the exit code still tells the most important part."""
+        if path is None:
+            return
+        try:
+            path.write_text(self.render(secrets))  # in place: the kubelet mounts the file itself
+        except OSError as error:
+            print(f"termination message not written: {error}", flush=True)
