@@ -43,7 +43,9 @@ class KubeClient:
         self._access = access
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._connector = aiohttp.TCPConnector(limit=concurrency, ssl=access.ssl_context() or True, keepalive_timeout=90)
+        self._connector = aiohttp.TCPConnector(
+            limit=concurrency, ssl=access.ssl_context() or True, keepalive_timeout=90
+        )
         self._session = aiohttp.ClientSession(connector=self._connector, headers={"User-Agent": "finetune-operator"})
         self._count = count
         self.guard = guard

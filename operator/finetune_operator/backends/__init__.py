@@ -1,0 +1,1 @@
+"""Where a run happens: a Job, or one of the upstream APIs."""

@@ -1,0 +1,1 @@
+"""A batch/v1 Job of the trainer image. `manifest` builds it, `interpret` reads it back, `diagnose` says why."""

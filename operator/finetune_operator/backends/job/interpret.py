@@ -1,0 +1,165 @@
+"""From a Job, and where they matter its pods and Events, to a RunState. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from finetune_operator.api.names import CONFIG_ANNOTATION, QUEUE_LABEL
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.job.diagnose import Ending, Wait, ending_of, last_ending, waiting
+from finetune_operator.backends.protocol import RunState, Stage
+
+Object = dict[str, Any]
+
+SUSPENDED_BY_SPEC_ANNOTATION = "finetune.dev/suspended-by-spec"
+"""On a Job that we suspended: nobody else's suspension is ever lifted by us."""
+
+
+def condition(job: Object, kind: str) -> Mapping[str, Any] | None:
+    """The Job's condition of this type where it is True."""
+    for candidate in job.get("status", {}).get("conditions") or ():
+        if candidate["type"] == kind and candidate["status"] == "True":
+            return candidate  # type: ignore[no-any-return]
+    return None
+
+
+def finished(job: Object) -> bool:
+    """Complete or Failed: no pod of it runs or will run."""
+    return condition(job, "Complete") is not None or condition(job, "Failed") is not None
+
+
+def carried_parameters(job: Object) -> Object | None:
+    """The resolved parameters as the Job carries them: what the run was started with, whoever upgrades us since."""
+    annotations = job["spec"]["template"]["metadata"].get("annotations") or {}
+    try:
+        (parameters,) = orjson.loads(annotations[CONFIG_ANNOTATION])["recipe"].values()
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    return parameters if isinstance(parameters, dict) else None
+
+
+def attempts(job: Object) -> int:
+    """Pods that count so far: failed, succeeded and the one at work."""
+    status = job.get("status", {})
+    return sum(int(status.get(field) or 0) for field in ("failed", "succeeded", "active"))
+
+
+def interpret(job: Object, pods: Sequence[Object] | None = None, events: Sequence[Object] | None = None) -> RunState:
+    """What the Job says of the run. Never reads a container's reason alone as failure: a Complete Job is complete."""
+    status = job.get("status", {})
+    if condition(job, "Complete"):
+        return _succeeded(job, pods)
+    if failed := condition(job, "Failed"):
+        return _failed(job, failed, pods)
+    if job["spec"].get("suspend"):
+        return _suspended(job)
+    if status.get("ready"):
+        return _running(job, pods)
+    return _pending(job, pods, events)
+
+
+def _succeeded(job: Object, pods: Sequence[Object] | None) -> RunState:
+    status = job["status"]
+    ending = ending_of(pods or (), succeeded=True)
+    return RunState(
+        stage=Stage.SUCCEEDED,
+        reason=Reason.TRAINING_SUCCEEDED,
+        message=(ending.message if ending and ending.message else "The training has finished."),
+        start_time=status.get("startTime"),
+        completion_time=status.get("completionTime"),
+        attempts=attempts(job),
+        **_results(ending),
+    )
+
+
+def _failed(job: Object, failed: Mapping[str, Any], pods: Sequence[Object] | None) -> RunState:
+    ending = last_ending(pods or ())
+    reason, message = _why(failed, ending, attempts(job))
+    return RunState(
+        stage=Stage.FAILED,
+        reason=reason,
+        message=message,
+        troubled=True,
+        start_time=job["status"].get("startTime"),
+        completion_time=failed.get("lastTransitionTime"),
+        attempts=attempts(job),
+        **_results(ending),
+    )
+
+
+def _why(failed: Mapping[str, Any], ending: Ending | None, tries: int) -> tuple[str, str]:
+    said = str(failed.get("message") or "")
+    if failed.get("reason") == "DeadlineExceeded":
+        last = f" Last known: {ending.message}" if ending and ending.message else ""
+        return Reason.DEADLINE_EXCEEDED, f"The run took longer than spec.activeDeadlineSeconds.{last}"
+    if ending is None:
+        return str(
+            failed.get("reason") or Reason.BACKOFF_LIMIT_EXCEEDED
+        ), said or "The Job has failed; its pod is gone."
+    if ending.reason is not None:
+        return ending.reason, ending.message
+    counted = f" after {tries} attempts" if tries > 1 else ""
+    return Reason.BACKOFF_LIMIT_EXCEEDED, f"Failed{counted}: {ending.message}"
+
+
+def _suspended(job: Object) -> RunState:
+    metadata = job["metadata"]
+    common: dict[str, Any] = {"attempts": attempts(job) or None, "start_time": job.get("status", {}).get("startTime")}
+    if SUSPENDED_BY_SPEC_ANNOTATION in (metadata.get("annotations") or {}):
+        return RunState(
+            stage=Stage.SUSPENDED,
+            reason=Reason.SUSPENDED_BY_SPEC,
+            message="Suspended by spec.suspend; set it to false to go on from the last checkpoint.",
+            **common,
+        )
+    queue = (metadata.get("labels") or {}).get(QUEUE_LABEL)
+    where = f"queue {queue}" if queue else "a queue"
+    return RunState(
+        stage=Stage.QUEUED, reason=Reason.QUEUED_BY_KUEUE, message=f"Waiting in {where} to be admitted.", **common
+    )
+
+
+def _running(job: Object, pods: Sequence[Object] | None) -> RunState:
+    tries = attempts(job)
+    failures = int(job["status"].get("failed") or 0)
+    ending = last_ending(pods or ())
+    message = "The trainer is running."
+    if failures:
+        why = f": {ending.message}" if ending else ""
+        message = f"Attempt {tries} is running; {failures} failed before it{why}"
+    return RunState(
+        stage=Stage.RUNNING,
+        reason=Reason.PODS_RUNNING,
+        message=message,
+        start_time=job["status"].get("startTime"),
+        attempts=tries,
+        checkpoint=_results(ending).get("checkpoint"),
+    )
+
+
+def _pending(job: Object, pods: Sequence[Object] | None, events: Sequence[Object] | None) -> RunState:
+    wait: Wait = waiting(pods, events)
+    failures = int(job.get("status", {}).get("failed") or 0)
+    ending = last_ending(pods or ())
+    message = wait.message
+    if failures:
+        why = f": {ending.message}" if ending else ""
+        message = f"{message} Attempts so far: {failures} failed{why}"
+    return RunState(
+        stage=Stage.PENDING,
+        reason=wait.reason,
+        message=message,
+        troubled=wait.troubled,
+        start_time=job.get("status", {}).get("startTime"),
+        attempts=attempts(job) or None,
+        checkpoint=_results(ending).get("checkpoint"),
+    )
+
+
+def _results(ending: Ending | None) -> dict[str, Any]:
+    if ending is None:
+        return {}
+    return {"progress": ending.progress, "checkpoint": ending.checkpoint, "artifacts": ending.artifacts}

@@ -1,0 +1,150 @@
+"""Act: carry a decision out. Children first, then one status write, then what others should hear."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from finetune_operator.api.names import API_VERSION, KIND
+from finetune_operator.controller.cache import Cache
+from finetune_operator.controller.model import (
+    Action,
+    Announcement,
+    Create,
+    Decision,
+    Delete,
+    FineTune,
+    Observation,
+    Patch,
+    Refusal,
+)
+from finetune_operator.controller.observe import Memory
+from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.times import stamp
+from finetune_operator.kube import resources
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+_COLLECTIONS = {"Job": resources.jobs, "PersistentVolumeClaim": lambda ns: resources.core(ns, "persistentvolumeclaims")}
+
+
+class Actor:
+    """The hands of the operator. Every answer of the API server goes into the cache at once."""
+
+    def __init__(self, client: KubeClient, cache: Cache, on_status: Callable[[Object, Object], None]) -> None:
+        self._client = client
+        self._cache = cache
+        self._on_status = on_status
+
+    async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
+        """Carry it out; whether to look again at once, because the world was not as the decision had it.
+
+        Raises ApiError where it should be tried again later.
+        """
+        finetune = observation.finetune
+        for action in decision.actions:
+            if not await self._carried_out(action, finetune, observation, memory):
+                return True
+        if decision.status is not None:
+            await self._write_status(finetune, decision.status, observation)
+        if decision.announcement is not None:
+            await self._announce(finetune, decision.announcement, observation)
+        return False
+
+    async def _carried_out(self, action: Action, finetune: FineTune, observation: Observation, memory: Memory) -> bool:
+        if isinstance(action, Create):
+            return await self._create(action.body, finetune, observation, memory)
+        try:
+            await self._change(action, finetune.namespace)
+        except (NotFound, Conflict):
+            # It is gone, or another one of that name has taken its place: the watch brings the news.
+            self._cache.jobs.remove((finetune.namespace, action.name), action.uid)
+        except Invalid as error:
+            if isinstance(action, Delete):
+                raise
+            logger.info("%s/%s: the Job has changed since: %s", *finetune.key, error)
+            return True
+        return True
+
+    async def _change(self, action: Delete | Patch, namespace: str) -> None:
+        path = resources.job(namespace, action.name)
+        if isinstance(action, Delete):
+            await self._client.delete(path, uid=action.uid, propagation="Background")
+            return
+        test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
+        self._cache.jobs.put(await self._client.json_patch(path, [test, *action.operations]))
+
+    async def _create(self, body: Object, finetune: FineTune, observation: Observation, memory: Memory) -> bool:
+        kind, name = body["kind"], body["metadata"]["name"]
+        try:
+            created = await self._client.create(_COLLECTIONS[kind](finetune.namespace), body)
+        except AlreadyExists:
+            return await self._adopt(kind, name, finetune, memory)
+        except (Forbidden, Invalid, BadRequest) as error:
+            memory.refusal = Refusal(error.status, error.message, observation.now, finetune.generation)
+            return False
+        memory.refusal = None
+        if kind == "Job":
+            self._cache.jobs.put(created)
+        return True
+
+    async def _adopt(self, kind: str, name: str, finetune: FineTune, memory: Memory) -> bool:
+        """The name is taken: by us, before a crash or with a stale cache, or by somebody else."""
+        path = f"{_COLLECTIONS[kind](finetune.namespace)}/{name}"
+        try:
+            existing = await self._client.get(path)
+        except NotFound:
+            return False
+        if not is_ours(existing, finetune):
+            memory.occupied.add(kind)
+            return False
+        if kind == "Job":
+            self._cache.jobs.put(existing)
+        return kind != "Job"
+
+    async def _write_status(self, finetune: FineTune, status: Object, observation: Observation) -> None:
+        """Whole, last, and only onto this very object: a patch that does not test the uid hits a namesake too."""
+        operations: list[Object] = [
+            {"op": "test", "path": "/metadata/uid", "value": finetune.uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        path = resources.finetune_status(finetune.namespace, finetune.name)
+        try:
+            answer = await self._client.json_patch(path, operations)
+        except NotFound:
+            self._cache.finetunes.remove(finetune.key, finetune.uid)
+            return
+        self._cache.finetunes.put(answer)
+        self._on_status(dict(observation.status), answer)
+
+    async def _announce(self, finetune: FineTune, announcement: Announcement, observation: Observation) -> None:
+        now = stamp(observation.now)
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{finetune.name}.", "namespace": finetune.namespace},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "namespace": finetune.namespace,
+                "name": finetune.name,
+                "uid": finetune.uid,
+            },
+            "type": "Warning",
+            "reason": announcement.reason,
+            "message": announcement.message[:1024],
+            "source": {"component": "finetune-operator"},
+            "reportingComponent": "finetune-operator",
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._client.create(resources.core(finetune.namespace, "events"), event)
+        except ApiError as error:
+            # An Event is a courtesy: the status has said it already.
+            logger.warning("%s/%s: no Event %s: %s", *finetune.key, announcement.reason, error)

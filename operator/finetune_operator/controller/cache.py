@@ -1,0 +1,83 @@
+"""What the watches have told, newest first: FineTunes and Jobs by name. Never a source of truth for writes.
+
+A write's answer goes in here too, so that a reconcile sees its own writes before the watch brings them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+Name = tuple[str, str]
+
+_BULKY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class Store:
+    """Objects of one resource by (namespace, name); an older version never replaces a newer one."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Name, Object] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, name: Name) -> Object | None:
+        """The newest version seen; None where it is not (or no longer) there."""
+        return self._objects.get(name)
+
+    def names(self) -> list[Name]:
+        """Everything that is there."""
+        return list(self._objects)
+
+    def values(self) -> list[Object]:
+        """Every object that is there."""
+        return list(self._objects.values())
+
+    def put(self, body: Object) -> bool:
+        """Keep it, unless what is kept is as new; whether it was kept. `body` is slimmed in place."""
+        name = name_of(body)
+        known = self._objects.get(name)
+        if known is not None and _version(known) >= _version(body) and _uid(known) == _uid(body):
+            return False
+        slim(body)
+        self._objects[name] = body
+        return True
+
+    def remove(self, name: Name, uid: str | None = None) -> None:
+        """Forget it; where a uid is given, only that one and not a namesake made since."""
+        known = self._objects.get(name)
+        if known is not None and (uid is None or _uid(known) == uid):
+            del self._objects[name]
+
+
+def name_of(body: Object) -> Name:
+    """(namespace, name)."""
+    metadata = body["metadata"]
+    return metadata["namespace"], metadata["name"]
+
+
+def slim(body: Object) -> None:
+    """Drop what nobody here reads and what may be as large as all the rest."""
+    metadata = body["metadata"]
+    metadata.pop("managedFields", None)
+    annotations = metadata.get("annotations")
+    if annotations:
+        annotations.pop(_BULKY_ANNOTATION, None)
+
+
+def _version(body: Object) -> int:
+    # Comparable as whole numbers: Kubernetes guarantees it since 1.35, and etcd has always made them so.
+    return int(body["metadata"]["resourceVersion"])
+
+
+def _uid(body: Object) -> str:
+    return str(body["metadata"]["uid"])
+
+
+class Cache:
+    """Both stores, and what a reconcile learnt from the API server's refusals."""
+
+    def __init__(self) -> None:
+        self.finetunes = Store()
+        self.jobs = Store()

@@ -1,0 +1,185 @@
+"""What a plan is made from, and what it decides. Plain frozen data: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from finetune_operator.api.names import API_VERSION, KIND
+from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends.job.manifest import JobDefaults
+
+Object = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """What the queue holds: a FineTune by its name."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTune:
+    """A FineTune as it was last seen. Exactly one of `spec` and `spec_error` is set."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    finalizers: tuple[str, ...]
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    run: int
+    spec: FineTuneSpec | None
+    spec_error: str | None
+
+    @property
+    def key(self) -> Key:
+        """Its place in the queue."""
+        return Key(self.namespace, self.name)
+
+    def owner_reference(self) -> Object:
+        """For its children: they are collected with it, and `controller` says who answers for them."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+
+def read_finetune(body: Object) -> FineTune:
+    """The typed view of a FineTune from the API server. A spec that the models refuse is kept as `spec_error`."""
+    metadata = body["metadata"]
+    raw = body.get("spec") or {}
+    spec, error = read_spec(raw)
+    return FineTune(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        resource_version=metadata["resourceVersion"],
+        deleting="deletionTimestamp" in metadata,
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        labels=metadata.get("labels") or {},
+        annotations=metadata.get("annotations") or {},
+        run=spec.run if spec else int(raw.get("run") or 1),
+        spec=spec,
+        spec_error=error,
+    )
+
+
+def read_spec(raw: Object) -> tuple[FineTuneSpec | None, str | None]:
+    """The parsed spec, or a sentence that names the first fields that are wrong."""
+    try:
+        return FineTuneSpec.model_validate(raw), None
+    except ValidationError as error:
+        findings = (
+            f"spec.{'.'.join(str(part) for part in finding['loc'])}: {finding['msg']}" for finding in error.errors()[:5]
+        )
+        return None, "; ".join(findings)
+
+
+class Refusal(NamedTuple):
+    """The API server would not take a child: its reason and words, and when."""
+
+    status: int
+    message: str
+    time: datetime
+    generation: int
+
+
+class Missing(NamedTuple):
+    """An object that the spec names and that is not there."""
+
+    kind: str
+    name: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The settings that decisions depend on. Durations in seconds."""
+
+    pending_status_delay: float = 2.0
+    progress_interval: float = 10.0
+    recheck_interval: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Everything that a decision about one FineTune may depend on, time included."""
+
+    now: datetime
+    finetune: FineTune
+    status: Mapping[str, Any]
+    rules: Rules = field(default_factory=Rules)
+    defaults: JobDefaults = field(default_factory=JobDefaults)
+    job: Object | None = None
+    """The Job of the wanted run, whoever owns it."""
+    previous_job: Object | None = None
+    """The Job of the run that the status speaks of, where that is another run."""
+    pods: tuple[Object, ...] | None = None
+    """The Job's pods; None where nothing depends on them."""
+    events: tuple[Object, ...] | None = None
+    """Warnings about the Job; None where nothing depends on them."""
+    foreign_claim: Object | None = None
+    """The claim that has the name which the run's claim needs, where it is not ours."""
+    missing: Missing | None = None
+    refusal: Refusal | None = None
+    report: Object | None = None
+    """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """POST a child (a Job or a claim)."""
+
+    body: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a Job of this uid; its pods get their grace period."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Change the Job of this uid by JSON patch operations."""
+
+    name: str
+    uid: str
+    operations: tuple[Object, ...]
+
+
+Action = Create | Delete | Patch
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A core/v1 Event of type Warning: what a user should hear without asking."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do now. `status` None: leave it as it is. `requeue`: look again after so many seconds."""
+
+    actions: tuple[Action, ...] = ()
+    status: Object | None = None
+    requeue: float | None = None
+    announcement: Announcement | None = None

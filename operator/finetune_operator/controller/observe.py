@@ -1,0 +1,181 @@
+"""Observe: the cache first, and more only where it decides something. All reads of a reconcile are here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_operator.api.names import job_name
+from finetune_operator.backends.job.interpret import finished
+from finetune_operator.backends.job.manifest import JobDefaults, named_objects
+from finetune_operator.controller.cache import Cache
+from finetune_operator.controller.conditions import is_terminal
+from finetune_operator.controller.model import FineTune, Key, Missing, Observation, Refusal, Rules, read_finetune
+from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.times import seconds_since
+from finetune_operator.kube import resources
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import NotFound
+
+Object = dict[str, Any]
+
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""Whether a Secret is there is all that matters here: its content is not asked for."""
+
+_PLURALS = {"Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaims"}
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the last attempts to act on one FineTune met. Lost at a restart, and learnt again by trying."""
+
+    occupied: set[str] = field(default_factory=set)
+    """Kinds of children whose name was found taken."""
+    refusal: Refusal | None = None
+    event_times: dict[str, float] = field(default_factory=dict)
+
+
+def utc_now() -> datetime:
+    """The operator's clock."""
+    return datetime.now(UTC)
+
+
+class Observer:
+    """Gathers an Observation. Reads of the API server are few: see each method for when."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: Cache,
+        *,
+        rules: Rules,
+        defaults: JobDefaults,
+        report_of: Callable[[str, int], Object | None],
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._rules = rules
+        self._defaults = defaults
+        self._report_of = report_of
+        self._clock = clock
+
+    async def observe(self, key: Key, memory: Memory) -> Observation | None:
+        """Everything that a decision about it depends on; None where there is no such FineTune."""
+        body = self._cache.finetunes.get(key)
+        if body is None:
+            return None
+        now = self._clock()
+        finetune = read_finetune(body)
+        status: Mapping[str, Any] = body.get("status") or {}
+        job = await self._job(finetune, memory)
+        started = job is not None or finetune.deleting or is_terminal(status)
+        return Observation(
+            now=now,
+            finetune=finetune,
+            status=status,
+            rules=self._rules,
+            defaults=self._defaults,
+            job=job,
+            previous_job=self._previous_job(finetune, status),
+            pods=await self._pods(finetune, status, job, now),
+            events=await self._events(finetune, job, now),
+            foreign_claim=await self._foreign_claim(finetune, memory),
+            missing=None if started else await self._missing(finetune),
+            refusal=memory.refusal,
+            report=self._report_of(finetune.uid, finetune.run),
+        )
+
+    async def _job(self, finetune: FineTune, memory: Memory) -> Object | None:
+        """Live only where a create has found the name taken: a stranger's Job is in no cache of ours."""
+        name = job_name(finetune.name, finetune.run)
+        job = self._cache.jobs.get((finetune.namespace, name))
+        if job is not None:
+            memory.occupied.discard("Job")
+            return job
+        if "Job" not in memory.occupied:
+            return None
+        job = await self._live(resources.job(finetune.namespace, name))
+        if job is None:
+            memory.occupied.discard("Job")
+        return job
+
+    def _previous_job(self, finetune: FineTune, status: Mapping[str, Any]) -> Object | None:
+        run = status.get("run")
+        if run is None or run == finetune.run:
+            return None
+        return self._cache.jobs.get((finetune.namespace, job_name(finetune.name, run)))
+
+    async def _foreign_claim(self, finetune: FineTune, memory: Memory) -> Object | None:
+        """Live only where a create has found the name taken."""
+        if "PersistentVolumeClaim" not in memory.occupied or finetune.spec is None:
+            return None
+        path = resources.core(finetune.namespace, "persistentvolumeclaims", job_name(finetune.name, finetune.run))
+        claim = await self._live(path)
+        if claim is None or is_ours(claim, finetune):
+            memory.occupied.discard("PersistentVolumeClaim")
+            return None
+        claim.setdefault("kind", "PersistentVolumeClaim")
+        return claim
+
+    async def _live(self, path: str) -> Object | None:
+        try:
+            return await self._client.get(path)
+        except NotFound:
+            return None
+
+    async def _missing(self, finetune: FineTune) -> Missing | None:
+        """Before the start only: the first Secret or claim that the spec names and that is not there."""
+        if finetune.spec is None or finetune.spec.backend.job is None:
+            return None
+        for kind, name, spec_field in named_objects(finetune.spec):
+            try:
+                await self._client.get(resources.core(finetune.namespace, _PLURALS[kind], name), accept=METADATA_ONLY)
+            except NotFound:
+                return Missing(kind, name, spec_field)
+        return None
+
+    async def _pods(
+        self, finetune: FineTune, status: Mapping[str, Any], job: Object | None, now: datetime
+    ) -> tuple[Object, ...] | None:
+        """Where the Job has just ended, an attempt has failed, or the pod does not start."""
+        if job is None or not is_ours(job, finetune) or not self._pods_matter(status, job, now):
+            return None
+        selector = {"labelSelector": f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"}
+        answer = await self._client.list(resources.core(finetune.namespace, "pods"), selector)
+        return tuple(answer.get("items") or ())
+
+    def _pods_matter(self, status: Mapping[str, Any], job: Object, now: datetime) -> bool:
+        if finished(job):
+            return not is_terminal(status) or status.get("run") != _run_of(job)
+        if int(job.get("status", {}).get("failed") or 0):
+            return True
+        return self._slow_to_start(job, now)
+
+    def _slow_to_start(self, job: Object, now: datetime) -> bool:
+        if job["spec"].get("suspend") or job.get("status", {}).get("ready"):
+            return False
+        age = seconds_since(job["metadata"].get("creationTimestamp"), now)
+        return age is not None and age >= self._rules.pending_status_delay
+
+    async def _events(self, finetune: FineTune, job: Object | None, now: datetime) -> tuple[Object, ...] | None:
+        """Warnings about the Job and its pods, where the pod does not start: quotas and volumes speak only there."""
+        if job is None or not is_ours(job, finetune) or finished(job) or not self._slow_to_start(job, now):
+            return None
+        selector = {"fieldSelector": "type=Warning", "limit": "500"}
+        answer = await self._client.list(resources.core(finetune.namespace, "events"), selector)
+        name = job["metadata"]["name"]
+        return tuple(event for event in answer.get("items") or () if _concerns(event, name))
+
+
+def _concerns(event: Object, job: str) -> bool:
+    about = event.get("involvedObject") or {}
+    name = str(about.get("name") or "")
+    return (about.get("kind"), name) == ("Job", job) or (about.get("kind") == "Pod" and name.startswith(f"{job}-"))
+
+
+def _run_of(job: Object) -> int:
+    _, _, run = str(job["metadata"]["name"]).rpartition("-")
+    return int(run) if run.isdigit() else 0

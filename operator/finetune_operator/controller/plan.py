@@ -1,0 +1,97 @@
+"""`plan(observation) -> decision`: the whole of what the operator does, as one ordered list of policies.
+
+The list reads as the operator's specification. Each policy is a pure function in a file of its own; the first that
+answers STOP has the last word. Deciding again on the result of a decision changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.reasons import ConditionType
+from finetune_operator.controller.conditions import conditions_of, phase_of, render
+from finetune_operator.controller.draft import Draft, Policy
+from finetune_operator.controller.model import Announcement, Decision, Observation
+from finetune_operator.controller.policies import (
+    acceptance,
+    cancellation,
+    children,
+    deletion,
+    expiry,
+    outcome,
+    patience,
+    runs,
+    suspension,
+)
+from finetune_operator.controller.times import stamp
+
+Object = dict[str, Any]
+
+POLICIES: tuple[Policy, ...] = (
+    deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
+    runs.begin,  # a raised run archives the last one, stops its Job, and starts clean
+    expiry.keep_finished,  # a finished run stays finished; only its children expire
+    outcome.read,  # what the Job says of the run, if there is one
+    cancellation.stop,  # spec.cancel ends the run and keeps the record
+    acceptance.check,  # a spec that cannot run says why and waits for a better one
+    suspension.hold,  # spec.suspend holds the run back, before its start and during it
+    children.ensure,  # exactly one Job, created once, and never a stranger's
+    patience.wait,  # a Job that starts within moments is one status write, not two
+)
+
+
+def plan(observation: Observation) -> Decision:
+    """What to do about one FineTune, given everything that matters and nothing else."""
+    draft = Draft(status=dict(observation.status))
+    for policy in POLICIES:
+        if policy(observation, draft):
+            break
+    return _conclude(observation, draft)
+
+
+def _conclude(observation: Observation, draft: Draft) -> Decision:
+    status = None
+    announcement = draft.announcement
+    if not draft.unwritten:
+        written = _status(observation, draft)
+        if written != observation.status:
+            status = written
+            announcement = announcement or _announce(observation, draft)
+    return Decision(
+        actions=tuple(draft.actions),
+        status=status,
+        requeue=draft.requeue,
+        announcement=announcement if status else None,
+    )
+
+
+def _status(observation: Observation, draft: Draft) -> Object:
+    finetune = observation.finetune
+    status = draft.status
+    status["observedGeneration"] = finetune.generation
+    if draft.settled:
+        return status
+    verdicts = conditions_of(draft.accepted, draft.state, draft.stalled, draft.reconciling)
+    phase, why = phase_of(verdicts)
+    now = stamp(observation.now)
+    status["phase"], status["reason"], status["message"] = str(phase), str(why.reason), why.message
+    status["conditions"] = render(verdicts, observation.status.get("conditions") or (), finetune.generation, now)
+    status["run"] = finetune.run
+    if finetune.spec is not None:
+        status["backend"] = finetune.spec.backend.kind
+    if draft.state is not None and draft.state.stage.terminal:
+        status["completionTime"] = draft.state.completion_time or status.get("completionTime") or now
+    return {key: value for key, value in status.items() if value is not None}
+
+
+_WORTH_HEARING = (ConditionType.FAILED, ConditionType.STALLED)
+
+
+def _announce(observation: Observation, draft: Draft) -> Announcement | None:
+    """Trouble that is new is worth an Event; the normal course of a run is in the status."""
+    verdicts = conditions_of(draft.accepted, draft.state, draft.stalled, draft.reconciling)
+    _, why = phase_of(verdicts)
+    trouble = not draft.accepted.status or draft.stalled or (draft.state is not None and draft.state.troubled)
+    if draft.settled or not trouble or observation.status.get("reason") == why.reason:
+        return None
+    return Announcement(str(why.reason), why.message)

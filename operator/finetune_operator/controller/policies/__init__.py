@@ -1,0 +1,1 @@
+"""One rule of the operator per file, pure. `plan.py` holds their order."""

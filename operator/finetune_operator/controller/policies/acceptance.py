@@ -1,0 +1,55 @@
+"""Whether the spec can run at all, asked until it has started."""
+
+from __future__ import annotations
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.unsupported import unsupported
+from finetune_operator.controller.conditions import Verdict
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Missing, Observation
+from finetune_operator.controller.policies.ownership import is_ours
+
+_REASON_BY_KIND = {"Secret": Reason.SECRET_NOT_FOUND, "PersistentVolumeClaim": Reason.CLAIM_NOT_FOUND}
+
+
+def check(observation: Observation, draft: Draft) -> bool:
+    """Accepted=False where it cannot; a permanent finding is Stalled too, a missing object is looked for again."""
+    if observation.job is not None and is_ours(observation.job, observation.finetune):
+        return CONTINUE
+    permanent = _invalid(observation) or _unsupported(observation)
+    if permanent is not None:
+        draft.accepted = permanent
+        draft.stalled = Verdict(True, permanent.reason, permanent.message)
+        return STOP
+    if observation.missing is not None:
+        draft.accepted = _missing(observation.missing, observation.finetune.namespace)
+        draft.stalled = Verdict(True, draft.accepted.reason, draft.accepted.message)
+        draft.look_again(observation.rules.recheck_interval)
+        return STOP
+    return CONTINUE
+
+
+def _invalid(observation: Observation) -> Verdict | None:
+    error = observation.finetune.spec_error
+    if error is not None:
+        return Verdict(False, Reason.INVALID_SPEC, error)
+    refusal = observation.refusal
+    if refusal is not None and refusal.status == 422 and refusal.generation == observation.finetune.generation:
+        return Verdict(False, Reason.INVALID_SPEC, f"The API server refuses the Job: {refusal.message}")
+    return None
+
+
+def _unsupported(observation: Observation) -> Verdict | None:
+    spec = observation.finetune.spec
+    findings = unsupported(spec) if spec is not None else []
+    if not findings:
+        return None
+    return Verdict(False, Reason.UNSUPPORTED_PARAMETER, "; ".join(str(finding) for finding in findings))
+
+
+def _missing(missing: Missing, namespace: str) -> Verdict:
+    return Verdict(
+        False,
+        _REASON_BY_KIND[missing.kind],
+        f"spec.{missing.field}: there is no {missing.kind} {missing.name} in namespace {namespace}; create it",
+    )

@@ -1,0 +1,29 @@
+"""`spec.cancel`: the run ends, the record stays."""
+
+from __future__ import annotations
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Delete, Observation
+from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.times import stamp
+
+
+def stop(observation: Observation, draft: Draft) -> bool:
+    """Delete the Job, whose pod saves a checkpoint within its grace period; then the run is Cancelled."""
+    spec = observation.finetune.spec
+    if spec is None or not spec.cancel:
+        return CONTINUE
+    job = observation.job
+    if job is not None and is_ours(job, observation.finetune) and "deletionTimestamp" not in job["metadata"]:
+        draft.actions.append(Delete(job["metadata"]["name"], job["metadata"]["uid"]))
+    draft.state = RunState(
+        stage=Stage.CANCELLED,
+        reason=Reason.CANCELLED,
+        message="Cancelled by spec.cancel. Set it to false and raise spec.run to run again.",
+        completion_time=stamp(observation.now),
+    )
+    draft.reconciling = None
+    draft.requeue = None
+    return STOP

@@ -1,0 +1,99 @@
+"""Exactly one Job (and claim) for a run: created once, adopted by uid, never a stranger's, never applied again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.defaults import resolve_parameters
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.job.manifest import Identity, build_claim, build_job
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.controller.conditions import Verdict
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Create, Observation, Patch
+from finetune_operator.controller.policies.ownership import is_ours, is_predecessors
+
+
+def ensure(observation: Observation, draft: Draft) -> bool:
+    """Create what is missing; wait for a predecessor's to go; stop before a stranger's."""
+    job = observation.job
+    if job is not None:
+        if is_ours(job, observation.finetune):
+            return _keep(job, observation, draft)
+        return _taken(job, observation, draft)
+    if observation.foreign_claim is not None:
+        return _taken(observation.foreign_claim, observation, draft)
+    _create(observation, draft)
+    return CONTINUE
+
+
+def _keep(job: dict[str, Any], observation: Observation, draft: Draft) -> bool:
+    if "deletionTimestamp" in job["metadata"]:
+        draft.reconciling = Verdict(True, Reason.PROGRESSING, "The Job is being deleted; it will be created again.")
+        return CONTINUE
+    spec = observation.finetune.spec
+    deadline = spec.active_deadline_seconds if spec is not None else None
+    if spec is not None and deadline != job["spec"].get("activeDeadlineSeconds"):
+        draft.actions.append(Patch(job["metadata"]["name"], job["metadata"]["uid"], (_deadline(deadline),)))
+    return CONTINUE
+
+
+def _deadline(seconds: int | None) -> dict[str, Any]:
+    path = "/spec/activeDeadlineSeconds"
+    return {"op": "remove", "path": path} if seconds is None else {"op": "add", "path": path, "value": seconds}
+
+
+def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> bool:
+    finetune = observation.finetune
+    kind, name = child.get("kind") or "Job", child["metadata"]["name"]
+    draft.look_again(observation.rules.recheck_interval)
+    if is_predecessors(child, finetune):
+        message = f"{kind} {name} of an earlier FineTune {finetune.name} is being collected."
+        draft.reconciling = Verdict(True, Reason.WAITING_FOR_GARBAGE_COLLECTION, message)
+        draft.look_again(1.0)
+        return STOP
+    message = (
+        f"{kind} {name} exists and belongs to somebody else; it was not touched. "
+        f"Rename this FineTune, or remove that {kind}."
+    )
+    draft.stalled = Verdict(True, Reason.NAME_CONFLICT, message)
+    return STOP
+
+
+def _create(observation: Observation, draft: Draft) -> None:
+    finetune, spec, refusal = observation.finetune, observation.finetune.spec, observation.refusal
+    if spec is None or spec.backend.job is None:
+        return
+    if refusal is not None:
+        draft.state = _refused(refusal.status, refusal.message)
+        draft.reconciling = Verdict(True, Reason.PROGRESSING_WITH_RETRY, draft.state.message)
+        since = (observation.now - refusal.time).total_seconds()
+        if since < observation.rules.recheck_interval:
+            draft.look_again(observation.rules.recheck_interval - since)
+            return
+    identity = Identity(
+        namespace=finetune.namespace,
+        name=finetune.name,
+        uid=finetune.uid,
+        run=finetune.run,
+        labels=finetune.labels,
+        owner=finetune.owner_reference(),
+    )
+    parameters = draft.status.get("parameters") or resolve_parameters(spec)
+    if claim := build_claim(identity, spec.backend.job):
+        draft.actions.append(Create(claim))
+    draft.actions.append(Create(build_job(identity, spec, parameters, observation.defaults)))
+    # The Job's own event brings us back; this is for the case that it gets lost.
+    draft.look_again(observation.rules.recheck_interval)
+    draft.unwritten = refusal is None and not draft.status.get("history")
+
+
+def _refused(status: int, message: str) -> RunState:
+    quota = "exceeded quota" in message
+    reason = Reason.QUOTA_EXCEEDED if quota else Reason.PENDING
+    return RunState(
+        stage=Stage.PENDING,
+        reason=reason,
+        message=f"The API server refuses the Job ({status}): {message}",
+        troubled=True,
+    )

@@ -1,0 +1,33 @@
+"""A finished run stays finished, whatever happens to its children; they go when their time is up."""
+
+from __future__ import annotations
+
+from finetune_operator.controller.conditions import is_terminal
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Delete, Observation
+from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.times import seconds_since
+
+
+def keep_finished(observation: Observation, draft: Draft) -> bool:
+    """Never trains twice: a Job that is missing after the end is not created again."""
+    if draft.status.get("run") != observation.finetune.run or not is_terminal(draft.status):
+        return CONTINUE
+    draft.settled = True
+    _expire(observation, draft)
+    return STOP
+
+
+def _expire(observation: Observation, draft: Draft) -> None:
+    spec, job = observation.finetune.spec, observation.job
+    age = seconds_since(draft.status.get("completionTime"), observation.now)
+    if spec is None or spec.ttl_seconds_after_finished is None or age is None or job is None:
+        return
+    metadata = job["metadata"]
+    if not is_ours(job, observation.finetune) or "deletionTimestamp" in metadata:
+        return
+    remaining = spec.ttl_seconds_after_finished - age
+    if remaining > 0:
+        draft.look_again(remaining)
+    else:
+        draft.actions.append(Delete(metadata["name"], metadata["uid"]))

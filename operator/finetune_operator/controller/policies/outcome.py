@@ -1,0 +1,64 @@
+"""What the Job says of the run goes into the status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.job.interpret import carried_parameters, interpret
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.controller.conditions import Verdict
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.times import seconds_since
+
+
+def read(observation: Observation, draft: Draft) -> bool:
+    """Nothing where there is no Job of ours. A terminal state is the last word."""
+    job = observation.job
+    if job is None or not is_ours(job, observation.finetune):
+        return CONTINUE
+    state = interpret(job, observation.pods, observation.events)
+    draft.state = state
+    draft.status["job"] = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    parameters = carried_parameters(job)
+    if parameters is not None:
+        draft.status["parameters"] = parameters
+    _copy(state, draft.status)
+    _report(observation, state, draft)
+    if state.stage.terminal:
+        return STOP
+    if state.stage == Stage.PENDING:
+        draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)
+        draft.look_again(observation.rules.recheck_interval)
+    return CONTINUE
+
+
+def _copy(state: RunState, status: dict[str, Any]) -> None:
+    if state.start_time is not None:
+        status["startTime"] = state.start_time
+    if state.attempts is not None:
+        status["attempts"] = state.attempts
+    if state.checkpoint is not None:
+        status["checkpoint"] = state.checkpoint
+    if state.artifacts is not None:
+        status["artifacts"] = list(state.artifacts)
+    if state.progress is not None:
+        status["progress"] = {**(status.get("progress") or {}), **state.progress}
+
+
+def _report(observation: Observation, state: RunState, draft: Draft) -> None:
+    """Progress goes into the status at most once per interval: it is for people, and every write costs."""
+    report = observation.report
+    if report is None or state.stage.terminal:
+        return
+    shown = draft.status.get("progress") or {}
+    if shown.get("lastUpdateTime") == report.get("lastUpdateTime"):
+        return
+    age = seconds_since(shown.get("lastUpdateTime"), observation.now)
+    interval = observation.rules.progress_interval
+    if age is None or age >= interval:
+        draft.status["progress"] = dict(report)
+    else:
+        draft.look_again(interval - age)

@@ -1,0 +1,34 @@
+"""Whose a child is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.names import API_VERSION, KIND
+from finetune_operator.controller.model import FineTune
+
+
+def is_ours(child: dict[str, Any], finetune: FineTune) -> bool:
+    """Its controller is this very object, by uid."""
+    controller = controller_of(child)
+    return controller is not None and controller.get("uid") == finetune.uid
+
+
+def is_predecessors(child: dict[str, Any], finetune: FineTune) -> bool:
+    """Its controller was a FineTune of the same name that no longer exists: the garbage collector will take it."""
+    controller = controller_of(child)
+    return (
+        controller is not None
+        and controller.get("kind") == KIND
+        and controller.get("apiVersion") == API_VERSION
+        and controller.get("name") == finetune.name
+        and controller.get("uid") != finetune.uid
+    )
+
+
+def controller_of(child: dict[str, Any]) -> dict[str, Any] | None:
+    """The owner reference that answers for it."""
+    for reference in child["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            return reference  # type: ignore[no-any-return]
+    return None

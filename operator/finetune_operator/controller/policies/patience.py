@@ -1,0 +1,22 @@
+"""A Job whose pod starts within moments is one status write, not two."""
+
+from __future__ import annotations
+
+from finetune_operator.backends.protocol import Stage
+from finetune_operator.controller.draft import CONTINUE, Draft
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.times import seconds_since
+
+
+def wait(observation: Observation, draft: Draft) -> bool:
+    """Hold the first `Pending` back for a moment: in a burst, waiting Job creations go before it."""
+    state, job = draft.state, observation.job
+    untold = observation.status.get("phase") is None
+    if job is None or state is None or state.stage != Stage.PENDING or state.troubled or not untold:
+        return CONTINUE
+    age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now)
+    delay = observation.rules.pending_status_delay
+    if age is not None and age < delay:
+        draft.unwritten = True
+        draft.look_again(delay - age)
+    return CONTINUE

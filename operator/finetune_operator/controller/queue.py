@@ -1,0 +1,132 @@
+"""A de-duplicating, retrying work queue for one event loop: client-go's workqueue with one heap.
+
+A key is in the queue at most once and never worked on twice at the same time; adds during work come after it. Keys
+that may have a Job to create overtake those that only have a status to write, for at most `LATE` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+LATE = 1.0
+"""How long, in seconds, a key that can wait lets others overtake."""
+
+
+class RetryQueue(Generic[K]):
+    """Call everything from the event loop's thread. Times are the loop's own."""
+
+    def __init__(self, *, backoff_base: float = 0.005, backoff_cap: float = 60.0) -> None:
+        self._base = backoff_base
+        self._cap = backoff_cap
+        self._ready: list[tuple[float, int, K]] = []
+        self._waiting: dict[K, float] = {}
+        self._added: dict[K, float] = {}
+        self._working: set[K] = set()
+        self._again: dict[K, bool] = {}
+        self._failures: dict[K, int] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._sequence = 0
+        self._wakeup: asyncio.Event = asyncio.Event()
+        self._closed = False
+        self.adds_total = 0
+        self.retries_total = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is ready and nothing is being worked on; keys may still be due later."""
+        return not self._waiting and not self._working
+
+    def oldest_age(self) -> float:
+        """Seconds that the longest-waiting ready key has waited; 0 where none waits."""
+        now = asyncio.get_running_loop().time()
+        return max((now - since for since in self._added.values()), default=0.0)
+
+    def add(self, key: K, *, urgent: bool = False) -> None:
+        """Have it looked at soon. `urgent`: before those that are not."""
+        if self._closed:
+            return
+        self.adds_total += 1
+        if key in self._working:
+            self._again[key] = urgent or self._again.get(key, False)
+            return
+        now = asyncio.get_running_loop().time()
+        order = now if urgent else now + LATE
+        if key in self._waiting and self._waiting[key] <= order:
+            return
+        self._waiting[key] = order
+        self._added.setdefault(key, now)
+        self._sequence += 1
+        heapq.heappush(self._ready, (order, self._sequence, key))
+        self._wakeup.set()
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Have it looked at in so many seconds, or sooner if a sooner time is already set."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        timer = self._timers.get(key)
+        if timer is not None:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._fire, key)
+
+    def _fire(self, key: K) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def retry(self, key: K, at_least: float = 0.0) -> float:
+        """Have it looked at again after a failure: exponential backoff with jitter. Returns the wait in seconds."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self.retries_total += 1
+        # The jitter spreads keys that failed together; 2**failures is bounded before it can overflow.
+        wait = min(self._cap, self._base * 2.0 ** min(failures, 32)) * random.uniform(0.5, 1.0)
+        wait = max(wait, at_least)
+        self.add_after(key, wait)
+        return wait
+
+    def forget(self, key: K) -> None:
+        """It went well: the next failure starts from the shortest wait."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> K | None:
+        """The next key, which is the caller's until `done`; None once the queue is closed."""
+        while True:
+            if self._closed:
+                return None
+            while self._ready:
+                order, _, key = heapq.heappop(self._ready)
+                if self._waiting.get(key) != order:
+                    continue  # overtaken by a more urgent entry of the same key
+                del self._waiting[key]
+                self._added.pop(key, None)
+                self._working.add(key)
+                return key
+            self._wakeup.clear()
+            await self._wakeup.wait()
+
+    def done(self, key: K) -> None:
+        """The work on it has ended; what was added meanwhile comes now."""
+        self._working.discard(key)
+        urgent = self._again.pop(key, None)
+        if urgent is not None:
+            self.add(key, urgent=urgent)
+
+    def close(self) -> None:
+        """Hand out nothing more and wake everybody who waits."""
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._wakeup.set()

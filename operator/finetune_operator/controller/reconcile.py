@@ -1,0 +1,83 @@
+"""The workers: take a key, observe, plan, act, and say when to look again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from finetune_operator.controller.act import Actor
+from finetune_operator.controller.model import Key
+from finetune_operator.controller.observe import Memory, Observer
+from finetune_operator.controller.plan import plan
+from finetune_operator.controller.queue import RetryQueue
+from finetune_operator.kube.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 3
+"""How often a reconcile looks again at once before it leaves the rest to the queue."""
+
+
+class Reconciler:
+    """Works the queue off. `on_result` hears (seconds, result) of every reconcile."""
+
+    def __init__(
+        self,
+        queue: RetryQueue[Key],
+        observer: Observer,
+        actor: Actor,
+        on_result: Callable[[float, str], None],
+    ) -> None:
+        self._queue = queue
+        self._observer = observer
+        self._actor = actor
+        self._on_result = on_result
+        self._memories: dict[Key, Memory] = {}
+
+    async def run(self, workers: int) -> None:
+        """Work until the queue is closed; what is in hand then is finished first."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while (key := await self._queue.get()) is not None:
+            started = time.perf_counter()
+            result = "error"
+            try:
+                result = await self._reconcile_safely(key)
+            finally:
+                self._queue.done(key)
+                self._on_result(time.perf_counter() - started, result)
+
+    async def _reconcile_safely(self, key: Key) -> str:
+        """Nothing that one FineTune does to us may stop the others."""
+        try:
+            await self.reconcile(key)
+        except ApiError as error:
+            wait = self._queue.retry(key, at_least=error.retry_after or 0.0)
+            logger.warning("%s/%s: trying again in %.1f s: %s", key.namespace, key.name, wait, error)
+            return "retry"
+        except Exception:
+            wait = self._queue.retry(key, at_least=1.0)
+            logger.exception("%s/%s: trying again in %.1f s", key.namespace, key.name, wait)
+            return "error"
+        self._queue.forget(key)
+        return "success"
+
+    async def reconcile(self, key: Key) -> None:
+        """One FineTune, once. Raises ApiError where the API server would not."""
+        memory = self._memories.setdefault(key, Memory())
+        for _ in range(ROUNDS):
+            observation = await self._observer.observe(key, memory)
+            if observation is None:
+                self._memories.pop(key, None)
+                return
+            decision = plan(observation)
+            if not await self._actor.act(observation, decision, memory):
+                if decision.requeue is not None:
+                    self._queue.add_after(key, decision.requeue)
+                return
+        self._queue.retry(key)

@@ -1,0 +1,196 @@
+"""The only place that knows kopf: its watch engine feeds the cache, and the queue gets a key. Nothing here decides.
+
+kopf's own handlers are not used: they copy and diff every object for every event (0.3 to 0.5 ms), lose wake-ups when
+one of their own patches fails, and never notice an object that vanished while a watch was broken. Its watch engine
+(list, watch, bookmarks, reconnects, silence) has none of that. See docs/design/watching.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import kopf
+from kopf._cogs.clients import auth, errors, watching
+from kopf._cogs.configs.configuration import OperatorSettings
+from kopf._cogs.structs.credentials import Vault
+from kopf._cogs.structs.references import NamespaceName, Resource
+
+from finetune_operator.api.names import GROUP, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, PLURAL, VERSION
+from finetune_operator.controller.cache import Cache, Name, Store, name_of
+from finetune_operator.controller.model import Key
+from finetune_operator.controller.queue import RetryQueue
+from finetune_operator.kube.config import Access
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+FINETUNES = Resource(group=GROUP, version=VERSION, plural=PLURAL, namespaced=True)
+JOBS = Resource(group="batch", version="v1", plural="jobs", namespaced=True)
+
+SILENCE = 180.0
+"""Seconds without any sign, bookmarks included, after which a watch is started anew."""
+FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
+
+
+class _Credentials(Vault):
+    """One set of credentials; when they are refused the watch ends, and starts again with fresh ones."""
+
+    async def invalidate(self, key: Any, info: Any, *, exc: Exception | None = None) -> None:  # noqa: ARG002
+        raise exc or PermissionError("the API server refused the credentials")
+
+
+@dataclass(slots=True)
+class Stream:
+    """One watched resource in one namespace (or all): what it has listed, and when it was last heard of."""
+
+    resource: Resource
+    namespace: str | None
+    store: Store
+    on_change: Callable[[Object, bool], None]
+    on_gone: Callable[[Name], None]
+    listed: asyncio.Event = field(default_factory=asyncio.Event)
+    last_event: float = field(default_factory=time.monotonic)
+    events: int = 0
+    _seen: set[Name] = field(default_factory=set)
+
+    def take(self, event: Any) -> None:
+        """Apply one event of kopf's stream."""
+        self.last_event = time.monotonic()
+        if event is watching.Bookmark.LISTED:
+            self._finish_list()
+            return
+        kind = event["type"]
+        if kind == "BOOKMARK":
+            return
+        self.events += 1
+        body = event["object"]
+        name = name_of(body)
+        if kind is None:
+            self._seen.add(name)
+        if kind == "DELETED":
+            self.store.remove(name, body["metadata"]["uid"])
+            self.on_gone(name)
+        elif self.store.put(body):
+            self.on_change(body, kind != "MODIFIED")
+
+    def _finish_list(self) -> None:
+        """What is kept but was not listed has been deleted while nobody watched."""
+        for name in self.store.names():
+            if name not in self._seen and self.namespace in (None, name[0]):
+                self.store.remove(name)
+                self.on_gone(name)
+        self._seen = set()
+        self.listed.set()
+
+
+class Watches:
+    """All streams of the operator, and the sweep that goes over every key from time to time."""
+
+    def __init__(
+        self,
+        load_access: Callable[[], Access],
+        cache: Cache,
+        queue: RetryQueue[Key],
+        namespaces: Sequence[str] = (),
+    ) -> None:
+        self._load_access = load_access
+        self._cache = cache
+        self._queue = queue
+        self.streams = [
+            stream
+            for namespace in namespaces or (None,)
+            for stream in (
+                Stream(FINETUNES, namespace, cache.finetunes, self._finetune_changed, self._finetune_gone),
+                Stream(JOBS, namespace, cache.jobs, self._job_changed, self._job_gone),
+            )
+        ]
+
+    def _finetune_changed(self, body: Object, new: bool) -> None:
+        self._queue.add(Key(*name_of(body)), urgent=new)
+
+    def _finetune_gone(self, name: Name) -> None:
+        self._queue.add(Key(*name))
+
+    def _job_changed(self, body: Object, new: bool) -> None:  # noqa: ARG002
+        self._queue.add(_owner_key(body))
+
+    def _job_gone(self, name: Name) -> None:
+        # A Job is called <FineTune>-<run>.
+        self._queue.add(Key(name[0], name[1].rpartition("-")[0]))
+
+    async def listed(self) -> None:
+        """Return when every stream has been listed once: before that, absence means nothing."""
+        await asyncio.gather(*(stream.listed.wait() for stream in self.streams))
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for stream in self.streams:
+                group.create_task(self._follow(stream))
+
+    async def sweep(self, period: float) -> None:
+        """Look at every FineTune again from time to time: nothing depends on it that a missed event could lose."""
+        while True:
+            await asyncio.sleep(period)
+            for name in self._cache.finetunes.names():
+                self._queue.add(Key(*name))
+
+    async def _follow(self, stream: Stream) -> None:
+        wait = FIRST_WAIT
+        while True:
+            started = time.monotonic()
+            try:
+                await self._stream_once(stream)
+            except (aiohttp.ClientError, errors.APIError, watching.WatchingError, OSError, kopf.LoginError) as error:
+                logger.warning("watch of %s ended: %s: %s", stream.resource.plural, type(error).__name__, error)
+            wait = FIRST_WAIT if time.monotonic() - started > LONGEST_WAIT else min(LONGEST_WAIT, wait * 2)
+            await asyncio.sleep(wait)
+
+    async def _stream_once(self, stream: Stream) -> None:
+        session, context = await _connect(self._load_access())
+        async with session:
+            token = auth.vault_var.set(_Credentials({"ours": context}))
+            try:
+                async with asyncio.timeout(SILENCE) as silence:
+                    async for event in _events(stream.resource, stream.namespace):
+                        silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
+                        stream.take(event)
+            finally:
+                auth.vault_var.reset(token)
+
+
+def _owner_key(body: Object) -> Key:
+    namespace, name = name_of(body)
+    labels = body["metadata"].get("labels") or {}
+    return Key(namespace, labels.get(NAME_LABEL) or name.rpartition("-")[0])
+
+
+async def _connect(access: Access) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:
+    headers = {"User-Agent": "finetune-operator"}
+    if authorization := access.authorization():
+        headers["Authorization"] = authorization
+    connector = aiohttp.TCPConnector(limit=0, ssl=access.ssl_context() or True)
+    session = aiohttp.ClientSession(connector=connector, headers=headers)
+    return session, kopf.AiohttpSession(aiohttp_session=session, server=access.server)
+
+
+def _events(resource: Resource, namespace: str | None) -> AsyncIterator[Any]:
+    where = NamespaceName(namespace) if namespace else None
+    return watching.infinite_watch(settings=_settings(), resource=resource, namespace=where)
+
+
+def _settings() -> OperatorSettings:
+    settings = OperatorSettings()
+    settings.networking.request_timeout = 15
+    settings.networking.error_backoffs = (0.2, 0.5, 1, 2)
+    settings.watching.inactivity_timeout = 120
+    settings.watching.server_timeout = 290
+    settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
+    return settings
