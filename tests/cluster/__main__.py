@@ -1,4 +1,4 @@
-"""The command line: `python -m tests.cluster up|down|status|kubeconfig`."""
+"""The command line: `python -m tests.cluster up|down|status|kubeconfig|image`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.cluster import binary, packages, supervisor
 from tests.cluster.errors import ClusterError
+from tests.cluster.images import trainer_image
 from tests.cluster.levels import Level, highest
 from tests.cluster.node_sweep import unmount_below
 from tests.cluster.paths import cluster_dir
@@ -84,6 +85,12 @@ def kubeconfig(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def image(arguments: argparse.Namespace) -> int:
+    """Makes the trainer image available in the cluster, built from the checkout, and prints its reference."""
+    print(trainer_image(_ready(arguments.name), arguments.base))
+    return 0
+
+
 def _prepare_node(*, required: bool) -> tuple[Level, str | None]:
     try:
         packages.install_missing()
@@ -122,13 +129,15 @@ def _say_how_to_reach(name: str, record: Record) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description="The project's local Kubernetes.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for action in (up, down, status, kubeconfig):
+    for action in (up, down, status, kubeconfig, image):
         command = commands.add_parser(action.__name__, help=(action.__doc__ or "").strip())
         command.set_defaults(run=action)
         command.add_argument("--name", type=_name, default=DEFAULT_NAME, help="which local cluster (%(default)s)")
         if action is up:
             choices = ", ".join(Level)
             command.add_argument("--level", type=Level, help=f"{choices}; default: the highest this machine can do")
+        if action is image:
+            command.add_argument("--base", metavar="IMAGE", help="base image instead of one made by mmdebstrap")
         if action is kubeconfig:
             command.add_argument("--kubeconfig", type=Path, help="a cluster of your own; passed through")
     return parser

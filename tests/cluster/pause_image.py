@@ -23,6 +23,6 @@ def pause_image(registry_port: int) -> str:
         with tempfile.TemporaryDirectory() as context:
             shutil.copy(program, f"{context}/catatonit")
             Path(context, "Containerfile").write_text(CONTAINERFILE)
-            buildah.run("build", "--quiet", "--isolation", "chroot", "--tag", f"pause:{tag}", context)
-        registry.push(registry_port, buildah.buildah(), f"pause:{tag}", "pause", tag)
+            buildah.build("--tag", f"pause:{tag}", context)
+        registry.push(registry_port, f"pause:{tag}", "pause", tag)
     return f"{registry.HOST}/pause:{tag}"

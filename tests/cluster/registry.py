@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import urllib.error
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
 import yaml
 
+from tests.cluster import buildah
 from tests.cluster.daemon import Daemon
-from tests.cluster.errors import ClusterError
 from tests.cluster.ports import free_port
 
 # Image references name this host; containerd is told where it really is, so that references do not change with ports.
@@ -50,14 +49,11 @@ def holds(port: int, name: str, tag: str) -> bool:
     return _exists(port, f"{name}/manifests/{tag}")
 
 
-def push(port: int, buildah: list[str], image: str, name: str, tag: str) -> None:
+def push(port: int, image: str, name: str, tag: str) -> None:
     """Pushes `image` from buildah's storage; layers that are there are not sent. Raises ClusterError."""
     # zstd at its fastest: a third less time than gzip for the dependencies layer, and smaller.
     options = ["--tls-verify=false", "--compression-format", "zstd", "--compression-level", "1"]
-    target = f"docker://127.0.0.1:{port}/{name}:{tag}"
-    done = subprocess.run([*buildah, "push", *options, image, target], capture_output=True, text=True)
-    if done.returncode:
-        raise ClusterError(f"pushing {name}:{tag} failed: {done.stderr.strip()[-500:]}")
+    buildah.run("push", *options, image, f"docker://127.0.0.1:{port}/{name}:{tag}")
 
 
 def containerd_hosts(port: int, folder: Path) -> Path:

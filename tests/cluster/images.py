@@ -1,0 +1,130 @@
+"""The images that a local cluster runs: the trainer, and the base that it stands on.
+
+At level node they are built by buildah and pushed to the cluster's registry; at level process an image is a command on
+this machine. References carry a fingerprint of their sources, so the newest one is always pulled and an unchanged one
+never is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import ssl
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tests.cluster import buildah, registry
+from tests.cluster.base_image import base_image
+from tests.cluster.errors import ClusterError
+from tests.cluster.paths import CHECKOUT
+from tests.cluster.progress import step
+from tests.cluster.record import Record
+
+DOCKERFILE = CHECKOUT / "trainer-image" / "Dockerfile"
+DEPENDENCY_FILES = ("trainer-image/build-requirements.txt", "trainer-image/requirements.txt")
+SOURCES = ("operator/finetune_operator/__init__.py", "operator/finetune_operator/api", "trainer-image/finetune_trainer")
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # where the image has it
+
+
+def trainer_image(cluster: Record, base: str | None = None) -> str:
+    """Makes the trainer image available in the cluster and returns its reference; `base` replaces the base image.
+
+    Raises ClusterError.
+    """
+    if cluster.image_map:
+        return _map_to_this_machine(cluster.image_map)
+    if cluster.registry_port is None:
+        raise ClusterError(f"no pods run at level {cluster.level}, so there is no use for an image")
+    base = base or base_image()
+    tag = _fingerprint(base)
+    if not registry.holds(cluster.registry_port, "trainer", tag):
+        image = f"trainer:{tag}"
+        with step("building the trainer image (minutes when its dependencies changed)") as progress:
+            _build(image, base, progress.update)
+        with step("pushing the trainer image"):
+            registry.push(cluster.registry_port, image, "trainer", tag)
+    return f"{registry.HOST}/trainer:{tag}"
+
+
+def shell_image(cluster: Record) -> str:
+    """A small image with a shell and python3, for tests; returns its reference. Raises ClusterError."""
+    if cluster.registry_port is None:
+        return f"{registry.HOST}/base:host"
+    image = base_image()
+    tag = image.rpartition(":")[2]
+    if not registry.holds(cluster.registry_port, "base", tag):
+        with step("pushing the base image"):
+            registry.push(cluster.registry_port, image, "base", tag)
+    return f"{registry.HOST}/base:{tag}"
+
+
+def _map_to_this_machine(image_map: Path) -> str:
+    reference = f"{registry.HOST}/trainer:checkout"
+    images = json.loads(image_map.read_text())
+    images[reference] = {
+        "command": [sys.executable, "-m", "finetune_trainer"],
+        "env": {"PYTHONPATH": f"{CHECKOUT / 'operator'}{os.pathsep}{CHECKOUT / 'trainer-image'}"},
+    }
+    unfinished = image_map.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(images, indent=2))
+    unfinished.rename(image_map)
+    return reference
+
+
+def _fingerprint(base: str) -> str:
+    digest = hashlib.sha256(base.encode())
+    for path in sorted(_source_files()):
+        digest.update(f"{path.relative_to(CHECKOUT)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _source_files() -> Iterable[Path]:
+    yield DOCKERFILE
+    for name in (*DEPENDENCY_FILES, *SOURCES):
+        path = CHECKOUT / name
+        if path.is_file():
+            yield path
+        else:
+            yield from (each for each in path.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
+
+
+def _build(image: str, base: str, on_progress: Callable[[str], None]) -> None:
+    wheels = _uv_cache()
+    wheels.mkdir(parents=True, exist_ok=True)
+    buildah.build(
+        "--layers",
+        "--file",
+        str(DOCKERFILE),
+        "--ignorefile",
+        f"{DOCKERFILE}.dockerignore",
+        "--build-arg",
+        f"BASE={base}",
+        # What the project's own Python environment fetched is not fetched again.
+        "--build-arg",
+        "UV_NO_CACHE=false",
+        "--volume",
+        f"{wheels}:/root/.cache/uv",
+        # Mounted and so neither in the image nor in a layer's key: this machine may trust an authority of its own.
+        "--volume",
+        f"{_ca_bundle()}:{CA_BUNDLE}:ro",
+        "--tag",
+        image,
+        str(CHECKOUT),
+        on_progress=on_progress,
+    )
+
+
+def _uv_cache() -> Path:
+    if given := os.environ.get("UV_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+
+
+def _ca_bundle() -> str:
+    found = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    if not found:
+        raise ClusterError("this machine has no bundle of certificate authorities: install ca-certificates")
+    return found
