@@ -107,7 +107,7 @@ def test_oxen_needs_a_resource_for_a_dataset_that_is_elsewhere() -> None:
     assert to_oxen(fine_tune, resource="main/finetunes/1/train.parquet")["resource"] == "main/finetunes/1/train.parquet"
 
 
-SCENARIO_CREATE = {
+SCENARIO_CREATE: dict[str, Any] = {
     "name": "Cinematic Realism",
     "type": "flux.1-lora",
     "shortDescription": "Highly detailed cinematic scenes.",
@@ -115,7 +115,7 @@ SCENARIO_CREATE = {
     "classSlug": "characters-npcs",
     "collectionIds": ["collection_1"],
 }
-SCENARIO_TRAIN = {
+SCENARIO_TRAIN: dict[str, Any] = {
     "parameters": {
         "batchSize": 2,
         "conceptPrompt": "daiton",
@@ -130,7 +130,7 @@ SCENARIO_TRAIN = {
         "sampleSourceImages": ["asset_1", "asset_2"],
     }
 }
-SCENARIO = {"name": "cinematic", "secret": "scenario", "dataset": "s3://pictures/cinematic"}
+SCENARIO: dict[str, Any] = {"name": "cinematic", "secret": "scenario", "dataset": "s3://pictures/cinematic"}
 
 
 def test_scenario_bodies_round_trip() -> None:
@@ -171,7 +171,7 @@ def test_scenario_edit_types_become_the_edit_recipe() -> None:
 
 
 def test_bfl_body_round_trips_without_its_file() -> None:
-    body = {
+    body: dict[str, Any] = {
         "file_data": "UEsDBA==",
         "finetune_comment": "my-first-finetune",
         "trigger_word": "TOK",
@@ -188,7 +188,7 @@ def test_bfl_body_round_trips_without_its_file() -> None:
 
 
 def test_octoai_body_round_trips_without_its_files() -> None:
-    body = {
+    body: dict[str, Any] = {
         "name": "My_Tune",
         "description": "pictures of a dog",
         "continue_on_rejection": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -86,6 +86,11 @@ class Output(SpecModel):
 
 class FineTuneSpec(SpecModel):
     """What is wanted. Immutable within a run, but for `MUTABLE_FIELDS`."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Takes the names on the wire alone, as the API server does; raises pydantic's ValidationError."""
+        return super().model_validate(obj, **{"by_alias": True, "by_name": False, **options})
 
     base_model: BaseModelName = Field(
         description=(
