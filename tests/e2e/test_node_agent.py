@@ -103,7 +103,8 @@ class Cluster:
 
     def job_pods(self, job: str) -> list[dict[str, Any]]:
         out = self.plane.kubectl("get", "pods", "-l", f"batch.kubernetes.io/job-name={job}", "-o", "json")
-        return json.loads(out)["items"]
+        pods: list[dict[str, Any]] = json.loads(out)["items"]
+        return pods
 
     def finished(self, name: str, timeout: float = 60.0) -> dict[str, Any]:
         return self.wait("pod", name, lambda pod: pod["status"].get("phase") in ("Succeeded", "Failed"), timeout)
@@ -133,11 +134,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def state(pod: dict[str, Any], name: str = "main") -> dict[str, Any]:
     """The container's current state."""
     statuses = (pod["status"].get("containerStatuses") or []) + (pod["status"].get("initContainerStatuses") or [])
-    return next((s["state"] for s in statuses if s["name"] == name), {})  # type: ignore[no-any-return]
+    return next((s["state"] for s in statuses if s["name"] == name), {})
 
 
 def terminated(pod: dict[str, Any], name: str = "main") -> dict[str, Any]:
-    return state(pod, name)["terminated"]  # type: ignore[no-any-return]
+    ended: dict[str, Any] = state(pod, name)["terminated"]
+    return ended
 
 
 def conditions(thing: dict[str, Any]) -> dict[str, str]:
@@ -311,7 +313,7 @@ def test_projected_token_is_accepted_for_its_audience_only(cluster: Cluster) -> 
     root = {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}
     cluster.run_pod(
         "reporter",
-        'cat "$TOKEN"; test -s "$CA"; sleep 60',
+        'echo "$(cat "$TOKEN")"; test -s "$CA"; sleep 60',
         volumes=[{"name": "access", "projected": {"sources": [token, root]}}],
         container={
             "volumeMounts": [{"name": "access", "mountPath": "/var/run/progress", "readOnly": True}],
@@ -323,7 +325,7 @@ def test_projected_token_is_accepted_for_its_audience_only(cluster: Cluster) -> 
         terminationGracePeriodSeconds=1,
     )
     cluster.wait("pod", "reporter", lambda pod: "running" in state(pod))
-    while not (text := cluster.logs("reporter")):
+    while not (text := cluster.logs("reporter").strip()):
         time.sleep(0.1)
 
     def review(audience: str) -> dict[str, Any]:
@@ -333,7 +335,8 @@ def test_projected_token_is_accepted_for_its_audience_only(cluster: Cluster) -> 
             "spec": {"token": text, "audiences": [audience]},
         }
         answer = cluster.plane.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(body))
-        return json.loads(answer)["status"]  # type: ignore[no-any-return]
+        status: dict[str, Any] = json.loads(answer)["status"]
+        return status
 
     accepted = review("finetune-progress")
     assert accepted["authenticated"] is True
@@ -525,6 +528,33 @@ def test_files_of_a_deleted_pod_are_removed(cluster: Cluster) -> None:
     while folder.exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_sockets_fit_below_the_temporary_folder(cluster: Cluster) -> None:
+    listen = "from multiprocessing.connection import Listener; print(Listener(family='AF_UNIX').address)"
+    cluster.run_pod(
+        "listener",
+        volumes=[{"name": "scratch", "emptyDir": {}}],
+        container={
+            "command": [sys.executable, "-c", listen],
+            "env": [{"name": "TMPDIR", "value": "/tmp"}],
+            "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+        },
+    )
+    assert cluster.finished("listener")["status"]["phase"] == "Succeeded", cluster.logs("listener")
+
+
+def test_end_during_an_outage_of_the_api_server_is_reported_after_it(cluster: Cluster, tmp_path: Path) -> None:
+    finish = tmp_path / "finish"
+    cluster.run_pod("survivor", f"until [ -e {finish} ]; do sleep 0.1; done; exit 3")
+    cluster.wait("pod", "survivor", lambda pod: "running" in state(pod))
+    cluster.plane.kill_apiserver()
+    finish.touch()
+    time.sleep(2)
+    cluster.plane.start_apiserver()
+    assert terminated(cluster.finished("survivor"))["exitCode"] == 3
+    cluster.run_pod("afterwards", "true")
+    assert cluster.finished("afterwards")["status"]["phase"] == "Succeeded"
 
 
 def test_killed_agent_leaves_no_process_and_reports_the_loss(cluster: Cluster) -> None:

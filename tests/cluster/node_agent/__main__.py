@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .agent import Agent
+from .alias import make_alias, remove_alias
 from .api import ApiError, KubeApi
 from .certificates import self_signed
 from .devices import Devices
@@ -76,7 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     state.chmod(0o700)
     agent_id = hashlib.sha256(str(state).encode()).hexdigest()[:12]
     sweep(agent_id)
-    return 0 if given.sweep else run(given, state, agent_id)
+    if given.sweep:
+        remove_alias(state)
+        return 0
+    return run(given, state, agent_id)
 
 
 def run(given: argparse.Namespace, state: Path, agent_id: str) -> int:
@@ -92,7 +96,7 @@ def run(given: argparse.Namespace, state: Path, agent_id: str) -> int:
         name=given.name,
         host=Host(given.address, capacity, _service_env(api.host)),
         agent_id=agent_id,
-        folder=state / "pods",
+        folder=make_alias(state, state / "pods"),
         images=given.images,
         devices=Devices(GPU, int(further.get(GPU, "0"))),
         events=PodEvents(api, given.name),
@@ -117,6 +121,7 @@ def run(given: argparse.Namespace, state: Path, agent_id: str) -> int:
     node.stop()
     server.shutdown()
     api.close()
+    remove_alias(state)
     return 0
 
 

@@ -54,7 +54,7 @@ class NodeContext:
     name: str
     host: Host
     agent_id: str  # unique per state folder; starts the marker of every process
-    folder: Path  # <state>/pods
+    folder: Path  # of all pods; a short path, see alias.py
     images: Path | None
     devices: Devices | None
     events: PodEvents
@@ -116,7 +116,7 @@ class PodWorker(threading.Thread):
         self._final = False
         self._deleted = False
         self._folder = node.folder / self.uid
-        self._volumes = Volumes(node.api, pod, self._folder / "volumes", node.host)
+        self._volumes = Volumes(node.api, pod, self._folder / "vol", node.host)
         self._volumes_ready = False
         self._volumes_due = 0.0
         self._reason = self._message = ""
@@ -194,14 +194,24 @@ class PodWorker(threading.Thread):
                 self._step()
                 if not self._done():
                     self._wake.wait(self._pause())
-        except Exception:
-            log.exception("pod %s/%s: the agent failed; its processes are killed", self.namespace, self.pod_name)
-            self._kill_all()
+        except Exception as error:
+            log.exception("pod %s/%s: the agent failed", self.namespace, self.pod_name)
+            self._give_up(f"the node agent failed: {type(error).__name__} (see its log)")
         finally:
             if self._node.devices is not None:
                 self._node.devices.release(self.uid)
             log.info("pod %s/%s ended", self.namespace, self.pod_name)
             self._on_finished()
+
+    def _give_up(self, message: str) -> None:
+        """A defect of the agent must not look like a pod that runs."""
+        self._kill_all()
+        self._final, self._reason, self._message = True, "NodeAgentError", message
+        try:
+            self._publish()
+            self._delete_when_final()
+        except ApiError as error:
+            log.error("pod %s/%s: %s", self.namespace, self.pod_name, error)
 
     def _admit(self) -> None:
         if message := refusal(self._pod):
