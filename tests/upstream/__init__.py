@@ -1,0 +1,1 @@
+"""Upstream APIs: faithful fakes, and the operator against them."""
