@@ -36,6 +36,8 @@ class RunState:
     message: str
     troubled: bool = False
     """Something is wrong although the run is not over: the user should hear of it at once, and as a Warning."""
+    uncertain: bool = False
+    """The backend says something that we do not know: the run goes on, and the condition says Unknown."""
     start_time: str | None = None
     completion_time: str | None = None
     attempts: int | None = None
