@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
-
-ROOT = Path(__file__).parents[2]
-CRD = ROOT / "crds" / "finetune.dev_finetunes.yaml"
+from tests.cluster.crd import install_crd
 
 
 @pytest.fixture(scope="session")
 def api(control_plane: ControlPlane) -> ControlPlane:
     """The session's control plane, with the CRD."""
-    control_plane.kubectl(
-        "apply", "--server-side", "--force-conflicts", "--validate=strict", "--warnings-as-errors", f"--filename={CRD}"
-    )
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/finetunes.finetune.dev", "--timeout=60s")
+    install_crd(control_plane)
     return control_plane

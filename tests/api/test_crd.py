@@ -15,11 +15,12 @@ from finetune_operator.api.recipes import RECIPE_MODELS
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.status import FineTuneStatus
 from finetune_operator.api.unsupported import unsupported
-from tests.api.conftest import CRD, ROOT
-from tests.api.finetunes import create, delete, fine_tune, get, patch
+from tests.api.finetunes import CRD, create, delete, fine_tune, get, patch
 from tests.cluster.control_plane import ControlPlane, KubectlError
+from tests.cluster.paths import CHECKOUT
 
-EXAMPLES = sorted(path.relative_to(ROOT) for path in (ROOT / "examples").rglob("*.yaml"))
+ROOT = CRD.parents[1]
+EXAMPLES = sorted(path.relative_to(CHECKOUT) for path in (CHECKOUT / "examples").rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -43,8 +44,10 @@ def test_client_side_apply_takes_the_crd_too(api: ControlPlane) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=str)
 def test_every_example_is_taken(api: ControlPlane, path: Path) -> None:
-    api.kubectl("create", "--dry-run=server", "--validate=strict", "--warnings-as-errors", f"--filename={ROOT / path}")
-    for manifest in yaml.safe_load_all((ROOT / path).read_text()):
+    api.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "--warnings-as-errors", f"--filename={CHECKOUT / path}"
+    )
+    for manifest in yaml.safe_load_all((CHECKOUT / path).read_text()):
         if manifest["kind"] == "FineTune":
             assert unsupported(FineTuneSpec.model_validate(manifest["spec"])) == []
 
@@ -53,7 +56,7 @@ def test_no_two_examples_are_in_each_other_s_way() -> None:
     names = [
         manifest["metadata"]["name"]
         for path in EXAMPLES
-        for manifest in yaml.safe_load_all((ROOT / path).read_text())
+        for manifest in yaml.safe_load_all((CHECKOUT / path).read_text())
         if manifest["kind"] == "FineTune"
     ]
     assert sorted(set(names)) == sorted(names)

@@ -13,8 +13,19 @@ from finetune_operator.api.matrix import TRAINS
 from finetune_operator.api.rules import rules
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
-from tests.api.conftest import CRD
-from tests.api.finetunes import BACKENDS, RECIPES, Manifest, changed, create, delete, fine_tune, get, patch, refusal
+from tests.api.finetunes import (
+    BACKENDS,
+    CRD,
+    RECIPES,
+    Manifest,
+    changed,
+    create,
+    delete,
+    fine_tune,
+    get,
+    patch,
+    refusal,
+)
 from tests.cluster.control_plane import ControlPlane
 
 JOB = "spec.backend.job"
