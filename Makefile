@@ -38,6 +38,7 @@ format: venv  ## let ruff format and fix
 
 crds: venv  ## generate crds/ from the models
 	$(PYTHON) -m finetune_operator.api.crd > crds/finetune.dev_finetunes.yaml
+	$(PYTHON) crds/reference.py > crds/README.md
 
 clean:  ## remove what the checkout itself built (the cache stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

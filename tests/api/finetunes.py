@@ -16,6 +16,9 @@ from typing import Any
 import yaml
 
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.paths import CHECKOUT
+
+CRD = CHECKOUT / "crds" / "finetune.dev_finetunes.yaml"
 
 Manifest = dict[str, Any]
 

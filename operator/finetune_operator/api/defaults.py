@@ -46,7 +46,7 @@ def _documented(spec: FineTuneSpec) -> dict[str, Any]:
     if backend.oxen:
         return _OXEN[recipe]
     if backend.scenario:
-        return _SCENARIO[scenario_family(backend.scenario.model_type)]
+        return _SCENARIO["voice" if recipe == "voice" else scenario_family(backend.scenario.model_type)]
     if backend.bfl:
         learning_rate = _BFL_LEARNING_RATE[backend.bfl.finetune_type or "full"]
         return {"steps": 300, "learningRate": learning_rate, "loraRank": 32, "triggerWord": "TOK"}

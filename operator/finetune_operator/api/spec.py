@@ -85,7 +85,7 @@ class Output(SpecModel):
 
 
 class FineTuneSpec(SpecModel):
-    """What is wanted. Immutable within a run, but for `MUTABLE_FIELDS`."""
+    """What is wanted. Within a run only its switches may change: run, suspend, cancel, deadlines, deletionPolicy."""
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:

@@ -1,0 +1,217 @@
+"""Nothing that the user set is silently ignored: each backend says which field it cannot honour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.backends import UPSTREAMS
+from finetune_operator.api.defaults import resolve_parameters, resolve_recipe
+from finetune_operator.api.matrix import DATA_FIELDS, TRAINS, UPSTREAM_FIELDS
+from finetune_operator.api.recipes import RECIPE_MODELS
+from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.api.unsupported import unsupported
+from tests.api.finetunes import BACKENDS, Manifest, changed, fine_tune
+
+
+def findings(manifest: Manifest) -> list[str]:
+    return [str(each) for each in unsupported(FineTuneSpec.model_validate(manifest["spec"]))]
+
+
+def draw(backend: str, **parameters: Any) -> Manifest:
+    manifest = fine_tune(recipe="imageGeneration", backend=backend)
+    if backend == "octoai":
+        parameters = {"steps": 500, "triggerWord": "sks", **parameters}
+    manifest["spec"]["recipe"]["imageGeneration"] |= parameters
+    return manifest
+
+
+def scenario(model_type: str, recipe: str = "imageGeneration", **parameters: Any) -> Manifest:
+    manifest = fine_tune(recipe=recipe, backend="scenario")
+    manifest["spec"]["recipe"][recipe] |= parameters
+    return changed(manifest, "spec.backend.scenario.modelType", model_type)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_plain_recipe_is_supported(backend: str) -> None:
+    assert findings(draw(backend)) == []
+
+
+@pytest.mark.parametrize("backend", UPSTREAMS)
+def test_every_field_is_honoured_or_named(backend: str) -> None:
+    """For each recipe and field: an upstream has a name for it, reads it from the dataset, or refuses it by name."""
+    samples: dict[str, Any] = {
+        "samples": [{"prompt": "an ox"}],
+        "timestepType": "linear",
+        "saveStrategy": "steps",
+        "saveStepsRatio": 0.5,
+        "cloneType": "instant",
+        "language": "en",
+    }
+    for recipe in TRAINS[backend]:
+        manifest = fine_tune(recipe=recipe, backend=backend)
+        for field in RECIPE_MODELS[recipe].model_fields.values():
+            name, annotation = str(field.alias), str(field.annotation)
+            value: Any = samples.get(name, True if "bool" in annotation else "word" if "str" in annotation else 300)
+            sent = manifest if field.is_required() else changed(manifest, f"spec.recipe.{recipe}.{name}", value)
+            refused = f"spec.recipe.{recipe}.{name}: backend {backend} has no such parameter; remove it"
+            honoured = name in UPSTREAM_FIELDS[backend][recipe] or (backend != "oxen" and name in DATA_FIELDS)
+            assert (refused in findings(sent)) is not honoured, name
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sentence"),
+    [
+        (fine_tune(recipe="voice"), "spec.recipe: backend job does not train voice; use backend scenario"),
+        (fine_tune(backend="bfl"), "spec.recipe: backend bfl does not train imageToText; use backend job or oxen"),
+        (fine_tune(backend="oxen", modelSecretRef={"name": "hf"}), "spec.modelSecretRef: backend oxen brings its own"),
+        (
+            fine_tune(dataset={"uri": "pvc://claim/x", "secretRef": {"name": "s3"}}),
+            "spec.dataset.secretRef: pvc:// and https:// datasets are read without a Secret",
+        ),
+        (
+            fine_tune(output={"uri": "pvc://claim/x", "secretRef": {"name": "s3"}}),
+            "spec.output.secretRef: a pvc:// output is written without a Secret",
+        ),
+        (
+            fine_tune(baseModel="pvc://claim/x", modelSecretRef={"name": "hf"}),
+            "spec.modelSecretRef: a pvc:// base model is read without a Secret",
+        ),
+        (
+            changed(fine_tune(), "spec.backend.job.resources", {"limits": {"nvidia.com/gpu": 1}}),
+            "spec.backend.job.resources.limits: nvidia.com/gpu is set by backend.job.gpus",
+        ),
+        (
+            fine_tune(backend="oxen", dataset={"uri": "oxen://else/where/main/x"}),
+            "spec.dataset.uri: a run of this repository reads its dataset from oxen://ox/receipts/",
+        ),
+        (draw("bfl", steps=99), "spec.recipe.imageGeneration.steps: 99 is outside what bfl accepts: 100 to 1000"),
+        (draw("bfl", loraRank=8), "spec.recipe.imageGeneration.loraRank: 8 is outside what bfl accepts: 16 or 32"),
+        (draw("bfl", learningRate=0.1), "learningRate: 0.1 is outside what bfl accepts"),
+        (draw("bfl", useLora=False), "useLora: backend bfl trains LoRA adapters only"),
+        (
+            changed(draw("bfl"), "spec.baseModel", "other"),
+            "spec.baseModel: bfl tunes its own model only; write flux-pro",
+        ),
+        (fine_tune(recipe="imageGeneration", backend="octoai"), "steps: octoai needs it and has no default"),
+        (changed(draw("octoai"), "spec.baseModel", "other"), "must name backend.octoai.baseCheckpoint, so write sdxl"),
+        (scenario("flux.1-dev"), "spec.backend.scenario.modelType: flux.1-dev cannot be trained"),
+        (scenario("elevenlabs-voice"), "elevenlabs-voice goes with recipe voice, and only with it"),
+        (scenario("flux.1-lora", "voice"), "elevenlabs-voice goes with recipe voice, and only with it"),
+        (scenario("flux.1-lora", "imageEditing"), "recipe imageEditing needs a model type that edits"),
+        (scenario("flux.1-kontext-lora"), "recipe imageGeneration needs a model type that does not edit"),
+        (scenario("flux.1-lora", batchSize=5), "batchSize: 5 is outside what scenario/flux accepts: 1 to 4"),
+        (scenario("flux.1-lora", seed=1), "seed: model type flux.1-lora has no such parameter"),
+        (scenario("flux.1-lora", samples=[{"prompt": "x"}] * 5), "samples: scenario takes at most 4"),
+        (scenario("qwen-image-lora", steps=10), "steps: model type qwen-image-lora has no such parameter"),
+        (scenario("zimage-lora", triggerWord="x" * 21), "triggerWord: at most 20 characters with this model type"),
+        (
+            scenario("flux.1-kontext-lora", "multiImageEditing", controlImageColumns=["a", "b"]),
+            "controlImageColumns: scenario trains pairs: name exactly one column",
+        ),
+        (
+            scenario("flux.1-kontext-lora", "imageEditing", samples=[{"prompt": "x", "ctrlImgUrl": "https://a/b"}]),
+            "samples: scenario takes asset ids",
+        ),
+        (
+            changed(scenario("qwen-image-lora"), "spec.backend.scenario.parameters", {"optimizeFor": "likeness"}),
+            "spec.backend.scenario.parameters.optimizeFor: model type qwen-image-lora has no such parameter",
+        ),
+        (
+            changed(scenario("flux.1-lora"), "spec.backend.scenario.parameters", {"nbEpochs": 31}),
+            "spec.backend.scenario.parameters.nbEpochs: 31 is outside what model type flux.1-lora accepts: 1 to 30",
+        ),
+        (
+            changed(scenario("elevenlabs-voice", "voice"), "spec.backend.scenario.parameters", {"nbEpochs": 1}),
+            "spec.backend.scenario.parameters: a voice takes none of them",
+        ),
+    ],
+)
+def test_the_field_and_the_way_out_are_named(manifest: Manifest, sentence: str) -> None:
+    assert [each for each in findings(manifest) if sentence in each] != [], findings(manifest)
+
+
+# Defaults
+
+
+def resolved(manifest: Manifest) -> dict[str, Any]:
+    return resolve_parameters(FineTuneSpec.model_validate(manifest["spec"]))
+
+
+def test_a_job_gets_the_documented_defaults_and_a_seed() -> None:
+    assert resolved(fine_tune()) == {
+        "questionColumn": "q",
+        "answerColumn": "a",
+        "imageColumns": ["image"],
+        "batchSize": 1,
+        "enableThinking": False,
+        "epochs": 1,
+        "gradAccum": 1,
+        "learningRate": 0.0001,
+        "loggingSteps": 10,
+        "loraAlpha": 16,
+        "loraRank": 16,
+        "neftuneNoiseAlpha": 0,
+        "saveStepsRatio": 0.25,
+        "saveStrategy": "epoch",
+        "seqLength": 4096,
+        "useLora": True,
+        "seed": 42,
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("textGeneration", {"seqLength": 1024}),
+        ("textChatMessages", {"seqLength": 1024}),
+        ("imageGeneration", {"steps": 2000, "timestepType": "sigmoid", "learningRate": 0.0002, "sampleEvery": 200}),
+        (
+            "imageEditing",
+            {"steps": 3000, "timestepType": "weighted", "cacheTextEmbeddings": False, "sampleWidth": 1024},
+        ),
+        ("multiImageEditing", {"steps": 3000, "sampleHeight": 1024}),
+        ("imageToVideo", {"numFrames": 81, "useLora": True}),
+        ("textToVideo", {"numFrames": 81, "steps": 3000}),
+    ],
+)
+def test_each_recipe_has_its_own_defaults(recipe: str, expected: dict[str, Any]) -> None:
+    assert expected.items() <= resolved(fine_tune(recipe=recipe)).items()
+
+
+def test_what_is_set_wins_even_where_it_is_nothing() -> None:
+    sent = changed(fine_tune(), "spec.recipe.imageToText.useLora", False)
+    sent = changed(sent, "spec.recipe.imageToText.learningRate", 0)
+    sent = changed(sent, "spec.recipe.imageToText.seed", 0)
+    assert {"useLora": False, "learningRate": 0.0, "seed": 0}.items() <= resolved(sent).items()
+
+
+def test_an_upstream_gets_no_parameter_that_it_does_not_know() -> None:
+    assert "seed" not in resolved(fine_tune(backend="oxen"))
+    assert "useLora" not in resolved(fine_tune(recipe="textToVideo", backend="oxen"))
+    for backend in UPSTREAMS:
+        for recipe in TRAINS[backend]:
+            manifest = fine_tune(recipe=recipe, backend=backend)
+            known = UPSTREAM_FIELDS[backend][recipe].keys() | DATA_FIELDS
+            assert resolved(manifest).keys() <= known
+
+
+def test_bfl_s_learning_rate_depends_on_what_is_trained() -> None:
+    assert resolved(draw("bfl"))["learningRate"] == 0.00001
+    assert resolved(changed(draw("bfl"), "spec.backend.bfl.finetuneType", "lora"))["learningRate"] == 0.0001
+
+
+def test_scenario_s_defaults_depend_on_the_model_type() -> None:
+    assert resolved(scenario("flux.1-lora"))["loraRank"] == 16
+    assert resolved(scenario("zimage-lora"))["loraRank"] == 64
+    assert "loraRank" not in resolved(scenario("sd-1_5-lora"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_resolving_twice_changes_nothing(backend: str) -> None:
+    for recipe in TRAINS[backend]:
+        manifest = fine_tune(recipe=recipe, backend=backend)
+        spec = FineTuneSpec.model_validate(manifest["spec"])
+        manifest["spec"]["recipe"] = resolve_recipe(spec)
+        assert resolve_recipe(FineTuneSpec.model_validate(manifest["spec"])) == manifest["spec"]["recipe"]
