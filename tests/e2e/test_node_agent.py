@@ -20,6 +20,7 @@ from tests.cluster.paths import CHECKOUT
 
 NODE = "process-node"
 IMAGE = "example.test/greeter:1"
+PYTHON = "example.test/python"
 
 
 class Cluster:
@@ -41,7 +42,7 @@ class Cluster:
             "env": {"GREETING": "hello"},
             "workingDir": str(self.folder),
         }
-        self.images.write_text(json.dumps({IMAGE: entry}))
+        self.images.write_text(json.dumps({IMAGE: entry, PYTHON: {"command": [sys.executable]}}))
         command = [sys.executable, "-m", "tests.cluster.node_agent", "--name", NODE, "--restart-backoff", "2"]
         command += ["--kubeconfig", str(self.plane.kubeconfig_for("node", identity)), "--state", str(folder_of(self))]
         command += ["--images", str(self.images), "--extended-resource", "nvidia.com/gpu=2"]
@@ -536,7 +537,8 @@ def test_sockets_fit_below_the_temporary_folder(cluster: Cluster) -> None:
         "listener",
         volumes=[{"name": "scratch", "emptyDir": {}}],
         container={
-            "command": [sys.executable, "-c", listen],
+            "image": PYTHON,  # a command of the pod itself below /tmp would be looked for in the volume
+            "args": ["-c", listen],
             "env": [{"name": "TMPDIR", "value": "/tmp"}],
             "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
         },

@@ -6,6 +6,7 @@ data loader workers). A pod's /tmp in the middle of a deep state folder would le
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 def make_alias(state: Path, target: Path) -> Path:
     """A symbolic link with a short random name to `target`, noted in `state`; an earlier agent's link is removed."""
     remove_alias(state)
-    alias = Path(tempfile.gettempdir()) / f"na-{secrets.token_hex(4)}"
+    usual = ("/tmp", tempfile.gettempdir())
+    folder = min((each for each in usual if os.access(each, os.W_OK)), key=len)
+    alias = Path(folder) / f"na-{secrets.token_hex(4)}"
     alias.symlink_to(target)
     (state / "alias").write_text(str(alias))
     return alias
