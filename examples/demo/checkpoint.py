@@ -47,6 +47,8 @@ class TinySize:
     vision_depth: int = 2
     min_pixels: int = 1024
     max_pixels: int = 4096
+    output_scale: float = 1.0
+    """Factor on the random output head. Above 1 an adapter can make the frozen head speak up, so that a loss can fall."""
 
 
 def make_qwen3_vl(folder: Path, size: TinySize | None = None, seed: int = 0) -> Path:
@@ -96,6 +98,7 @@ def make_qwen3_vl(folder: Path, size: TinySize | None = None, seed: int = 0) -> 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)
+    model.lm_head.weight.data.mul_(size.output_scale)
     pixels = {"shortest_edge": size.min_pixels, "longest_edge": size.max_pixels}
     processor = Qwen3VLProcessor(
         Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=pixels),

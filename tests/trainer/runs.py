@@ -1,4 +1,4 @@
-"""A run of the trainer as the operator starts it: folders, configuration and environment; in this process or its own."""
+"""A run of the trainer as the operator starts it: folders, configuration and environment, in this process or another."""
 
 import json
 import os

@@ -62,6 +62,7 @@ class Checkpoints:
         settle(partial)
         marker = partial / MARKER
         marker.write_text(digest(description))
+        marker.chmod(0o644)
         flush(marker)
         flush(partial)
         discard(final)

@@ -96,20 +96,21 @@ class _Session:
         self._probe: Probe = Probe.of(self._trainee, rows, settings.micro_batch)
         self._saved_step = -1
         self._loss_before = self._resume()
-        say(
-            "ready",
-            rows=rows,
-            totalSteps=self._schedule.total_steps,
-            samplesPerStep=settings.per_step,
-            trainedWeights=sum(weight.numel() for weight in self._trainee.parameters()),
-            resumedFrom=self._loop.step,
-            seconds=round(time.monotonic() - started, 2),
-        )
+        self._load_seconds = time.monotonic() - started
 
     def train(self) -> None:
         """All steps that are left. Raises Preempted, with a checkpoint, if the pod was asked to stop."""
         self._pace = Pace(self._loop.step, self._schedule.total_steps)
         with self._stop.deferred():
+            say(
+                "ready",
+                rows=len(self._trainee.rows),
+                totalSteps=self._schedule.total_steps,
+                samplesPerStep=self._settings.per_step,
+                trainedWeights=sum(weight.numel() for weight in self._trainee.parameters()),
+                resumedFrom=self._loop.step,
+                loadSeconds=round(self._load_seconds, 2),
+            )
             self._loop.run(self._after_step)
             self._flush()
             if self._saved_step != self._loop.step:

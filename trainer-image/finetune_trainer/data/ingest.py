@@ -76,8 +76,8 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     tables = [open_table(path, name) for path, name in zip(source.tables, source.names, strict=True)]
     for table, name in zip(tables, source.names, strict=True):
         _require_columns(table, name, needs)
-    findings, digest, writer = Findings(), sha256(), Writer(folder)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    findings, digest = Findings(), sha256()
+    with Writer(folder) as writer, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         numbered = enumerate(row for table in tables for row in table.rows(needs.columns))
         for chunk in _chunks(numbered, CHUNK_ROWS):
             check()
@@ -90,7 +90,6 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
                     writer.append(outcome.header, outcome.blobs)
                     digest.update(outcome.digest)
                     findings.notes.update(outcome.notes)
-    writer.close()
     findings.judge(share)
     summary = {
         "rows": findings.rows - findings.bad,

@@ -40,7 +40,7 @@ class Sample:
 
 
 class Writer:
-    """Appends records."""
+    """Appends records; a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self._records = (folder / RECORDS).open("wb")
@@ -55,7 +55,10 @@ class Writer:
             self._records.write(blob)
         self._offsets.append(self._records.tell())
 
-    def close(self) -> None:
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Write the index."""
         self._records.close()
         self._index_path.write_bytes(self._offsets.tobytes())
