@@ -20,7 +20,7 @@ CLEAN_UP = 'rm -rf "$1/etc/resolv.conf" "$1"/var/lib/apt/lists/* "$1"/var/cache/
 def base_image() -> str:
     """The image's name in buildah's storage; built once. Raises ClusterError."""
     recipe = f"{RELEASE} {PACKAGES} {CLEAN_UP}"
-    image = f"localhost/base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    image = f"base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not buildah.has_image(image):
         with step(f"building the base image (Debian {RELEASE} with Python)"):
             _build(image)

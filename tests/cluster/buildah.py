@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.cluster.errors import ClusterError
 from tests.cluster.node_slot import RUN_FOLDER
@@ -38,6 +40,24 @@ def has_image(name: str) -> bool:
     return subprocess.run([*_buildah(), "inspect", "--type", "image", name], capture_output=True).returncode == 0
 
 
+def image_config(name: str) -> bytes:
+    """The image's configuration, byte for byte as it was stored. Raises ClusterError."""
+    config: str = json.loads(run("inspect", "--type", "image", name))["Config"]
+    return config.encode()
+
+
+def storage() -> Path:
+    """Where images and layers are."""
+    return cache_dir() / "buildah"
+
+
 def _buildah() -> list[str]:
-    storage = cache_dir() / "buildah"
-    return ["buildah", "--root", str(storage), "--runroot", str(RUN_FOLDER / "buildah"), "--storage-driver", "overlay"]
+    return [
+        "buildah",
+        "--root",
+        str(storage()),
+        "--runroot",
+        str(RUN_FOLDER / "buildah"),
+        "--storage-driver",
+        "overlay",
+    ]

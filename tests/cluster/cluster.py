@@ -24,8 +24,8 @@ def running_cluster(folder: Path, level: Level) -> Iterator[Record]:
         if level is Level.NODE:
             ground = started.enter_context(node_ground())
             control_plane = started.enter_context(_control_plane(folder, ground.address))
-            registry = started.enter_context(running_node(ground, control_plane))
-            record = Record(level, control_plane.kubeconfig, ground.address, registry_port=registry.port)
+            socket = started.enter_context(running_node(ground, control_plane))
+            record = Record(level, control_plane.kubeconfig, ground.address, containerd_socket=socket)
         elif level is Level.PROCESS:
             control_plane = started.enter_context(_control_plane(folder, "127.0.0.1"))
             image_map = folder / "images.json"

@@ -7,41 +7,53 @@ import subprocess
 from pathlib import Path
 
 from tests.cluster.daemon import Daemon
+from tests.cluster.errors import ClusterError
 from tests.cluster.node_slot import NodeSlot
 
 NAMESPACE = "k8s.io"  # where the kubelet's containers live
 
 
+class Ctr:
+    """containerd's command line, in the kubelet's namespace."""
+
+    def __init__(self, socket: Path) -> None:
+        self._start = ["ctr", "--address", str(socket), "--namespace", NAMESPACE]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self._start, *arguments], capture_output=True, text=True)
+
+    def check(self, *arguments: str) -> str:
+        """Returns its standard output. Raises ClusterError when it fails."""
+        done = self.run(*arguments)
+        if done.returncode:
+            raise ClusterError(f"ctr {' '.join(arguments[:4])} failed: {done.stderr.strip()[-500:]}")
+        return done.stdout
+
+
 class Containerd:
     """The container runtime of one slot."""
 
-    def __init__(self, slot: NodeSlot, *, pause_image: str, registries: Path, cni_plugins: Path) -> None:
+    def __init__(self, slot: NodeSlot, *, pause_image: str, cni_plugins: Path) -> None:
         self._slot = slot
+        self.ctr = Ctr(slot.containerd_socket)
         slot.run_folder.mkdir(parents=True, exist_ok=True)
         networks = _write_network(slot)
         config = slot.scratch / "containerd.toml"
-        config.write_text(_config(slot, pause_image, registries, cni_plugins, networks))
+        config.write_text(_config(slot, pause_image, cni_plugins, networks))
         self._daemon = Daemon("containerd", ["containerd", "--config", config], folder=slot.scratch)
 
     def start(self) -> None:
         self._daemon.start()
         self._daemon.wait_until(self._answers, timeout=60)
         # The images outlive a cluster in containerd's records, and so do the containers: their processes are gone.
-        if leftovers := self._ctr("containers", "list", "--quiet").split():
-            self._ctr("containers", "delete", *leftovers)
+        if leftovers := self.ctr.check("containers", "list", "--quiet").split():
+            self.ctr.check("containers", "delete", *leftovers)
 
     def stop(self) -> None:
         self._daemon.stop()
 
     def _answers(self) -> bool:
-        return self._slot.containerd_socket.exists() and self._run("version").returncode == 0
-
-    def _ctr(self, *arguments: str) -> str:
-        return self._run(*arguments).stdout
-
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["ctr", "--address", str(self._slot.containerd_socket), "--namespace", NAMESPACE, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return self._slot.containerd_socket.exists() and self.ctr.run("version").returncode == 0
 
 
 def _write_network(slot: NodeSlot) -> Path:
@@ -67,7 +79,7 @@ def _write_network(slot: NodeSlot) -> Path:
     return folder
 
 
-def _config(slot: NodeSlot, pause_image: str, registries: Path, cni_plugins: Path, networks: Path) -> str:
+def _config(slot: NodeSlot, pause_image: str, cni_plugins: Path, networks: Path) -> str:
     return f"""version = 2
 root = "{slot.images}"
 state = "{slot.run_folder}/containerd"
@@ -88,11 +100,9 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni_plugins}"
     conf_dir = "{networks}"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{registries}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
-    # One copy of the image on disk: the registry has the compressed one.
+    # A pulled image is kept unpacked only.
     discard_unpacked_layers = true
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]

@@ -1,8 +1,7 @@
 """The images that a local cluster runs: the trainer, and the base that it stands on.
 
-At level node they are built by buildah and pushed to the cluster's registry; at level process an image is a command on
-this machine. References carry a fingerprint of their sources, so the newest one is always pulled and an unchanged one
-never is.
+At level node they are built by buildah and handed to containerd; at level process an image is a command of this
+machine. References carry a fingerprint of their sources, so that a changed image is never mistaken for an older one.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.cluster import buildah, registry
+from tests.cluster import buildah
 from tests.cluster.base_image import base_image
+from tests.cluster.containerd import Ctr
 from tests.cluster.errors import ClusterError
+from tests.cluster.image_handover import HOST, hand_over
 from tests.cluster.paths import CHECKOUT
 from tests.cluster.progress import step
 from tests.cluster.record import Record
@@ -35,33 +36,33 @@ def trainer_image(cluster: Record, base: str | None = None) -> str:
     """
     if cluster.image_map:
         return _map_to_this_machine(cluster.image_map)
-    if cluster.registry_port is None:
+    if not cluster.containerd_socket:
         raise ClusterError(f"no pods run at level {cluster.level}, so there is no use for an image")
     base = base or base_image()
     tag = _fingerprint(base)
-    if not registry.holds(cluster.registry_port, "trainer", tag):
-        image = f"trainer:{tag}"
+    image = f"trainer:{tag}"
+    if not buildah.has_image(image):
         with step("building the trainer image (minutes when its dependencies changed)") as progress:
             _build(image, base, progress.update)
-        with step("pushing the trainer image"):
-            registry.push(cluster.registry_port, image, "trainer", tag)
-    return f"{registry.HOST}/trainer:{tag}"
+    return _hand_over(image, cluster.containerd_socket)
 
 
 def shell_image(cluster: Record) -> str:
     """A small image with a shell and python3, for tests; returns its reference. Raises ClusterError."""
-    if cluster.registry_port is None:
-        return f"{registry.HOST}/base:host"
-    image = base_image()
-    tag = image.rpartition(":")[2]
-    if not registry.holds(cluster.registry_port, "base", tag):
-        with step("pushing the base image"):
-            registry.push(cluster.registry_port, image, "base", tag)
-    return f"{registry.HOST}/base:{tag}"
+    if not cluster.containerd_socket:
+        return f"{HOST}/base:host"
+    return _hand_over(base_image(), cluster.containerd_socket)
+
+
+def _hand_over(image: str, containerd_socket: Path) -> str:
+    reference = f"{HOST}/{image}"
+    with step(f"handing {image} to containerd"):
+        hand_over(image, reference, Ctr(containerd_socket))
+    return reference
 
 
 def _map_to_this_machine(image_map: Path) -> str:
-    reference = f"{registry.HOST}/trainer:checkout"
+    reference = f"{HOST}/trainer:checkout"
     images = json.loads(image_map.read_text())
     images[reference] = {
         "command": [sys.executable, "-m", "finetune_trainer"],

@@ -1,4 +1,4 @@
-"""The real node: registry, containerd and kubelet in one slot of this machine."""
+"""The real node: containerd and kubelet in one slot of this machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from tests.cluster import packages
 from tests.cluster.containerd import Containerd
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ClusterError
+from tests.cluster.image_handover import HOST, hand_over
 from tests.cluster.kubelet import Kubelet, make_bridge, make_cgroups
 from tests.cluster.node_slot import NodeSlot, free_slot
 from tests.cluster.node_sweep import sweep
-from tests.cluster.paths import cache_dir
 from tests.cluster.pause_image import pause_image
-from tests.cluster.registry import Registry, containerd_hosts
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -47,28 +46,22 @@ def node_ground() -> Iterator[NodeGround]:
 
 
 @contextlib.contextmanager
-def running_node(ground: NodeGround, control_plane: ControlPlane) -> Iterator[Registry]:
-    """Starts everything and yields the registry that the node pulls from when it is Ready. Raises ClusterError."""
+def running_node(ground: NodeGround, control_plane: ControlPlane) -> Iterator[Path]:
+    """Starts everything and yields containerd's socket when the node is Ready. Raises ClusterError."""
     slot = ground.slot
     plugins = packages.cni_folder()
     if not plugins:
         raise ClusterError("the CNI plugins are gone: `python -m tests.cluster up` installs them again")
     with contextlib.ExitStack() as started:
-        registry = Registry(cache_dir() / "registry", slot.scratch)
-        registry.start()
-        started.callback(registry.stop)
-        containerd = Containerd(
-            slot,
-            pause_image=pause_image(registry.port),
-            registries=containerd_hosts(registry.port, slot.scratch),
-            cni_plugins=plugins,
-        )
-        containerd.start()
+        pause = pause_image()
+        containerd = Containerd(slot, pause_image=f"{HOST}/{pause}", cni_plugins=plugins)
         started.callback(containerd.stop)
+        containerd.start()
+        hand_over(pause, f"{HOST}/{pause}", containerd.ctr)
         kubelet = Kubelet(slot, control_plane)
-        kubelet.start()
         started.callback(kubelet.stop)
-        yield registry
+        kubelet.start()
+        yield slot.containerd_socket
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ PROGRAMS = {
     "buildah": "buildah",
     "catatonit": "catatonit",
     "containerd": "containerd",
-    "docker-registry": "docker-registry",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "runc": "runc",

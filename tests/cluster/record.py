@@ -21,8 +21,8 @@ class Record:
     address: str
     # Level process: the file that says which command on this machine stands for which image.
     image_map: Path | None = None
-    # Level node: the port on loopback of the registry that the node pulls from.
-    registry_port: int | None = None
+    # Level node: where its containerd is asked to take images.
+    containerd_socket: Path | None = None
 
     def write(self, path: Path) -> None:
         unfinished = path.with_suffix(".unfinished")
@@ -37,6 +37,10 @@ class Record:
             level=Level(fields["level"]),
             kubeconfig=Path(fields["kubeconfig"]),
             address=fields["address"],
-            image_map=Path(fields["image_map"]) if fields["image_map"] else None,
-            registry_port=fields["registry_port"],
+            image_map=_optional_path(fields["image_map"]),
+            containerd_socket=_optional_path(fields["containerd_socket"]),
         )
+
+
+def _optional_path(text: str | None) -> Path | None:
+    return Path(text) if text else None
