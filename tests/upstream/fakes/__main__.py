@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 
 from tests.upstream.fakes.server import Fake
@@ -35,10 +36,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--step-seconds", type=float, default=0.0, help="a run moves by time and not by polls")
     options = parser.parse_args()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(options.name, options.host, options.port, options.step_seconds))
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":
