@@ -25,7 +25,8 @@ from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.protocol import RunState
 
 if TYPE_CHECKING:
-    from finetune_operator.backends.http import Api, Fetcher
+    from finetune_operator.backends.calls import Api
+    from finetune_operator.backends.fetcher import Fetcher
 
 
 class Step(StrEnum):

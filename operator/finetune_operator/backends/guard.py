@@ -1,0 +1,102 @@
+"""Which network addresses a URL of a user or a provider may lead to. Pure: names come resolved.
+
+Only addresses of the public internet, unless the administrator has named the place. Link-local addresses (the
+metadata services of the clouds) are refused unless named by number.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from finetune_operator.backends.failures import Refused
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_INTERNAL_SUFFIXES = (".svc", ".svc.cluster.local", ".localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host, and a port or any."""
+
+    host: str
+    port: int | None = None
+
+    def covers(self, host: str, port: int) -> bool:
+        """Whether it is this one."""
+        return self.host == host.lower().rstrip(".") and self.port in (None, port)
+
+
+def place_of_url(url: str) -> Place:
+    """The place that a URL names; with the scheme's port where it names none."""
+    parts = urlsplit(url)
+    return Place((parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def place_of_host(text: str) -> Place:
+    """`data.example.com`, `data.example.com:8443` or `[::1]:8443`."""
+    parts = urlsplit(f"//{text}")
+    return Place((parts.hostname or "").lower(), parts.port)
+
+
+class AddressGuard:
+    """`base_urls` permit a private address only where they name it; `hosts` permit whatever the name resolves to."""
+
+    def __init__(self, base_urls: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
+        self._permitted = [place for place in map(place_of_url, base_urls) if _names_a_private_address(place.host)]
+        self._permitted += map(place_of_host, hosts)
+
+    def permits(self, host: str, port: int) -> bool:
+        """Whether the administrator has named this place, so that plain HTTP and private addresses are all right."""
+        return any(place.covers(host, port) for place in self._permitted)
+
+    def check(self, host: str, port: int, addresses: Sequence[str]) -> None:
+        """Every address that the name resolves to must be allowed: an honest name does not mix. Raises Refused."""
+        permitted = self.permits(host, port)
+        for text in addresses:
+            address = _address(text)
+            if address is None:
+                raise Refused(f"{host} resolves to {text}, which is no address")
+            if not _allowed(address, permitted, named=_address(host) == address):
+                raise Refused(
+                    f"{host} resolves to {address}, which is not on the public internet; "
+                    "the administrator can permit it with --allow-dataset-host or --allow-base-url"
+                )
+
+
+def _allowed(address: IPAddress, permitted: bool, named: bool) -> bool:
+    inner = _unwrapped(address)
+    if inner.is_link_local or inner.is_multicast or inner.is_unspecified or inner.is_reserved:
+        return permitted and named and inner.is_link_local
+    return permitted or inner.is_global
+
+
+def _unwrapped(address: IPAddress) -> IPAddress:
+    """The IPv4 address inside an IPv6 one, where that is what will be reached."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address
+
+
+def _address(text: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _names_a_private_address(host: str) -> bool:
+    address = _address(host)
+    if address is not None:
+        return not _unwrapped(address).is_global
+    return host == "localhost" or host.endswith(_INTERNAL_SUFFIXES)
