@@ -8,6 +8,7 @@ DELETE /_control/faults.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -190,7 +191,8 @@ class Fake:
         if self.hook:
             await self.hook("arrived", call)
         if fault and not fault.after:
-            await request.read()
+            with contextlib.suppress(web.HTTPException):  # too large: so be it, the fault comes first
+                await request.read()
             spoilt = await self._spoil(fault, request, None)
             if spoilt is not None:
                 return spoilt
