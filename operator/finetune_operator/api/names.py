@@ -30,6 +30,8 @@ CREATE_AGAIN_ANNOTATION: Final = f"{GROUP}/create-again"
 """On the FineTune: the run for which one more create is allowed (resolves `CreateUnknown`)."""
 DISPLAY_NAME_ANNOTATION: Final = f"{GROUP}/display-name"
 """On the FineTune: the name that a converted request body had, where it is no Kubernetes name."""
+PROGRESS_AUDIENCE: Final = f"{GROUP}/progress"
+"""What a pod's token is good for when it reports its progress."""
 FINALIZER: Final = f"{GROUP}/upstream"
 
 MAX_NAME_LENGTH: Final = 52

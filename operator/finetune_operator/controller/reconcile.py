@@ -35,6 +35,7 @@ class Reconciler:
         self._actor = actor
         self._on_result = on_result
         self._memories: dict[Key, Memory] = {}
+        self._in_hand: dict[Key, float] = {}
 
     async def run(self, workers: int) -> None:
         """Work until the queue is closed; what is in hand then is finished first."""
@@ -42,13 +43,19 @@ class Reconciler:
             for _ in range(workers):
                 group.create_task(self._work())
 
+    def oldest_work(self) -> float:
+        """Seconds that the longest reconcile in progress has been running; 0 where none is."""
+        now = time.perf_counter()
+        return max((now - started for started in self._in_hand.values()), default=0.0)
+
     async def _work(self) -> None:
         while (key := await self._queue.get()) is not None:
-            started = time.perf_counter()
+            self._in_hand[key] = started = time.perf_counter()
             result = "error"
             try:
                 result = await self._reconcile_safely(key)
             finally:
+                del self._in_hand[key]
                 self._queue.done(key)
                 self._on_result(time.perf_counter() - started, result)
 

@@ -129,6 +129,21 @@ class Watches:
         """Return when every stream has been listed once: before that, absence means nothing."""
         await asyncio.gather(*(stream.listed.wait() for stream in self.streams))
 
+    def unlisted(self) -> list[str]:
+        """A sentence for each stream that has not been listed yet; none: ready."""
+        return [
+            f"watch: {stream.resource.plural} not listed yet" for stream in self.streams if not stream.listed.is_set()
+        ]
+
+    def silences(self) -> dict[str, float]:
+        """By resource: seconds since the most silent of its streams was last heard of."""
+        now = time.monotonic()
+        ages: dict[str, float] = {}
+        for stream in self.streams:
+            plural = stream.resource.plural
+            ages[plural] = max(ages.get(plural, 0.0), now - stream.last_event)
+        return ages
+
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -70,22 +70,18 @@ class KubeClient:
 
     async def create(self, path: str, body: Object) -> Object:
         """POST to a collection; the created object. Raises AlreadyExists and other ApiErrors."""
-        self.guard()
         return await self._call("POST", path, body=orjson.dumps(body))
 
     async def replace(self, path: str, body: Object) -> Object:
         """PUT; fails with Conflict where `metadata.resourceVersion` in the body is not the current one."""
-        self.guard()
         return await self._call("PUT", path, body=orjson.dumps(body))
 
     async def json_patch(self, path: str, operations: Sequence[Object]) -> Object:
         """A JSON patch, carried out whole or not at all; a failed test gives Invalid."""
-        self.guard()
         return await self._call("PATCH", path, body=orjson.dumps(operations), content_type=JSON_PATCH)
 
     async def delete(self, path: str, *, uid: str | None = None, propagation: str | None = None) -> Object:
         """Delete, only if it still has this uid (else Conflict). `propagation`: Background, Foreground or Orphan."""
-        self.guard()
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid:
             options["preconditions"] = {"uid": uid}
@@ -105,6 +101,7 @@ class KubeClient:
     ) -> Object:
         headers = {"Accept": accept}
         if body is not None:
+            self.guard()
             headers["Content-Type"] = content_type
         if authorization := self._access.authorization():
             headers["Authorization"] = authorization

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ PVC_DIR = "/finetune/pvc"
 SECRETS_DIR = "/finetune/secrets"
 TERMINATION_LOG = "/dev/termination-log"
 TRAINER_UID = 1000
-PROGRESS_AUDIENCE = "finetune.dev/progress"
 PROGRESS_CA_ANNOTATION = f"{names.GROUP}/progress-ca"
 TOKEN_SECONDS = 3600
 ALLOW_DATASET_HOSTS_ENV = "FINETUNE_ALLOW_DATASET_HOSTS"
@@ -38,8 +37,8 @@ class JobDefaults:
     image: str = "finetune-trainer:latest"
     image_pull_policy: str | None = None
     shm_size: str = "1Gi"
-    progress_url: str | None = None
-    """The whole URL that progress is posted to, with {namespace}, {name} and {run}; None switches reporting off."""
+    progress_url: Callable[[str, str, int], str] | None = None
+    """(namespace, name, run) -> the URL that progress is posted to; None switches reporting off."""
     progress_ca: str | None = None
     allow_dataset_hosts: tuple[str, ...] = ()
 
@@ -265,9 +264,7 @@ def _environment(identity: Identity, spec: FineTuneSpec, job: JobBackend, defaul
     for purpose, _ in _secrets(spec):
         values[_SECRET_DIR_ENV[purpose]] = f"{SECRETS_DIR}/{purpose}"
     if defaults.progress_url:
-        values[trainer_config.SERVER_URL_ENV] = defaults.progress_url.format(
-            namespace=identity.namespace, name=identity.name, run=identity.run
-        )
+        values[trainer_config.SERVER_URL_ENV] = defaults.progress_url(identity.namespace, identity.name, identity.run)
         values[trainer_config.SERVER_TOKEN_ENV] = f"{TOKEN_DIR}/token"
         if defaults.progress_ca:
             values[trainer_config.SERVER_CA_CERT_ENV] = f"{CONFIG_DIR}/progress-ca.crt"
@@ -375,4 +372,4 @@ def _claim_or_scratch(name: str, claim: str | None) -> Object:
 
 
 def _token() -> Object:
-    return {"audience": PROGRESS_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
+    return {"audience": names.PROGRESS_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
