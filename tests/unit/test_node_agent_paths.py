@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.node_agent.mounts import Mount, PathMap
+from tests.cluster.node_agent.mounts import Mount, PathMap, mount_parents, parents
 from tests.cluster.node_agent.payload import File, PayloadError, project
 
 PATHS = PathMap(
@@ -46,6 +46,23 @@ def test_mount_points_are_rewritten_where_they_start_a_path(text: str, expected:
 
 def test_no_mounts_change_nothing() -> None:
     assert PathMap([]).text("/tmp/x") == "/tmp/x"
+
+
+def test_folders_above_mounts_are_those_that_the_host_lacks() -> None:
+    mounted = ["/finetune/pvc/a", "/finetune/pvc/b", "/etc/finetune", "/data", "/data/x/y"]
+    assert parents(mounted, lambda path: path in ("/", "/etc")) == ["/finetune", "/finetune/pvc"]
+
+
+def test_folder_above_mounts_leads_to_them(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "file").write_text("here")
+    message = tmp_path / "message"
+    mounts = [Mount("/no-such-folder/pvc/claim/", disk), Mount("/dev/termination-log", message)]
+    for _ in range(2):
+        above = mount_parents(tmp_path / "mounts", mounts)
+    folder = Path(PathMap([*mounts, *above]).text("/no-such-folder/pvc"))
+    assert (folder / "claim" / "file").read_text() == "here"
 
 
 def test_projection_follows_its_source_and_keeps_modes(tmp_path: Path) -> None:

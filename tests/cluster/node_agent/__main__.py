@@ -16,7 +16,7 @@ from .agent import Agent
 from .alias import make_alias, remove_alias
 from .api import ApiError, KubeApi
 from .certificates import self_signed
-from .devices import Devices
+from .devices import Devices, count_gpus
 from .environment import Host
 from .events import PodEvents
 from .memory import MemorySupervisor
@@ -49,7 +49,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=QUANTITY",
-        help=f"adds to the node's capacity ({GPU}=1) or replaces a part of it (cpu=8); may be repeated",
+        help=f"adds to the node's capacity or replaces a part of it (cpu=8); may be repeated. "
+        f"{GPU} is counted if it is not given",
     )
     parser.add_argument("--restart-backoff", type=float, default=10.0, help="base of the restart back-off in seconds")
     parser.add_argument("--shutdown-grace", type=float, default=5.0, help="seconds that pods get when the agent ends")
@@ -89,7 +90,8 @@ def run(given: argparse.Namespace, state: Path, agent_id: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     api = KubeApi(given.kubeconfig)
-    further = dict(pair.split("=", 1) for pair in given.extended_resource)
+    further = {GPU: str(gpus)} if (gpus := count_gpus()) else {}
+    further |= dict(pair.split("=", 1) for pair in given.extended_resource)
     capacity = host_capacity(state, further)
     context = NodeContext(
         api=api,

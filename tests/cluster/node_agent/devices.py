@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
+
+
+def count_gpus() -> int:
+    """How many NVIDIA GPUs this host has and lets this process see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([index for index in visible.split(",") if index.strip()])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
 
 
 class Devices:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,39 @@ class PathMap:
         if self._pattern is None:
             return value
         return self._pattern.sub(lambda match: self._hosts[match.group(1)], value)
+
+
+def parents(paths: Iterable[str], on_host: Callable[[str], bool]) -> list[str]:
+    """The folders above the mount points that exist in a container only because something is mounted below them.
+
+    Not those that the host has too (/etc, /var), and not those inside another mount. Pure but for `on_host`.
+    """
+    mounted = {PurePosixPath(path) for path in paths}
+    found = {
+        str(above)
+        for path in mounted
+        for above in path.parents
+        if above not in mounted and not mounted.intersection(above.parents) and not on_host(str(above))
+    }
+    return sorted(found)
+
+
+def mount_parents(folder: Path, mounts: Iterable[Mount]) -> list[Mount]:
+    """Mounts for `parents`: folders below `folder`, made anew, with links to what is mounted below them.
+
+    So a program that is told /mnt and opens /mnt/<claim> finds the claim.
+    """
+    mounts = list(mounts)
+    shutil.rmtree(folder, ignore_errors=True)
+    above = parents((mount.path for mount in mounts), lambda path: Path(path).exists())
+    for parent in above:
+        _inside(folder, parent).mkdir(parents=True)
+    for mount in mounts:
+        link = _inside(folder, mount.path)
+        if link.parent.is_dir():
+            link.symlink_to(mount.host)
+    return [Mount(parent, _inside(folder, parent)) for parent in above]
+
+
+def _inside(folder: Path, path: str) -> Path:
+    return folder / path.strip("/")

@@ -21,7 +21,7 @@ from .environment import ConfigError, Host, Invocation, Variable, container_env,
 from .events import PodEvents
 from .fields import FieldError
 from .images import Image, ImageMapError, canonical, load_images
-from .mounts import Mount, PathMap
+from .mounts import Mount, PathMap, mount_parents
 from .process import ContainerProcess, StartError, kill_members
 from .status import (
     PodView,
@@ -417,6 +417,7 @@ class PodWorker(threading.Thread):
         mounts = self._volumes.mounts(container.spec, plain)
         message_path = container.spec.get("terminationMessagePath") or "/dev/termination-log"
         mounts.append(Mount(message_path, container.termination_log))
+        mounts += mount_parents(container.folder / "mounts", mounts)
         return invocation(container.spec, image, variables, self._base_env(container, variables), PathMap(mounts))
 
     def _base_env(self, container: Container, variables: Mapping[str, Variable]) -> dict[str, str]:
