@@ -1,0 +1,28 @@
+"""Token buckets by key, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+
+class Rate:
+    """At most `burst` at once and `per_second` on average for each key. Remembers the `capacity` keys used last."""
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float], capacity: int = 10_000) -> None:
+        self._per_second = per_second
+        self._burst = float(burst)
+        self._clock = clock
+        self._capacity = capacity
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: Hashable) -> float:
+        """0: granted. Else nothing is taken, and the seconds are how long to wait."""
+        now = self._clock()
+        level, at = self._buckets.pop(key, (self._burst, now))
+        level = min(self._burst, level + (now - at) * self._per_second)
+        granted = level >= 1
+        self._buckets[key] = (level - 1 if granted else level, now)
+        if len(self._buckets) > self._capacity:
+            self._buckets.popitem(last=False)
+        return 0.0 if granted else (1 - level) / self._per_second
