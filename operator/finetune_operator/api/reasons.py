@@ -48,6 +48,7 @@ class Reason(StrEnum):
     RUNTIME_NOT_FOUND = "RuntimeNotFound"
     PROVIDER_NOT_CONFIGURED = "ProviderNotConfigured"
     BASE_URL_NOT_ALLOWED = "BaseURLNotAllowed"
+    ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
     # Suspended
     SUSPENDED_BY_SPEC = "SuspendedBySpec"
     QUEUED_BY_KUEUE = "QueuedByKueue"

@@ -6,13 +6,13 @@ UpstreamError
 ├── Ambiguous      may have been carried out: look before doing it again (time-out, reset, 5xx, unreadable answer)
 ├── Blocked        surely not carried out; will be once somebody changes something outside the spec; looked at slowly
 │   ├── AuthFailed     401 or 403: the key
-│   └── PaymentRequired 402: the account
-└── Permanent      surely not carried out, and never will be
-    ├── Rejected       400, 413, 422: the provider does not take this run
-    ├── PlanLimit      the account's plan forbids it
-    ├── Gone           404 or 410 for something that was there
-    ├── Retired        the provider has closed this endpoint
-    └── Refused        we do not make this call (base URL or address not allowed)
+│   ├── PaymentRequired 402: the account
+│   └── Refused        we do not make this call: the administrator has not allowed the address
+├── Permanent      surely not carried out, and never will be
+│   ├── Rejected       400, 413, 422: the provider does not take this run
+│   ├── PlanLimit      the account's plan forbids it
+│   └── Retired        the provider has closed this endpoint
+└── Gone           404 or 410 for something that was there
 
 Messages hold the provider's own words; whoever raises one outside `http.py` must not put a credential into it. The
 runner redacts them once more.
@@ -94,6 +94,12 @@ class PaymentRequired(Blocked):
     default_reason = Reason.UPSTREAM_PAYMENT_REQUIRED
 
 
+class Refused(Blocked):
+    """We do not make this call: the administrator has not allowed the base URL or the address."""
+
+    default_reason = Reason.ADDRESS_NOT_ALLOWED
+
+
 class Permanent(UpstreamError):
     """Never with this spec."""
 
@@ -119,12 +125,6 @@ class Retired(Permanent):
     """The provider has closed the endpoint."""
 
     default_reason = Reason.PROVIDER_RETIRED
-
-
-class Refused(Permanent):
-    """We do not make this call: the base URL or its address is not allowed."""
-
-    default_reason = Reason.BASE_URL_NOT_ALLOWED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,8 @@ class Traits:
     can_cancel: bool
     gives_weights: bool
     """Whether FETCH exists."""
+    also: tuple[str, ...] = ()
+    """More base URLs of the provider's own (regions)."""
     retired: str | None = None
     """Where the provider has closed its service: when, in words."""
 
