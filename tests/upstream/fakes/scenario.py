@@ -282,13 +282,25 @@ class ScenarioFake(Fake):
     # What it learns from
 
     def _new_asset(self, name: str, content: bytes, kind: str) -> Object:
+        now, number = self.clock.stamp(), f"asset_{uuid.uuid4().hex[:22]}"
         asset = {
-            "id": f"asset_{uuid.uuid4().hex[:22]}",
-            "name": name,
+            "id": number,
+            "authorId": "user_1",
+            "ownerId": "project_1",
+            "collectionIds": [],
+            "createdAt": now,
+            "updatedAt": now,
             "description": "",
+            "editCapabilities": [],
             "kind": kind,
-            "size": len(content),
-            "createdAt": self.clock.stamp(),
+            "metadata": {"kind": kind, "type": "uploaded", "name": name, "trainingImage": True},
+            "mimeType": "application/octet-stream",
+            "privacy": "private",
+            "properties": {"size": len(content)},
+            "source": "uploaded",
+            "status": "success",
+            "tags": [],
+            "url": f"{self.url}/_bucket/{number}?sig=1",
         }
         self.assets[str(asset["id"])] = asset
         return asset
@@ -303,9 +315,9 @@ class ScenarioFake(Fake):
         for asset in self._attached(model, wanted):
             image = {
                 "id": asset["id"],
-                "name": asset["name"],
+                "name": asset["metadata"]["name"],
                 "description": asset["description"],
-                "automaticCaptioning": f"a picture called {asset['name']}",
+                "automaticCaptioning": f"a picture called {asset['metadata']['name']}",
                 "createdAt": self.clock.stamp(),
                 "downloadUrl": f"{self.url}/_bucket/{asset['id']}?sig=1",
             }
@@ -370,7 +382,7 @@ class ScenarioFake(Fake):
     async def _put_asset(self, request: web.Request) -> web.Response:
         self._query(request, {"originalAssets"})
         asset, wanted = self._asset(request), await _body(request, PutAsset)
-        asset |= wanted.model_dump(include={"description", "name"}, exclude_none=True)
+        asset |= wanted.model_dump(include={"description"}, exclude_none=True)
         for model in self.models.values():
             for image in model.images:
                 if image["id"] == asset["id"]:
