@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.cluster import binary
@@ -266,6 +268,20 @@ def test_logs_are_followed_to_the_end(cluster: Cluster) -> None:
     assert text == "line 1"
     assert stamp.startswith(time.strftime("%Y-", time.gmtime()))
     assert cluster.logs("talker", "--since=1h").startswith("line 1\n")
+
+
+def test_logs_are_given_to_the_api_server_alone(cluster: Cluster) -> None:
+    cluster.run_pod("private", "echo mine")
+    cluster.finished("private")
+    node = cluster.get("node", NODE)
+    assert node is not None
+    port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+    authority = ssl.create_default_context(cafile=str(cluster.plane.authority.certificate))
+    with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=authority, trust_env=False) as anyone:
+        assert anyone.get("/healthz").text == "ok"
+        refused = anyone.get("/containerLogs/default/private/main")
+    assert refused.status_code == 401
+    assert "mine" not in refused.text
 
 
 def test_claim_is_a_folder_that_outlives_the_pod(cluster: Cluster, tmp_path: Path) -> None:
