@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds test demo bench clean
+.PHONY: help venv lock lint format crds test demo demo-down bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,18 @@ format: venv  ## let ruff format and fix
 crds: venv  ## generate crds/ from the models
 	$(PYTHON) -m finetune_operator.api.crd > crds/finetune.dev_finetunes.yaml
 	$(PYTHON) crds/reference.py > crds/README.md
+
+demo: venv  ## the main job from end to end: cluster, image, operator, a FineTune, its adapter
+	@$(PYTHON) -m examples.demo run $(if $(LEVEL),--level $(LEVEL))
+
+demo-down: venv  ## end what the demo has left running
+	@$(PYTHON) -m examples.demo down
+
+test: lint  ## prove everything (LEVEL=process skips what needs a real kubelet)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+bench: venv  ## how fast FineTunes become Jobs, against what the API server can do at all
+	$(PYTHON) -m tests.bench
 
 clean:  ## remove what the checkout itself built (the cache stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
 """`python -m examples.demo.make --out DIR`: the demo's dataset and model, ready to be put on a claim.
 
-    DIR/data/train.parquet      columns question, answer, image
-    DIR/model/                  a checkpoint folder with random weights
+DIR/data/train.parquet      columns question, answer, image
+DIR/model/                  a checkpoint folder with random weights
 """
 
 import argparse
