@@ -18,13 +18,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from finetune_operator.api.names import NAME_LABEL, RUN_LABEL, UID_LABEL
+from finetune_operator.api.names import NAME_LABEL, PROGRESS_AUDIENCE, RUN_LABEL, UID_LABEL
 from finetune_operator.kube import config
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFound
 from finetune_operator.kube.resources import core
 from finetune_operator.progress.certificate import SECRET, self_signed, shared_authority
-from finetune_operator.progress.identity import AUDIENCE, PodTokens
+from finetune_operator.progress.identity import PodTokens
 from finetune_operator.progress.report import Report
 from finetune_operator.progress.server import Receiver, Run, progress_path, serve
 from tests.cluster.control_plane import ControlPlane
@@ -86,7 +86,9 @@ class World:
         }
         return await self.client.create(core(namespace, "pods"), body)
 
-    async def token(self, pod: dict[str, Any] | None, *, audience: str = AUDIENCE, namespace: str = NAMESPACE) -> str:
+    async def token(
+        self, pod: dict[str, Any] | None, *, audience: str = PROGRESS_AUDIENCE, namespace: str = NAMESPACE
+    ) -> str:
         """What the kubelet projects into a pod; without a pod, what `kubectl create token` gives."""
         spec: dict[str, Any] = {"audiences": [audience], "expirationSeconds": 600}
         if pod:

@@ -14,11 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from finetune_operator.api.names import PROGRESS_AUDIENCE
 from finetune_operator.api.progress import MAX_BODY_BYTES
 from finetune_operator.kube.errors import ServerError, Unreachable
 from finetune_operator.progress.certificate import new_authority, self_signed
 from finetune_operator.progress.identity import (
-    AUDIENCE,
     POD_NAME,
     POD_UID,
     NotAPod,
@@ -44,7 +44,7 @@ def review(
 ) -> dict[str, Any]:
     extra = {POD_NAME: [pod], POD_UID: [f"uid-{pod}"]} if pod else {}
     user = {"username": account, "extra": extra}
-    return {"authenticated": True, "audiences": [AUDIENCE], "user": user} | changes
+    return {"authenticated": True, "audiences": [PROGRESS_AUDIENCE], "user": user} | changes
 
 
 REVIEWS = {
@@ -97,7 +97,7 @@ class World:
 
     async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/apis/authentication.k8s.io/v1/tokenreviews"
-        assert body["spec"]["audiences"] == [AUDIENCE]
+        assert body["spec"]["audiences"] == [PROGRESS_AUDIENCE]
         self.reviews += 1
         if self.held:
             await self.held.wait()

@@ -13,9 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
+from finetune_operator.api.names import PROGRESS_AUDIENCE
+
 Object = dict[str, Any]
 
-AUDIENCE: Final = "finetune.dev/progress"
 REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 POD_UID: Final = "authentication.kubernetes.io/pod-uid"
@@ -84,7 +85,7 @@ class PodTokens:
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [AUDIENCE]},
+            "spec": {"token": token, "audiences": [PROGRESS_AUDIENCE]},
         }
         async with self._slots:
             asked = self._clock()
@@ -99,7 +100,7 @@ class PodTokens:
 def pod_of(status: Object) -> Pod:
     """The pod in a TokenReview's status. Raises NotAuthenticated or NotAPod."""
     # An authenticator that knows nothing of audiences answers without any: that is no proof.
-    if not status.get("authenticated") or AUDIENCE not in (status.get("audiences") or ()):
+    if not status.get("authenticated") or PROGRESS_AUDIENCE not in (status.get("audiences") or ()):
         raise NotAuthenticated
     user = status.get("user") or {}
     account = _SERVICE_ACCOUNT.fullmatch(user.get("username") or "")
