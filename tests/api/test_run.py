@@ -23,6 +23,7 @@ from finetune_operator.api.names import PROGRESS_AUDIENCE
 from finetune_operator.progress.server import progress_path
 from tests.api import finetunes
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.crd import install_crd
 from tests.cluster.paths import CHECKOUT
 from tests.cluster.ports import free_port
 
@@ -30,7 +31,7 @@ from tests.cluster.ports import free_port
 class Operator:
     """The process and its two endpoints."""
 
-    def __init__(self, plane: ControlPlane, log: Path) -> None:
+    def __init__(self, plane: ControlPlane, log: Path, **changes: str) -> None:
         self.metrics = f"http://127.0.0.1:{free_port()}"
         self.progress = f"https://127.0.0.1:{free_port()}"
         self.lease = f"run-test-{uuid.uuid4().hex[:8]}"
@@ -46,6 +47,7 @@ class Operator:
             "progress-url": self.progress,
             "progress-interval": "0",
             "per-run-metrics": "true",
+            **changes,
         }
         arguments = [f"--{flag}={value}" for flag, value in flags.items()]
         with log.open("wb") as output:
@@ -146,6 +148,25 @@ async def test_sigterm_ends_it_well(api: ControlPlane, operator: Operator) -> No
     log = operator.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log
+
+
+async def test_it_ends_by_itself_when_it_cannot_renew(tmp_path: Path) -> None:
+    """The API server is silent: whoever leads now, it is not certain that it is this process."""
+    with ControlPlane(tmp_path / "plane", controller_manager=False) as own:
+        install_crd(own)
+        operator = Operator(own, tmp_path / "log", **{"renew-deadline": "4", "retry-period": "1"})
+        try:
+            await eventually(
+                lambda: kubectl_json(own, "get", "lease", operator.lease)["spec"]["holderIdentity"], operator
+            )
+            with own.apiserver_paused():
+                paused_at = time.monotonic()
+                assert await asyncio.to_thread(operator.process.wait, 60) == 1
+                assert time.monotonic() - paused_at < 4 + 10, "the deadline, and some time to end"
+        finally:
+            operator.process.kill()
+            operator.process.wait()
+        assert "no renewal" in operator.log.read_text()
 
 
 async def _lint(text: str) -> None:
