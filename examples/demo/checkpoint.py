@@ -48,7 +48,7 @@ class TinySize:
     min_pixels: int = 1024
     max_pixels: int = 4096
     output_scale: float = 1.0
-    """Factor on the random output head. Above 1 an adapter can make the frozen head speak up, so that a loss can fall."""
+    """Factor on the random output head. Above 1 an adapter can make the frozen head speak up: the loss falls."""
 
 
 def make_qwen3_vl(folder: Path, size: TinySize | None = None, seed: int = 0) -> Path:

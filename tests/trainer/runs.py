@@ -1,4 +1,4 @@
-"""A run of the trainer as the operator starts it: folders, configuration and environment, in this process or another."""
+"""A run of the trainer as the operator starts it: folders, configuration, environment; in this process or another."""
 
 import json
 import os
@@ -96,7 +96,7 @@ class TrainerRun:
     def start(self, **popen: Any) -> subprocess.Popen[str]:
         """Run it in a process of its own, as the container does."""
         return subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer"], env=self._process_env(), text=True, cwd=self.root, **popen
+            [sys.executable, "-m", "finetune_trainer"], env=self.process_env(), text=True, cwd=self.root, **popen
         )
 
     def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> Result:
@@ -144,7 +144,7 @@ class TrainerRun:
         with patch.dict(os.environ, self._variables()):
             yield
 
-    def _process_env(self) -> dict[str, str]:
+    def process_env(self) -> dict[str, str]:
         paths = [str(ROOT / "operator"), str(ROOT / "trainer-image"), str(ROOT)]
         return {
             "PATH": os.environ["PATH"],

@@ -102,7 +102,10 @@ def test_the_fingerprint_is_the_content_and_not_the_form(folder: Path) -> None:
         ({"image": encoded(picture(0))}, [0]),
         ({"image": {"bytes": encoded(picture(1)), "path": "x.png"}}, [1]),
         ({"image": {"bytes": None, "path": "images/2.png"}}, [2]),
-        ({"image": [{"bytes": encoded(picture(3)), "path": None}, {"bytes": encoded(picture(0)), "path": None}]}, [3, 0]),
+        (
+            {"image": [{"bytes": encoded(picture(3)), "path": None}, {"bytes": encoded(picture(0)), "path": None}]},
+            [3, 0],
+        ),
         ({"image": ["images/1.png", "images/2.png"]}, [1, 2]),
         ({"image": "images/1.png", "second": encoded(picture(2))}, [1, 2]),
         ({"image": "images/1.png", "second": None}, [1]),
@@ -156,7 +159,9 @@ BROKEN_IMAGES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("cell", "words"), [case[1:] for case in BROKEN_IMAGES], ids=[case[0] for case in BROKEN_IMAGES])
+@pytest.mark.parametrize(
+    ("cell", "words"), [case[1:] for case in BROKEN_IMAGES], ids=[case[0] for case in BROKEN_IMAGES]
+)
 def test_a_broken_image_is_named_by_row_and_reason(folder: Path, cell: Any, words: str) -> None:
     (folder.parent / "secret.png").write_bytes(encoded(picture(0)))
     (folder / "images" / "link.png").symlink_to(folder.parent / "secret.png")
@@ -248,9 +253,9 @@ def test_truncated_parquet_and_bad_text_inside(folder: Path) -> None:
 def test_unusual_images_are_taken_and_counted(folder: Path, image: bytes, note: str | None) -> None:
     store = load(folder, write_parquet(folder / "t.parquet", [{"q": "q", "a": "a", "image": image}]))
     assert store.load_images(store[0], ("image",))[0].mode == "RGB"
-    assert [text for text in store.summary["notes"] if note and note in text] == [
-        text for text in store.summary["notes"]
-    ]
+    notes = list(store.summary["notes"])
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
@@ -276,7 +281,7 @@ def test_the_tables_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").touch()
     assert [path.name for path in tables_in(tmp_path, "x")] == ["rows.csv"]
     (tmp_path / "rows.jsonl").touch()
-    with pytest.raises(DataError, match="several kinds .*: name one file"):
+    with pytest.raises(DataError, match=r"several kinds .*: name one file"):
         tables_in(tmp_path, "x")
 
 

@@ -1,6 +1,8 @@
 """How runs end: exit code, termination message, and files, for good and for bad."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,9 @@ BAD_CONFIGS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "words"), [case[1:] for case in BAD_CONFIGS], ids=[case[0] for case in BAD_CONFIGS])
+@pytest.mark.parametrize(
+    ("options", "words"), [case[1:] for case in BAD_CONFIGS], ids=[case[0] for case in BAD_CONFIGS]
+)
 def test_a_bad_configuration_is_exit_2(new_run: NewRun, options: dict[str, Any], words: str) -> None:
     run = new_run(**options)
     write_rows(run.data, 2)
@@ -132,10 +136,7 @@ def test_bad_data_is_exit_3_before_torch_is_needed(new_run: NewRun) -> None:
         "import sys; from finetune_trainer.__main__ import main, STOP; code = main(STOP); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; sys.exit(code)"
     )
-    import subprocess
-    import sys
-
-    process = subprocess.Popen([sys.executable, "-c", code], env=run._process_env(), text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], env=run.process_env(), text=True)
     result = run.finish(process)
 
     assert (result.code, result.reason) == (3, "DataValidationFailed")
@@ -192,7 +193,7 @@ def test_a_missing_environment_is_exit_2(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_exploding_loss_is_told_and_not_retried(new_run: NewRun) -> None:
-    run = new_run(recipe={"learningRate": 1e38, "epochs": 3})
+    run = new_run(recipe={"learningRate": 1e30, "epochs": 3})
     write_rows(run.data)
 
     result = run.execute()

@@ -46,7 +46,7 @@ def test_a_private_server_is_refused_unless_it_is_allowed(server: Web, fetcher: 
     url = server.serve("/x", Answer(b"content"))
     with pytest.raises(FetchError, match="only https:// is fetched"):
         Fetcher().get(url, 100)
-    with pytest.raises(FetchError, match="127.0.0.1, which is no public address"):
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1, which is no public address"):
         Fetcher().get(url.replace("http://", "https://"), 100)
     assert server.seen == []
     assert fetcher.get(url, 100) == b"content"
@@ -61,22 +61,18 @@ def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPa
         Fetcher().get("https://data.example/x", 100)
 
 
-def test_the_connection_goes_to_the_address_that_was_checked(
-    server: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_connection_goes_to_the_address_that_was_checked(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that answers differently the second time gains nothing: there is no second time."""
     port = int(server.host.rpartition(":")[2])
     asked: list[str] = []
 
-    def resolve(host: str, port: int, **_: object) -> list[object]:
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[object]:
         asked.append(host)
-        return [(0, 0, 0, "", ("127.0.0.1", port))]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     server.serve("/x", Answer(b"content"))
     with monkeypatch.context() as patched:
-        patched.setattr(fetch.socket, "getaddrinfo", resolve)
-        original = socket.create_connection
-        patched.setattr(socket, "create_connection", lambda address, *a, **k: original(address, *a, **k))
+        patched.setattr(socket, "getaddrinfo", resolve)
         body = Fetcher(frozenset({f"data.example:{port}"})).get(f"http://data.example:{port}/x", 100)
     assert body == b"content"
     assert [host for host in asked if host == "data.example"] == ["data.example"]
@@ -88,7 +84,7 @@ def test_redirects_pass_the_same_guard(server: Web, fetcher: Fetcher) -> None:
     assert fetcher.get(server.serve("/a", Answer(status=302, headers={"Location": "/target"})), 100) == b"here"
 
     inside = server.serve("/b", Answer(status=302, headers={"Location": "https://169.254.169.254/latest"}))
-    with pytest.raises(FetchError, match="169.254.169.254, which is no public address"):
+    with pytest.raises(FetchError, match=r"169\.254\.169\.254, which is no public address"):
         fetcher.get(inside, 100)
 
     loop = server.serve("/loop", Answer(status=301, headers={"Location": "/loop"}))
@@ -100,7 +96,7 @@ def test_sizes_are_bounded_whatever_the_server_announces(server: Web, fetcher: F
     url = server.serve("/big", Answer(b"x" * 1000))
     with pytest.raises(FetchError, match="has 1000 bytes, more than 999"):
         fetcher.get(url, 999)
-    silent = server.serve("/silent", Answer(b"x" * 1000, headers={"Transfer-Encoding": "identity"}))
+    silent = server.serve("/silent", Answer(b"x" * 1000, cut=None))
     with pytest.raises(FetchError, match="more than 999"):
         fetcher.get(silent, 999)
 
@@ -133,9 +129,7 @@ def serve_dataset(server: Web, folder: Path) -> str:
     return server.serve("/set/train.jsonl", Answer(text.encode()))
 
 
-def test_a_run_on_a_dataset_from_the_web(
-    server: Web, new_run: Callable[..., TrainerRun], tmp_path: Path
-) -> None:
+def test_a_run_on_a_dataset_from_the_web(server: Web, new_run: Callable[..., TrainerRun], tmp_path: Path) -> None:
     url = serve_dataset(server, tmp_path / "site")
     run = new_run(dataset=url, env={"FINETUNE_ALLOW_DATASET_HOSTS": server.host}, recipe={"epochs": 1})
 

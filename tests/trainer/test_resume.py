@@ -84,9 +84,7 @@ def test_four_and_two_steps_are_six_in_processes_of_their_own(run: TrainerRun, r
 
 
 @pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
-def test_every_checkpoint_leads_to_the_same_end(
-    new_run: Callable[..., TrainerRun], use_lora: bool
-) -> None:
+def test_every_checkpoint_leads_to_the_same_end(new_run: Callable[..., TrainerRun], use_lora: bool) -> None:
     recipe = {**RECIPE, "saveStepsRatio": 1 / 6, "useLora": use_lora}
     run = new_run(recipe=recipe, advanced={**ADVANCED, "loraDropout": 0.1 if use_lora else 0.0})
     write_rows(run.data)
@@ -168,6 +166,13 @@ def test_a_checkpoint_torn_at_any_byte_is_never_picked(tmp_path: Path) -> None:
         assert picked(store) == 2
 
 
+def put(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "a").write_text(text)
+
+    return write
+
+
 def picked(store: Checkpoints) -> int:
     found = store.newest()
     return 0 if found is None else found[0].step
@@ -175,7 +180,7 @@ def picked(store: Checkpoints) -> int:
 
 def test_a_crash_while_saving_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path, "sha256:config")
-    store.save(Checkpoint(1, 0.5, "sha256:config", "d", {}), lambda folder: (folder / "a").write_text("1") and None)
+    store.save(Checkpoint(1, 0.5, "sha256:config", "d", {}), put("1"))
 
     def crash(folder: Path) -> None:
         (folder / "a").write_text("2")
@@ -187,7 +192,7 @@ def test_a_crash_while_saving_leaves_the_earlier_checkpoint(tmp_path: Path) -> N
 
 
 def test_checkpoints_of_another_configuration_are_not_taken(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, "sha256:old").save(Checkpoint(5, 1.0, "sha256:old", "d", {}), lambda folder: None)
+    Checkpoints(tmp_path, "sha256:old").save(Checkpoint(5, 1.0, "sha256:old", "d", {}), put("x"))
     assert Checkpoints(tmp_path, "sha256:new").newest() is None
 
 
@@ -196,7 +201,7 @@ def test_the_last_two_checkpoints_are_kept_and_readable_by_others(tmp_path: Path
     os.umask(0o077)
     try:
         for step in (1, 2, 3):
-            store.save(Checkpoint(step, 1.0, "c", "d", {}), lambda folder: (folder / "a").write_text("x") and None)
+            store.save(Checkpoint(step, 1.0, "c", "d", {}), put("x"))
     finally:
         os.umask(0o022)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]

@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Answer:
-    """What a path answers. cut: announce this many bytes more than are sent."""
+    """What a path answers. cut: announce this many bytes more than are sent; None: announce nothing."""
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    cut: int = 0
+    cut: int | None = 0
 
 
 @dataclass
@@ -54,7 +54,8 @@ def web() -> Iterator[Web]:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.body) + answer.cut))
+            if answer.cut is not None:
+                self.send_header("Content-Length", str(len(answer.body) + answer.cut))
             self.end_headers()
             self.wfile.write(answer.body)
             self.close_connection = True

@@ -10,17 +10,23 @@ try:
     import os
     import sys
     import traceback
+    from errno import ENOSPC
+    from pathlib import Path
 
-    from finetune_operator.api.trainer_config import ExitCode
+    from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
     from finetune_trainer.redact import redact
     from finetune_trainer.report import Poster, say, tell
     from finetune_trainer.termination import Verdict
 except Preempted:
+    # Nothing has begun, and the contract's own module may not be loaded.
     import os
+    from contextlib import suppress
 
-    os._exit(75)  # nothing has begun; the contract's module may not even be loaded
+    with suppress(OSError), open(os.environ.get("FINETUNE_TERMINATION_LOG", os.devnull), "w") as log:
+        log.write('{"state":"Preempted","reason":"Preempted","message":"stopped on request before the start"}')
+    os._exit(75)
 
 
 def main(stop: Stop) -> int:
@@ -30,28 +36,17 @@ def main(stop: Stop) -> int:
         env = Environment.read()
     except ConfigError as error:
         tell(error.message)
+        verdict.reason, verdict.message = error.reason, error.message
+        verdict.write(Path(os.environ.get(TERMINATION_LOG_ENV) or os.devnull))
         return error.exit_code
     poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
     secrets = env.secret_values()
-    code = EXIT_FAILED
     try:
-        from finetune_trainer.run import execute
-
-        execute(env, stop, verdict, poster)
-        verdict.state, verdict.reason, verdict.message = "Succeeded", "TrainingSucceeded", ""
-        code = ExitCode.DONE
+        code = _attempt(env, stop, verdict, poster, secrets)
     except Preempted:
         verdict.state, verdict.reason = "Preempted", "Preempted"
         verdict.message = f"stopped on request after step {verdict.step}"
         code = ExitCode.RETRY
-    except RunError as error:
-        verdict.reason, verdict.message = error.reason, error.message
-        code = error.exit_code
-    except MemoryError:
-        verdict.reason, verdict.message = "OutOfMemory", "the container's memory is used up"
-        code = ExitCode.OUT_OF_MEMORY
-    except BaseException as error:
-        code = _unexpected(error, verdict, secrets)
     stop.finish()
     verdict.write(env.termination_log, secrets)
     say("end", state=verdict.state, reason=verdict.reason, message=redact(verdict.message, secrets), exitCode=int(code))
@@ -59,11 +54,32 @@ def main(stop: Stop) -> int:
     return int(code)
 
 
+def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, secrets: list[str]) -> int:
+    """The exit code. Raises Preempted, also out of the handling of another error."""
+    try:
+        from finetune_trainer.run import execute
+
+        execute(env, stop, verdict, poster)
+        stop.finish()
+        verdict.state, verdict.reason = "Succeeded", "TrainingSucceeded"
+        return ExitCode.DONE
+    except Preempted:
+        raise
+    except RunError as error:
+        verdict.reason, verdict.message = error.reason, error.message
+        return error.exit_code
+    except BaseException as error:
+        return _unexpected(error, verdict, secrets)
+
+
 def _unexpected(error: BaseException, verdict: Verdict, secrets: list[str]) -> int:
     text = "".join(traceback.format_exception(error))
     tell(redact(text, secrets))
     verdict.message = f"{type(error).__name__}: {error}".strip()
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
+    if isinstance(error, OSError) and error.errno == ENOSPC:
+        verdict.reason = "StorageFull"
+        verdict.message += " (give the run's storage or cache more room)"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         verdict.reason = "OutOfMemory"
         return OutOfMemory.exit_code
     return EXIT_FAILED

@@ -8,7 +8,7 @@ report every `loggingSteps` steps.
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,14 +79,16 @@ class Loop:
         after_step is called after each optimizer step; `self.step` steps are then done, also when it returns early.
         """
         with ThreadPoolExecutor(1, "prepare") as worker:
-            upcoming = self._prepare(worker, self.step)
+            upcoming = worker.submit(self._batches, self.step)
             while self.step < self._schedule.total_steps:
                 if self._stop.requested:
                     upcoming.cancel()
                     return
                 batches = upcoming.result()
+                if max(batch.samples for batch in batches) > self._micro_batch:  # prepared before memory ran out
+                    batches = self._batches(self.step)
                 if self.step + 1 < self._schedule.total_steps:
-                    upcoming = self._prepare(worker, self.step + 1)
+                    upcoming = worker.submit(self._batches, self.step + 1)
                 if not self._train(batches):
                     return
                 self.step += 1
@@ -113,12 +115,9 @@ class Loop:
         self._rng = state["rng"]
         self.step = step
 
-    def _prepare(self, worker: ThreadPoolExecutor, step: int) -> Future[list[Batch]]:
-        draws = self._schedule.at(step)
-        size = self._micro_batch
-        return worker.submit(
-            lambda: [self._trainee.prepare(draws[at : at + size]) for at in range(0, len(draws), size)]
-        )
+    def _batches(self, step: int) -> list[Batch]:
+        draws, size = self._schedule.at(step), self._micro_batch
+        return [self._trainee.prepare(draws[at : at + size]) for at in range(0, len(draws), size)]
 
     def _train(self, batches: Sequence[Batch]) -> bool:
         """One optimizer step; False if the pod was asked to stop in its middle, with nothing changed."""
@@ -168,7 +167,7 @@ class Loop:
         self._micro_batch, self._recomputing = 1, True
         self._trainee.recompute()
         _set_rng_state(self._rng)
-        return [self._trainee.prepare([draw]) for draw in self._schedule.at(self.step)]
+        return self._batches(self.step)
 
     def _memory(self, error: BaseException) -> str:
         text = "out of memory with 1 row per forward pass and recomputed activations"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finetune_trainer.checkpoint import Checkpoints
     from finetune_trainer.data.store import Store
     from finetune_trainer.families.base import Family, Trainee
-    from finetune_trainer.loop import Loop, Probe
+    from finetune_trainer.loop import Loop, Probe, StepRecord
     from finetune_trainer.order import Schedule
 
 
@@ -69,6 +69,8 @@ class _Session:
         verdict: Verdict,
         poster: Poster,
     ) -> None:
+        import torch
+
         from finetune_trainer.checkpoint import Checkpoints
         from finetune_trainer.loop import Loop, Probe, save_points
         from finetune_trainer.order import EpochSchedule, StepSchedule
@@ -78,9 +80,11 @@ class _Session:
         started = time.monotonic()
         inputs = Inputs(config.base_model, folder, config.recipe.parameters, settings, advanced, store)
         self._trainee: Trainee = family.load(inputs)
-        self._notes = list(self._trainee.notes)
-        for note in self._notes:
-            say("note", text=note)
+        self._notes: list[str] = []
+        for note in self._trainee.notes:
+            self._note(note)
+        if torch.cuda.device_count() > 1:
+            self._note(f"the pod has {torch.cuda.device_count()} GPUs; this version trains on one")
         rows = len(self._trainee.rows)
         self._schedule: Schedule
         if settings.epochs is not None:
@@ -112,7 +116,6 @@ class _Session:
                 loadSeconds=round(self._load_seconds, 2),
             )
             self._loop.run(self._after_step)
-            self._flush()
             if self._saved_step != self._loop.step:
                 self._save()
 
@@ -177,21 +180,26 @@ class _Session:
         return float(checkpoint.extra["lossBefore"])
 
     def _after_step(self, step: int) -> None:
-        if step % self._settings.logging_steps == 0 or step == self._schedule.total_steps:
-            self._flush()
-        if self._due(step) or step == self._schedule.total_steps:
-            self._flush()
+        last = step == self._schedule.total_steps
+        if last or step % self._settings.logging_steps == 0:
+            self._report(self._write_metrics())
+        if last or self._due(step):
             self._save()
 
-    def _flush(self) -> None:
+    def _write_metrics(self) -> StepRecord | None:
+        """Everything since the last call; returns the newest. Waits for the device."""
         record = None
         with (self._env.output_dir / METRICS).open("a") as file:
             for record in self._loop.records():
                 file.write(record.line())
                 self._pace.add(record.samples)
+        if record is not None:
+            self._verdict.step, self._verdict.loss = record.step, record.loss
+        return record
+
+    def _report(self, record: StepRecord | None) -> None:
         if record is None:
             return
-        self._verdict.step, self._verdict.loss = record.step, record.loss
         progress = Progress(
             step=record.step,
             total_steps=self._schedule.total_steps,
@@ -212,6 +220,7 @@ class _Session:
         from finetune_trainer.loop import write_state
 
         step = self._loop.step
+        self._write_metrics()
         checkpoint = Checkpoint(
             step=step,
             epoch=self._schedule.epoch_at(step),

@@ -123,7 +123,7 @@ class Qwen3VLTrainee:
 
     def recompute(self) -> None:
         """Activation checkpointing, language model and vision tower."""
-        self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._base.activation_checkpointing_enable({"use_reentrant": False})
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""
