@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import urllib.error
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,20 +16,18 @@ from typing import Any, Self
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
 from tests.cluster import binary
-from tests.cluster.daemon import Daemon, direct_environment
-from tests.cluster.errors import ClusterError
+from tests.cluster.daemon import Daemon
 from tests.cluster.kubeconfig import write_kubeconfig
+from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.pki import Authority, KeyPair
 from tests.cluster.ports import free_port
+
+__all__ = ["ControlPlane", "KubectlError"]
 
 SERVICE_RANGE = "10.96.0.0/16"
 FIRST_SERVICE_ADDRESS = "10.96.0.1"  # the `kubernetes` Service
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 START_TIMEOUT_SECONDS = 90.0  # ready in 3-4 s on a quiet machine; a loaded one gets its time
-
-
-class KubectlError(ClusterError):
-    """kubectl ended with a code other than 0; the message is what it wrote to stderr."""
 
 
 class ControlPlane:
@@ -169,17 +166,11 @@ class ControlPlane:
 
         Raises KubectlError when it fails, subprocess.TimeoutExpired after `timeout` seconds.
         """
-        command = [str(self._programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
-        env = direct_environment()
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, env=env)
-        if done.returncode:
-            raise KubectlError(done.stderr.strip() or f"kubectl ended with code {done.returncode}")
-        return done.stdout
+        return Kubectl(self.kubeconfig)(*arguments, stdin=stdin, timeout=timeout)
 
-    def apply(self, *objects: dict[str, Any]) -> None:
-        """Creates or updates the given objects by server-side apply."""
-        manifest = "\n---\n".join(json.dumps(each) for each in objects)
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifest)
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Creates or updates the given objects by server-side apply. Raises KubectlError."""
+        Kubectl(self.kubeconfig).apply(*objects)
 
     def kubeconfig_for(self, name: str, client: KeyPair) -> Path:
         """Writes `<name>.kubeconfig` in the state folder for the user of the `client` certificate."""
