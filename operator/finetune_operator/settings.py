@@ -68,6 +68,20 @@ def _integer(low: int, high: int) -> Parser:
     return parse
 
 
+_SUFFIXES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def _bytes(low: int, high: int) -> Parser:
+    def parse(value: str) -> int:
+        found = re.fullmatch(r"([0-9]{1,15})([kMGT]|[KMG]i)?", value)
+        size = int(found[1]) * _SUFFIXES[found[2] or ""] if found else -1
+        if not low <= size <= high:
+            raise ValueError(f"give bytes from {low} to {high}, such as 512Mi or 2Gi")
+        return size
+
+    return parse
+
+
 _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -204,6 +218,12 @@ class Settings:
     sweep_period: float = _setting(
         300.0, "How often everything is listed and compared with the cache.", _seconds(1, 86_400), chart="sweepPeriod"
     )
+    watch_silence: float = _setting(
+        120.0,
+        "How long a watch may say nothing, bookmarks included, before it is begun anew.",
+        _seconds(1, 3600),
+        chart="watchSilence",
+    )
     pending_status_delay: float = _setting(
         2.0,
         "How long a Job that has not started waits for its status, so that waiting Jobs are created first.",
@@ -284,6 +304,16 @@ class Settings:
         _host,
         chart="upstream.allowDatasetHosts",
         repeatable=True,
+    )
+
+    spool_dir: str = _setting(
+        "", "Folder for datasets and weights on their way (default: $TMPDIR, else /tmp).", chart="upstream.spool.dir"
+    )
+    spool_limit: int = _setting(
+        2 * 2**30,
+        "Bytes that all of them together may occupy there, and so the largest dataset for a provider.",
+        _bytes(2**20, 2**50),
+        chart="upstream.spool.limit",
     )
 
     # Progress reports

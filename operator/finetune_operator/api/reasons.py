@@ -44,6 +44,8 @@ class Reason(StrEnum):
     SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
     CLAIM_NOT_FOUND = "ClaimNotFound"
     DATASET_NOT_FOUND = "DatasetNotFound"
+    DATASET_ACCESS_DENIED = "DatasetAccessDenied"
+    DATASET_UNAVAILABLE = "DatasetUnavailable"
     MODEL_NOT_SUPPORTED = "ModelNotSupported"
     RUNTIME_NOT_FOUND = "RuntimeNotFound"
     PROVIDER_NOT_CONFIGURED = "ProviderNotConfigured"

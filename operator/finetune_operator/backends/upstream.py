@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_operator.api.backends import UpstreamBackend
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends.answers import Answer
+from finetune_operator.backends.failures import UpstreamError
 from finetune_operator.backends.protocol import RunState
+from finetune_operator.backends.spool import Disk
 
 if TYPE_CHECKING:
     from finetune_operator.backends.calls import Api
@@ -83,6 +86,8 @@ class UpstreamRun:
     display_name: str
     """For people: the FineTune's display-name annotation, else its name."""
     annotations: Mapping[str, str]
+    provider: str
+    """The backend's name on the wire."""
     spec: FineTuneSpec | None
     """None only for POLL, FIND, CANCEL and DELETE of a run whose spec has been replaced: use `backend` there."""
     backend: UpstreamBackend
@@ -123,6 +128,8 @@ class Kit:
     spool: Path
     """An empty folder of this call's own, removed afterwards."""
     now: datetime
+    disk: Disk = field(default_factory=Disk)
+    """The operator's one budget for all spools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +172,9 @@ class Upstream(Protocol):
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """The authentication headers. Pure."""
+
+    def explain(self, answer: Answer) -> UpstreamError | None:
+        """What an answer that is not 2xx means at this provider; None: the general reading (`answers.explained`)."""
 
     async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Whatever must be there before `create` and costs nothing (uploads by deterministic names)."""

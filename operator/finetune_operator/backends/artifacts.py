@@ -1,0 +1,147 @@
+"""Weights from a provider to `spec.output.uri`, with their digests.
+
+A file passes through the spool: its digest is known before it is written (the hub wants it so), a part that fails is
+sent again without asking the provider again, and no two transfer slots are ever held at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.status import MAX_ARTIFACTS
+from finetune_operator.backends.datasets.invalid import Invalid
+from finetune_operator.backends.datasets.layout import checked_name
+from finetune_operator.backends.failures import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
+from finetune_operator.backends.spool import Opened, Spool, Stored
+from finetune_operator.backends.stores.hub import Hub, Repository, Upload
+from finetune_operator.backends.stores.s3 import Bucket, Place
+from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun
+
+if TYPE_CHECKING:
+    from finetune_operator.backends.http import Streamed
+
+SUMMARY: Final = "Add the result of FineTune {namespace}/{name}, run {run}"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A file at the provider. `name`: below the output. `address`: for the status, without a signature.
+
+    `opened`: from `from_api` or `from_url`.
+    """
+
+    name: str
+    address: str
+    opened: Opened
+
+
+def from_api(kit: Kit, path: str, params: Mapping[str, str] | None = None) -> Opened:
+    """Weights below the provider's base URL, with its credentials."""
+
+    def opened(_: Mapping[str, str]) -> Any:
+        return kit.api.open(path, params)
+
+    return opened
+
+
+def from_url(kit: Kit, url: str, title: str) -> Opened:
+    """Weights at a presigned address."""
+
+    @asynccontextmanager
+    async def opened(headers: Mapping[str, str]) -> AsyncIterator[Streamed]:
+        async with kit.fetcher.open("GET", url, title=title, headers=headers) as streamed:
+            await kit.fetcher.expect(streamed, title)
+            yield streamed
+
+    return opened
+
+
+async def deliver(run: UpstreamRun, kit: Kit, weights: Sequence[Weights]) -> Fetched:
+    """Write them below `spec.output.uri`; without one, record where they are. What is there is written over.
+
+    Raises what reading from the provider raises; Blocked where the output cannot be written: the weights wait at the
+    provider until somebody puts that right. Permanent without any weights.
+    """
+    if not weights:
+        raise Permanent("the provider says that the run succeeded, and gives no weights", reason=Reason.UPSTREAM_FAILED)
+    output = run.spec.output if run.spec else None
+    if output is None:
+        return Fetched(artifacts=tuple({"name": each.name, "uri": each.address} for each in weights[:MAX_ARTIFACTS]))
+    named = [(_name(each.name), each) for each in weights[:MAX_ARTIFACTS]]
+    with Spool(kit.spool, kit.disk) as spool:
+        if output.uri.startswith("s3://"):
+            return Fetched(artifacts=await _to_s3(Place.of(output.uri), kit, named, spool))
+        if output.uri.startswith("hf://"):
+            return Fetched(artifacts=await _to_hub(Repository.of(output.uri, "models"), run, kit, named, spool))
+    raise Permanent(f"{output.uri} cannot be written from here; use s3:// or hf://", reason=Reason.INVALID_SPEC)
+
+
+async def _to_s3(
+    folder: Place, kit: Kit, weights: Sequence[tuple[str, Weights]], spool: Spool
+) -> tuple[Mapping[str, Any], ...]:
+    artifacts = []
+    for name, each in weights:
+        stored, place = await _received(each, name, spool), folder.below(name)
+        with _writing():
+            await Bucket(kit.fetcher, kit.output_credentials).upload(place, stored)
+        spool.free(stored)
+        artifacts.append(_artifact(name, str(place), stored))
+    return tuple(artifacts)
+
+
+async def _to_hub(
+    repository: Repository, run: UpstreamRun, kit: Kit, weights: Sequence[tuple[str, Weights]], spool: Spool
+) -> tuple[Mapping[str, Any], ...]:
+    uploads, artifacts = [], []
+    for name, each in weights:
+        stored = await _received(each, name, spool)
+        uploads.append(Upload(f"{repository.path}/{name}".lstrip("/"), stored))
+        artifacts.append(_artifact(name, f"{repository}/{name}", stored))
+    summary = SUMMARY.format(namespace=run.namespace, name=run.name, run=run.run)
+    with _writing():
+        await Hub(kit.fetcher, kit.output_credentials).commit(repository, uploads, summary)
+    return tuple(artifacts)
+
+
+async def _received(weights: Weights, name: str, spool: Spool) -> Stored:
+    try:
+        stored = await spool.receive(weights.opened, name)
+    except Gone as error:  # the file; what became of the run is another question
+        raise Permanent(f"the provider has no {name}: {error.message}", reason=Reason.UPSTREAM_GONE) from None
+    if not stored.size:
+        raise Transient(f"the provider sends {name} with 0 bytes")
+    return stored
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """A failure in here is one of the output, not of the provider."""
+    try:
+        yield
+    except Transient as error:
+        raise Transient(
+            f"output: {error.message}",
+            reason=Reason.ARTIFACT_UPLOAD_FAILED,
+            status=error.status,
+            retry_after=error.retry_after,
+        ) from None
+    except Refused as error:
+        raise Refused(f"output: {error.message}", reason=error.reason) from None
+    except UpstreamError as error:
+        raise Blocked(f"output: {error.message}", reason=Reason.ARTIFACT_UPLOAD_FAILED, status=error.status) from None
+
+
+def _name(name: str) -> str:
+    """The provider's name for a file; it must not lead out of the output."""
+    try:
+        return checked_name(name)
+    except Invalid as error:
+        raise Permanent(f"the provider names a file badly: {error}", reason=Reason.ARTIFACT_UPLOAD_FAILED) from None
+
+
+def _artifact(name: str, uri: str, stored: Stored) -> dict[str, Any]:
+    return {"name": name, "uri": uri, "digest": f"sha256:{stored.sha256}", "sizeBytes": stored.size}

@@ -1,0 +1,286 @@
+"""A user's dataset as a provider takes it.
+
+    async with examples(run, kit, needs_of(recipe, formats=("png", "jpeg"), max_examples=20)) as found: ...
+    async with originals(run, kit) as files: ...
+
+Everything that can be wrong with a dataset is a Permanent that names file, row and column; what may come back is
+Transient; what a key or a right is missing for is Blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.datasets.formats import FORMATS, HEAD_BYTES, format_of, nature
+from finetune_operator.backends.datasets.invalid import Invalid
+from finetune_operator.backends.datasets.layout import layout_of
+from finetune_operator.backends.datasets.needs import Needs
+from finetune_operator.backends.datasets.process import read_in_child
+from finetune_operator.backends.datasets.reader import MAX_CAPTION
+from finetune_operator.backends.datasets.sources import Source, source_of
+from finetune_operator.backends.failures import (
+    AuthFailed,
+    Blocked,
+    Gone,
+    Permanent,
+    Refused,
+    Rejected,
+    Retired,
+    Transient,
+    UpstreamError,
+)
+from finetune_operator.backends.spool import Spool
+from finetune_operator.backends.upstream import Kit, UpstreamRun
+
+T = TypeVar("T")
+
+FETCHED_AT_ONCE: Final = 3
+CAPTION_BYTES: Final = 4 * MAX_CAPTION
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture or recording in the spool, as its owner made it. `format`: a key of `formats.FORMATS`."""
+
+    path: Path
+    format: str
+    size: int
+
+    @property
+    def suffix(self) -> str:
+        """With its dot."""
+        return FORMATS[self.format][0]
+
+    @property
+    def media_type(self) -> str:
+        """For Content-Type and data: URIs."""
+        return FORMATS[self.format][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row. `name`: 0001 …, the same each time. `source`: what an edit starts from. `where`: for messages."""
+
+    name: str
+    media: Media
+    caption: str
+    source: Media | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A file of the dataset as it is. `name`: its path relative to the dataset."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+
+
+@asynccontextmanager
+async def examples(run: UpstreamRun, kit: Kit, needs: Needs) -> AsyncIterator[list[Example]]:
+    """The dataset taken apart. The files are there until the end of the `with`."""
+    with Spool(kit.spool, kit.disk) as spool:
+        source = _source(run, kit)
+        found = await _translated(source, lambda: _found(source, needs, spool))
+        sizes = asyncio.Semaphore(FETCHED_AT_ONCE)
+        fetch = _References(source, needs, spool, kit, sizes)
+        yield await _translated(source, lambda: fetch.examples(found))
+
+
+@asynccontextmanager
+async def originals(run: UpstreamRun, kit: Kit, columns: Sequence[str] = ()) -> AsyncIterator[list[Original]]:
+    """The dataset's own files, for a provider that reads tables itself. `columns`: must be in every table."""
+    with Spool(kit.spool, kit.disk) as spool:
+        source = _source(run, kit)
+        yield await _translated(source, lambda: _originals(source, columns, spool))
+
+
+def _source(run: UpstreamRun, kit: Kit) -> Source:
+    assert run.spec is not None
+    return source_of(run.spec.dataset.uri, kit.fetcher, kit.dataset_credentials)
+
+
+async def _originals(source: Source, columns: Sequence[str], spool: Spool) -> list[Original]:
+    names = [source.file] if source.file else [name for name in await source.names() or [] if _plain(name)]
+    files = []
+    for name in names:
+        stored = await source.fetch(name, spool)
+        files.append(Original(name, stored.path, stored.size, stored.sha256))
+    if columns:
+        await _read(source, {file.name: file.path for file in files}, names, None, columns, spool)
+    return files
+
+
+def _plain(name: str) -> bool:
+    return not any(part.startswith(".") for part in name.split("/"))
+
+
+async def _found(source: Source, needs: Needs, spool: Spool) -> list[dict[str, Any]]:
+    """`reader.Found.wire` of every example."""
+    if source.file:
+        stored = await source.fetch(source.file, spool)
+        return await _read(source, {source.file: stored.path}, None, needs, (), spool)
+    names = await source.names() or []
+    layout = layout_of(names, needs, source.title)
+    if not layout.tables:
+        if len(layout.media) > needs.max_examples:
+            raise Invalid(
+                f"{source.title} holds {len(layout.media)} files; the provider takes at most {needs.max_examples}"
+            )
+        if len(layout.media) < needs.min_examples:
+            raise Invalid(
+                f"{source.title} holds {len(layout.media)} files; the provider takes at least {needs.min_examples}"
+            )
+        return [
+            {"where": name, "picture": {"place": name}, "caption_file": {"place": caption} if caption else None}
+            for name, caption in layout.media
+        ]
+    tables = {name: (await source.fetch(name, spool)).path for name in layout.tables}
+    return await _read(source, tables, names, needs, (), spool)
+
+
+async def _read(
+    source: Source,
+    files: Mapping[str, Path],
+    names: Sequence[str] | None,
+    needs: Needs | None,
+    columns: Sequence[str],
+    spool: Spool,
+) -> list[dict[str, Any]]:
+    async with spool.disk.readers:
+        before = set(spool.folder.iterdir())
+        found = await read_in_child(
+            title=source.title,
+            files=files,
+            names=names,
+            needs=needs,
+            columns=columns,
+            folder=spool.folder,
+            limit=spool.left,
+        )
+        spool.take(sum(path.stat().st_size for path in set(spool.folder.iterdir()) - before), source.title)
+    return found
+
+
+class _References:
+    """Fetches what the examples refer to."""
+
+    def __init__(self, source: Source, needs: Needs, spool: Spool, kit: Kit, slots: asyncio.Semaphore) -> None:
+        self._source, self._needs, self._spool, self._kit, self._slots = source, needs, spool, kit, slots
+
+    async def examples(self, found: Sequence[Mapping[str, Any]]) -> list[Example]:
+        """In the same order. The first error ends all."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._example(number, each)) for number, each in enumerate(found, 1)]
+        except ExceptionGroup as errors:
+            raise _first(errors) from None
+        return [task.result() for task in tasks]
+
+    async def _example(self, number: int, found: Mapping[str, Any]) -> Example:
+        where = str(found["where"])
+        async with self._slots:
+            media = await self._media(found["picture"], where, self._needs.image_column)
+            source = None
+            if found.get("source"):
+                source = await self._media(found["source"], where, self._needs.control_column)
+            caption = str(found.get("caption") or "")
+            if found.get("caption_file"):
+                caption = await self._caption(found["caption_file"], where)
+        return Example(f"{number:04d}", media, caption, source, where)
+
+    async def _media(self, reference: Mapping[str, str], where: str, column: str) -> Media:
+        said = f"{where}, column {column!r}" if column and where.startswith("row ") else where
+        try:
+            path = await self._path(reference, self._needs.max_file_bytes)
+        except Gone as error:
+            raise Permanent(f"{said}: {error.message}", reason=Reason.DATA_VALIDATION_FAILED) from None
+        except UpstreamError as error:
+            raise _same(error, f"{said}: {error.message}") from None
+        size, head = await asyncio.to_thread(_size_and_head, path)
+        found = format_of(head)
+        if found not in self._needs.formats:
+            place = f" ({_shown(reference['place'])})" if "place" in reference else ""
+            raise Invalid(
+                f"{said}: the file{place} is {nature(head)}; the provider takes {', '.join(self._needs.formats)}"
+            )
+        if size > self._needs.max_file_bytes:
+            raise Invalid(f"{said}: the file has {size} bytes, more than {self._needs.max_file_bytes}")
+        return Media(path, found, size)
+
+    async def _caption(self, reference: Mapping[str, str], where: str) -> str:
+        path = await self._path(reference, CAPTION_BYTES)
+        raw = await asyncio.to_thread(path.read_bytes)
+        try:
+            text = raw.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            raise Invalid(f"the caption of {where} is not UTF-8 (save it as UTF-8)") from None
+        if not text and not self._needs.captions_optional:
+            raise Invalid(f"the caption of {where} is empty")
+        if len(text) > MAX_CAPTION or "\0" in text:
+            raise Invalid(f"the caption of {where} has more than {MAX_CAPTION} characters, or holds a NUL")
+        return text
+
+    async def _path(self, reference: Mapping[str, str], limit: int) -> Path:
+        if "file" in reference:
+            return Path(reference["file"])
+        place = reference["place"]
+        if place.lower().startswith(("https://", "http://")):
+            return (await self._spool.download(self._kit.fetcher, place, _shown(place), limit=limit)).path
+        return (await self._source.fetch(place, self._spool, limit)).path
+
+
+def _size_and_head(path: Path) -> tuple[int, bytes]:
+    with path.open("rb") as file:
+        return path.stat().st_size, file.read(HEAD_BYTES)
+
+
+def _shown(place: str) -> str:
+    return place.partition("?")[0][:200]
+
+
+async def _translated(source: Source, call: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await call()
+    except Invalid as error:
+        raise Permanent(f"dataset: {error}", reason=Reason.DATA_VALIDATION_FAILED) from None
+    except UpstreamError as error:
+        raise _of_dataset(error, source.private) from None
+
+
+def _of_dataset(error: UpstreamError, private: bool) -> UpstreamError:
+    """The failure as one of the dataset, not of the provider: policies act on a provider's Gone and AuthFailed."""
+    message = error.message if error.message.startswith("dataset") else f"dataset: {error.message}"
+    if isinstance(error, Refused):
+        return Refused(message, reason=error.reason)
+    if isinstance(error, Gone | Retired):
+        return Permanent(message, reason=Reason.DATASET_NOT_FOUND)
+    if isinstance(error, AuthFailed):
+        kind = Blocked if private else Permanent
+        return kind(message, reason=Reason.DATASET_ACCESS_DENIED)
+    if isinstance(error, Blocked):
+        return Blocked(message, reason=error.reason)
+    if isinstance(error, Transient):
+        reason = Reason.UPSTREAM_PREPARING if error.reason == Reason.UPSTREAM_PREPARING else Reason.DATASET_UNAVAILABLE
+        return Transient(message, reason=reason, retry_after=error.retry_after)
+    if isinstance(error, Rejected):
+        return Permanent(message, reason=Reason.DATASET_NOT_FOUND)
+    return _same(error, message)
+
+
+def _same(error: UpstreamError, message: str) -> UpstreamError:
+    return type(error)(message, reason=error.reason, status=error.status, retry_after=error.retry_after)
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """What is for good, before what may pass."""
+    flat = [error for error in errors.exceptions if not isinstance(error, Transient)]
+    return (flat or list(errors.exceptions))[0]

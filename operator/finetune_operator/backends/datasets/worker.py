@@ -1,0 +1,71 @@
+"""The child process that reads hostile files: `python -m finetune_operator.backends.datasets.worker FOLDER`.
+
+FOLDER/request.json in, FOLDER/result.json out. Memory and processor time are bounded by the kernel; there are no
+credentials in its environment, and it opens no connection. Ends with 0 and a result, or by a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from finetune_operator.backends.datasets.invalid import Invalid
+
+REQUEST: Final = "request.json"
+RESULT: Final = "result.json"
+MAX_RESULT: Final = 8 * 2**20
+MEMORY_BYTES: Final = 1 << 30
+PROCESSOR_SECONDS: Final = 300
+
+
+def main(folder: Path) -> None:
+    """Read, and leave a result."""
+    _bound()
+    from finetune_operator.backends.datasets.needs import Needs
+    from finetune_operator.backends.datasets.reader import Request, read
+
+    asked = json.loads((folder / REQUEST).read_bytes())
+    request = Request(
+        title=asked["title"],
+        files={name: Path(path) for name, path in asked["files"].items()},
+        names=asked["names"],
+        needs=Needs.from_wire(asked["needs"]) if asked["needs"] else None,
+        columns=asked["columns"],
+        folder=folder,
+        limit=asked["limit"],
+    )
+    result: dict[str, Any]
+    try:
+        result = {"examples": [found.wire() for found in read(request)]}
+        text = json.dumps(result)
+        if len(text) > MAX_RESULT:
+            raise Invalid(f"the captions of {request.title} are more than {MAX_RESULT} bytes together")
+    except Invalid as error:
+        text = json.dumps({"invalid": str(error)})
+    except MemoryError:
+        text = json.dumps({"invalid": f"reading {request.title} takes more than {MEMORY_BYTES} bytes of memory"})
+    except Exception as error:  # whatever a decoder makes of hostile bytes is about the dataset, not about the run
+        text = json.dumps({"invalid": f"{request.title} cannot be read ({type(error).__name__})"})
+    (folder / RESULT).write_text(text)
+
+
+def _bound() -> None:
+    os.nice(5)
+    for limit, value in (
+        (resource.RLIMIT_DATA, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, PROCESSOR_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(limit)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (bound, bound))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # C++ libraries' threads need no farewell

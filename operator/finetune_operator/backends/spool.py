@@ -1,0 +1,210 @@
+"""Disk for datasets and weights on their way: one budget for the whole operator, shared by all transfers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.failures import Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.pace import keeping_pace
+
+if TYPE_CHECKING:
+    from finetune_operator.backends.fetcher import Fetcher
+    from finetune_operator.backends.http import Streamed
+
+DEFAULT_LIMIT: Final = 2 * 2**30
+READERS: Final = 2
+WRITE_BYTES: Final = 1 << 20
+ATTEMPTS: Final = 4
+PAUSE_SECONDS: Final = 0.5
+
+
+class Disk:
+    """`limit`: bytes that all transfers together may occupy. `readers`: places for processes that unpack datasets."""
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = limit
+        self.used = 0
+        self.readers = asyncio.Semaphore(READERS)
+
+
+Opened = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Streamed"]]
+"""Extra headers (Range) -> an answer of 2xx."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file in the spool. `sha256`: hex."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+class Spool:
+    """The files of one transfer; gone, and their bytes given back, at the end of the `with`."""
+
+    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
+        self.folder = folder
+        self.disk = disk or Disk()
+        self._taken = 0
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink(missing_ok=True)
+        self.disk.used -= self._taken
+        self._taken = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that this transfer can still take now."""
+        return max(0, self.disk.limit - self.disk.used)
+
+    def new(self, suffix: str = "") -> Path:
+        """A path for the next file, under a name of our own."""
+        self._count += 1
+        return self.folder / f"f{self._count:06d}{suffix}"
+
+    def take(self, size: int, title: str) -> None:
+        """Count bytes. Raises Permanent where they can never fit, Transient where others occupy the disk now."""
+        if self._taken + size > self.disk.limit:
+            raise Permanent(
+                f"{title} needs more disk than {self.disk.limit} bytes; the administrator can raise --spool-limit",
+                reason=Reason.DATA_VALIDATION_FAILED,
+            )
+        if self.disk.used + size > self.disk.limit:
+            raise Transient(
+                f"{title} waits for disk: other transfers occupy {self.disk.used} of {self.disk.limit} bytes",
+                reason=Reason.UPSTREAM_PREPARING,
+            )
+        self.disk.used += size
+        self._taken += size
+
+    def free(self, stored: Stored) -> None:
+        """Remove a file before the end."""
+        stored.path.unlink(missing_ok=True)
+        self.take(-stored.size, "")
+
+    async def download(
+        self,
+        fetcher: Fetcher,
+        url: str,
+        title: str,
+        *,
+        limit: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Stored:
+        """GET into a new file. Raises as `Fetcher.save`; Permanent beyond `limit` bytes."""
+
+        @asynccontextmanager
+        async def opened(more: Mapping[str, str]) -> AsyncIterator[Streamed]:
+            async with fetcher.open("GET", url, title=title, headers={**(headers or {}), **more}) as streamed:
+                await fetcher.expect(streamed, title)
+                yield streamed
+
+        return await self.receive(opened, title, limit)
+
+    async def receive(self, opened: Opened, title: str, limit: int | None = None) -> Stored:
+        """What `opened` streams, into a new file; taken up where it broke off, if the sender can do that."""
+        path = self.new()
+        with path.open("wb") as file:
+            download = _Download(self, file, title, limit)
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    await download.go_on(opened)
+                    break
+                except Transient as error:
+                    if attempt == ATTEMPTS or error.reason == Reason.UPSTREAM_PREPARING or error.retry_after:
+                        raise
+                    await asyncio.sleep(PAUSE_SECONDS * 2**attempt)
+        return Stored(path, download.size, download.digest.hexdigest())
+
+
+class _Download:
+    """A file that grows, whatever the connection does."""
+
+    def __init__(self, spool: Spool, file: BinaryIO, title: str, limit: int | None) -> None:
+        self._spool, self._file, self._title, self._limit = spool, file, title, limit
+        self._version = ""
+        self.digest, self.size = hashlib.sha256(), 0
+
+    async def go_on(self, opened: Opened) -> None:
+        """One attempt; the next one takes up where it ended."""
+        more = {"Range": f"bytes={self.size}-", "If-Range": self._version} if self.size and self._version else {}
+        try:
+            async with opened(more) as streamed:
+                begins = streamed.headers.get("content-range", "").startswith(f"bytes {self.size}-")
+                if not (more and streamed.status == 206 and begins):
+                    self._start_again()
+                if streamed.headers.get("content-encoding", "identity") != "identity":
+                    raise Permanent(
+                        f"{self._title} is sent compressed although that was not asked for",
+                        reason=Reason.DATA_VALIDATION_FAILED,
+                    )
+                self._version = _version(streamed)
+                await self._receive(streamed)
+        except Rejected as error:
+            if not more or error.status != 416:
+                raise
+            self._version = ""
+            raise Transient(f"{self._title}: it cannot be taken up at byte {self.size}") from None
+
+    async def _receive(self, streamed: Streamed) -> None:
+        most = self._limit if self._limit is not None else self._spool.disk.limit + 1
+        announced = streamed.headers.get("content-length", "")
+        if announced.isdigit() and self.size + int(announced) > most:
+            raise self._too_large(most)
+        buffer = bytearray()
+        try:
+            async for chunk in keeping_pace(streamed.chunks(2 * most), self._title):
+                buffer += chunk
+                if self.size + len(buffer) > most:
+                    raise self._too_large(most)
+                if len(buffer) >= WRITE_BYTES:
+                    await self._write(buffer)
+        except Transient:
+            await self._write(buffer)  # so that the next attempt takes up here
+            raise
+        await self._write(buffer)
+
+    async def _write(self, buffer: bytearray) -> None:
+        if buffer:
+            data = bytes(buffer)
+            buffer.clear()
+            self._spool.take(len(data), self._title)
+            await asyncio.to_thread(self._append, data)
+
+    def _append(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.flush()
+        self.digest.update(data)
+        self.size += len(data)
+
+    def _start_again(self) -> None:
+        self._spool.take(-self.size, self._title)
+        self._file.seek(0)
+        self._file.truncate()
+        self.digest, self.size = hashlib.sha256(), 0
+
+    def _too_large(self, most: int) -> UpstreamError:
+        return Permanent(f"{self._title} has more than {most} bytes", reason=Reason.DATA_VALIDATION_FAILED)
+
+
+def _version(streamed: Streamed) -> str:
+    """What If-Range compares; a weak ETag says nothing of bytes."""
+    etag = streamed.headers.get("etag", "")
+    return etag if etag.startswith('"') else ""
