@@ -105,11 +105,14 @@ class UpstreamRun:
     """What earlier outcomes put into `data`."""
 
     def manifest(self) -> dict[str, Any]:
-        """As `api.convert.to_*` takes it. Only where `spec` is there."""
+        """As `api.convert.to_*` takes it, with the resolved parameters. Only where `spec` is there."""
         assert self.spec is not None
+        spec = self.spec.wire()
+        if self.parameters:
+            spec["recipe"] = {self.spec.recipe.kind: dict(self.parameters)}
         return {
             "metadata": {"name": self.name, "namespace": self.namespace, "annotations": dict(self.annotations)},
-            "spec": self.spec.wire(),
+            "spec": spec,
         }
 
 

@@ -1,0 +1,266 @@
+"""Black Forest Labs' finetune API: one call uploads the pictures, creates the run, starts it and bills it.
+
+Wire facts: the OpenAPI document of 2025 (`FinetuneInputs`, `ResultResponse`, `FinetuneDetailResponse`,
+`MyFinetunesResponse`, `DeleteFinetuneInputs`). The provider has retired the training endpoint; services that speak
+the same API are reached by `baseURL`. There is no cancel, no list filter and no download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from finetune_operator.api.backends import Bfl
+from finetune_operator.api.convert import to_bfl
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.answers import plain
+from finetune_operator.backends.datasets.bundle import json_with_file, pack
+from finetune_operator.backends.datasets.prepare import examples
+from finetune_operator.backends.datasets.recipes import needs_of
+from finetune_operator.backends.failures import Ambiguous, Gone, Rejected
+from finetune_operator.backends.marks import bears, marked
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.spool import Spool
+from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
+
+TRAITS: Final = Traits(
+    name="bfl",
+    title="Black Forest Labs",
+    base_url="https://api.us1.bfl.ai",
+    secret_keys=(("api-key",),),
+    bills=Step.CREATE,
+    starts=False,
+    equips=False,
+    lookup_trusted=False,
+    can_cancel=False,
+    gives_weights=False,
+    retired="2025-10-31",
+)
+FORMATS: Final = ("jpeg", "png", "webp")
+ERRORS_TO_FAIL: Final = 3
+"""A run that is just beginning may say Error for a moment: only so many in a row are a failure."""
+UNSEEN_POLLS: Final = 20
+"""So many polls may find nothing of a run that was never seen: it may merely not be visible yet."""
+REMEMBERED: Final = 50_000
+"""Comments kept in memory, of a few hundred bytes each."""
+UPLOAD_SECONDS: Final = 600.0
+"""For the create, which carries the pictures; not longer than a lost create is looked for."""
+
+
+def headers(credentials: Mapping[str, str]) -> dict[str, str]:
+    """`x-key`."""
+    return {"x-key": credentials["api-key"]}
+
+
+def finetune_request(run: UpstreamRun) -> dict[str, Any]:
+    """The body of `POST /v1/finetune`, without file_data, which is streamed into it. The comment ends in the marker."""
+    assert isinstance(run.backend, Bfl)
+    return {**to_bfl(run.manifest()), "finetune_comment": marked(run.backend.comment, run.marker)}
+
+
+def finetune_id(body: Mapping[str, Any]) -> str:
+    """The id in the answer to a create, whose shape the document leaves open. Raises Ambiguous: it may be running."""
+    for field in ("finetune_id", "id"):
+        if isinstance(body.get(field), str) and body[field]:
+            return str(body[field])
+    raise Ambiguous(
+        "Black Forest Labs has taken the request and names no finetune_id", reason=Reason.UPSTREAM_ANSWER_UNREADABLE
+    )
+
+
+def listed_ids(body: Mapping[str, Any]) -> list[str]:
+    """The ids of `my_finetunes`, whose items the document does not type: texts, or objects with an id."""
+    found = []
+    for item in body.get("finetunes") or ():
+        if isinstance(item, dict):
+            item = item.get("finetune_id") or item.get("id")
+        if isinstance(item, str) and item:
+            found.append(item)
+    return found
+
+
+def sighting_of(body: Mapping[str, Any], data: Mapping[str, str]) -> Sighting:
+    """What a `ResultResponse` says, given what was remembered. `Task not found` is not for this function."""
+    word = str(body.get("status"))
+    before = int(data.get("errors") or 0)
+    errors = before + 1 if word == "Error" else 0
+    learnt = {} if data.get("seen") else {"seen": "true"}
+    if errors != before:
+        learnt["errors"] = str(errors)
+    return Sighting(state=_state(word, body, errors), stage=plain(word)[:64], message=_words(body) or None, data=learnt)
+
+
+def sighting_of_unknown(details: bool, data: Mapping[str, str]) -> Sighting | None:
+    """`get_result` says Task not found: the result of a run that was seen has expired; another is not visible yet.
+
+    `details`: whether `finetune_details` knows it. None: it is gone.
+    """
+    unseen = 0 if data.get("seen") else int(data.get("unseen") or 0) + 1
+    if 0 < unseen <= UNSEEN_POLLS:
+        message = "Black Forest Labs does not show the new run yet."
+        state = RunState(stage=Stage.PENDING, reason=Reason.UPSTREAM_QUEUED, message=message)
+        return Sighting(state=state, stage="Task not found", data={"unseen": str(unseen)})
+    return sighting_of({"status": "Ready"}, data) if details else None
+
+
+def _state(word: str, body: Mapping[str, Any], errors: int) -> RunState:
+    share = _share(body.get("progress"))
+    if word == "Ready":
+        return RunState(
+            stage=Stage.SUCCEEDED,
+            reason=Reason.UPSTREAM_SUCCEEDED,
+            message="Black Forest Labs says Ready. It gives no weights: the model is used there, by its id.",
+            progress={"percentage": 100},
+        )
+    if word in ("Request Moderated", "Content Moderated"):
+        return _failed(f"Black Forest Labs refuses the training data: {word}", body)
+    if word == "Error" and errors >= ERRORS_TO_FAIL:
+        return _failed(f"Black Forest Labs has answered Error {errors} times in a row", body)
+    if word == "Error":
+        return RunState(
+            stage=Stage.PENDING,
+            reason=Reason.UPSTREAM_QUEUED,
+            message=f"Black Forest Labs answers Error ({errors} of {ERRORS_TO_FAIL}); a run that begins may do so.",
+            troubled=True,
+        )
+    if word == "Pending" and not share:
+        return RunState(stage=Stage.PENDING, reason=Reason.UPSTREAM_QUEUED, message="Black Forest Labs says Pending.")
+    known = word in ("Pending", "Reasoning", "Generating")
+    return RunState(
+        stage=Stage.RUNNING,
+        reason=Reason.UPSTREAM_RUNNING if known else Reason.UPSTREAM_STATE_UNKNOWN,
+        message="Black Forest Labs is training."
+        if known
+        else f"Black Forest Labs says {plain(word)!r:.80}, which the operator does not know; it goes on asking.",
+        uncertain=not known,
+        progress={"percentage": min(99, int(share * 100))} if share else None,
+    )
+
+
+def _failed(sentence: str, body: Mapping[str, Any]) -> RunState:
+    words = _words(body)
+    return RunState(
+        stage=Stage.FAILED, reason=Reason.UPSTREAM_FAILED, message=f"{sentence}: {words}" if words else f"{sentence}."
+    )
+
+
+def _share(progress: object) -> float:
+    """0 to 1, from a share or a percentage."""
+    if isinstance(progress, bool) or not isinstance(progress, int | float) or progress != progress or progress < 0:
+        return 0.0
+    return min(1.0, progress / 100 if progress > 1 else float(progress))
+
+
+def _words(body: Mapping[str, Any]) -> str:
+    """Whatever `details` or `result` say of an error."""
+    for part in (body.get("details"), body.get("result")):
+        if isinstance(part, dict):
+            for field in ("error", "message", "detail", "reason"):
+                if isinstance(part.get(field), str):
+                    return plain(part[field])
+    return ""
+
+
+class BflUpstream:
+    """BFL behind the protocol of `upstream.py`. Remembers which comment which run has: that never changes."""
+
+    traits = TRAITS
+
+    def __init__(self) -> None:
+        self._comments: dict[tuple[str, str], str] = {}
+
+    def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
+        """`x-key`."""
+        return headers(credentials)
+
+    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+        """Nothing: the pictures travel inside the create."""
+        return Outcome()
+
+    async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
+        """By the comments of all runs of the account. A run that was just created may not be listed yet."""
+        listed = listed_ids((await kit.api.get("/v1/my_finetunes")).object())
+        for known in reversed(listed):
+            if bears(await self._comment(known, kit), run.marker):
+                return Outcome(id=known, url=_url(kit, known))
+        return None
+
+    async def _comment(self, known: str, kit: Kit) -> str:
+        place = (kit.api.base_url, known)
+        if place not in self._comments:
+            try:
+                self._comments[place] = str((await _details(known, kit)).get("finetune_comment") or "")
+            except (Gone, Rejected):
+                return ""
+            if len(self._comments) > REMEMBERED:
+                self._comments.pop(next(iter(self._comments)))
+        return self._comments.get(place, "")
+
+    async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
+        """Download the pictures, and stream them as a ZIP in base64 inside the one call that creates and bills."""
+        assert run.spec is not None
+        needs = needs_of(run.spec.recipe, FORMATS, captions_optional=True)
+        folder = kit.spool / "bundle"
+        folder.mkdir(exist_ok=True)
+        async with examples(run, kit, needs) as found:
+            with Spool(folder, kit.disk) as spool:
+                archive = spool.new(".zip")
+                spool.take(await pack(found, archive), "the ZIP of the dataset")
+                body = json_with_file(finetune_request(run), "file_data", archive)
+                answer = await kit.api.call(
+                    "POST",
+                    "/v1/finetune",
+                    content=body.chunks(),
+                    headers={"Content-Type": "application/json", "Content-Length": str(body.length)},
+                    timeout=UPLOAD_SECONDS,
+                )
+        made = finetune_id(answer.object())
+        return Outcome(id=made, url=_url(kit, made), data={"pictures": str(len(found))})
+
+    async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+        """Nothing."""
+        return Outcome()
+
+    async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+        """Nothing: the create has started it."""
+        return Outcome()
+
+    async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
+        """`get_result`; where that knows nothing, `finetune_details` decides: results expire, runs do not."""
+        assert run.id is not None
+        body = (await kit.api.get("/v1/get_result", {"id": run.id})).object()
+        if body.get("status") != "Task not found":
+            return sighting_of(body, run.data)
+        try:
+            known = bool(await _details(run.id, kit))
+        except (Gone, Rejected):
+            known = False
+        sighting = sighting_of_unknown(known, run.data)
+        if sighting is None:
+            raise Gone(f"Black Forest Labs knows the run {run.id} no more")
+        return sighting
+
+    async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+        """Impossible, as `traits` say."""
+        return Outcome(message="Black Forest Labs cannot stop a run: it goes on and is billed.")
+
+    async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
+        """`delete_finetune`; an unknown id is answered 404 or 422, and gone."""
+        with suppress(Gone, Rejected):
+            await kit.api.call("POST", "/v1/delete_finetune", json={"finetune_id": run.id}, repeatable=True)
+        return Outcome()
+
+    async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:  # noqa: ARG002
+        """Impossible, as `traits` say."""
+        return Fetched(artifacts=())
+
+
+async def _details(known: str, kit: Kit) -> Mapping[str, Any]:
+    body = (await kit.api.get("/v1/finetune_details", {"finetune_id": known})).object()
+    details = body.get("finetune_details")
+    return details if isinstance(details, dict) else body
+
+
+def _url(kit: Kit, known: str) -> str:
+    return f"{kit.api.base_url}/v1/finetune_details?finetune_id={known}"

@@ -1,0 +1,67 @@
+"""Scenario's uploads in parts: for recordings, and for pictures too large for a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.answers import plain
+from finetune_operator.backends.datasets.prepare import Media
+from finetune_operator.backends.digests import chunks
+from finetune_operator.backends.failures import Rejected, Transient
+from finetune_operator.backends.scenario_requests import query
+from finetune_operator.backends.upstream import Kit, UpstreamRun
+
+PART_BYTES: Final = 16 * 2**20
+ROUNDS: Final = 150
+PAUSE_SECONDS: Final = 2.0
+"""Together five minutes for Scenario to look at a file."""
+
+
+async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
+    """The asset id of the uploaded file. Raises Rejected where Scenario does not take it."""
+    parts = -(-media.size // PART_BYTES)
+    wanted = {
+        "kind": media.media_type.partition("/")[0],
+        "fileName": name,
+        "contentType": media.media_type,
+        "fileSize": media.size,
+        "parts": parts,
+    }
+    answer = await kit.api.call("POST", "/uploads", params=query(run), json=wanted, repeatable=True)
+    begun = _upload(answer.object())
+    for part in begun.get("parts") or ():
+        await _send(kit, media, int(part["number"]), str(part["url"]))
+    path = f"/uploads/{begun['id']}"
+    await kit.api.call("POST", f"{path}/action", params=query(run), json={"action": "complete"}, repeatable=True)
+    for _ in range(ROUNDS):
+        seen = _upload((await kit.api.get(path, query(run))).object())
+        if seen.get("entityId"):
+            return str(seen["entityId"])
+        if seen.get("status") == "failed":
+            said = plain(str(seen.get("errorMessage") or "no reason given"))
+            raise Rejected(f"Scenario does not take {name}: {said}", reason=Reason.DATA_VALIDATION_FAILED)
+        await asyncio.sleep(PAUSE_SECONDS)
+    raise Transient(f"Scenario has not looked at {name} within {ROUNDS * PAUSE_SECONDS:.0f} s")
+
+
+async def _send(kit: Kit, media: Media, number: int, address: str) -> None:
+    start = (number - 1) * PART_BYTES
+    length = min(PART_BYTES, media.size - start)
+    if length <= 0:
+        raise Transient(f"Scenario asks for part {number} of a file that has none")
+    await kit.fetcher.call(
+        "PUT",
+        address,
+        title="Scenario's storage",
+        headers={"Content-Length": str(length)},
+        content=chunks(media.path, start, length),
+    )
+
+
+def _upload(body: dict[str, Any]) -> dict[str, Any]:
+    value = body.get("upload")
+    if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+        raise Transient("Scenario's answer names no upload", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+    return value
