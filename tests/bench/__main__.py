@@ -256,7 +256,8 @@ def main() -> None:
     print(report(results))
     target = Path(os.environ.get("BENCH_JSON", "build/bench.json"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    document = {"date": now_stamp(), "machine": f"{os.cpu_count()} cores, {platform.machine()}", "runs": RUNS, **results}
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    document = {"date": now_stamp(), "machine": machine, "runs": RUNS, **results}
     target.write_text(json.dumps(document, indent=2) + "\n")
 
 
