@@ -4,8 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
+from tests.trainer.web import Answer, web
 
 NewRun = Callable[..., TrainerRun]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -42,13 +45,34 @@ def test_a_model_that_is_not_in_the_cache_is_exit_2_when_offline(new_run: NewRun
     assert result.message == "the base model Tiny/Absent is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
 
 
-def test_a_hub_that_cannot_be_reached_is_worth_another_attempt(new_run: NewRun) -> None:
-    run = new_run(base_model="Tiny/Absent", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (Answer(status=403, headers={"X-Error-Code": "GatedRepo"}), 2, "is gated: accept its licence"),
+        (Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}), 2, "there is no model Tiny/Absent on the hub"),
+        (Answer(status=503), 1, "could not be fetched"),
+    ],
+)
+def test_what_the_hub_says_decides_about_another_attempt(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, answer: Answer, code: int, words: str
+) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    run = new_run(base_model="Tiny/Absent")
     write_rows(run.data, 2)
+    with web() as server:
+        for name in ("model_index.json", "config.json"):
+            server.serve(f"/Tiny/Absent/resolve/main/{name}", answer)
+        monkeypatch.setattr(constants, "ENDPOINT", server.base)
+        url = server.base + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(run.root / "hub"))
+        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+        result = run.execute()
 
-    result = run.finish(run.start())
-
-    assert (result.code, result.reason) == (1, "ModelUnavailable")
+    assert result.code == code
+    assert words in result.message
 
 
 def test_a_name_that_is_no_hub_id_is_exit_2(new_run: NewRun) -> None:

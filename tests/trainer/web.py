@@ -45,6 +45,9 @@ def web() -> Iterator[Web]:
         def do_GET(self) -> None:
             self.answer(b"")
 
+        def do_HEAD(self) -> None:
+            self.answer(b"")
+
         def do_POST(self) -> None:
             self.answer(self.rfile.read(int(self.headers["Content-Length"])))
 
@@ -57,7 +60,8 @@ def web() -> Iterator[Web]:
             if answer.cut is not None:
                 self.send_header("Content-Length", str(len(answer.body) + answer.cut))
             self.end_headers()
-            self.wfile.write(answer.body)
+            if self.command != "HEAD":
+                self.wfile.write(answer.body)
             self.close_connection = True
 
         def log_message(self, *arguments: object) -> None:

@@ -83,14 +83,14 @@ def _parsed(path: Path, base_model: str) -> dict[str, Any]:
 
 
 def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with _HubErrors(base_model):
         try:
             return Path(hf_hub_download(base_model, name, token=_hub_token(env)))
         except LocalEntryNotFoundError:
-            if name == DESCRIPTIONS[-1]:
+            if name == DESCRIPTIONS[-1] or not constants.HF_HUB_OFFLINE:
                 raise
             return None
         except EntryNotFoundError:
