@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.backends import Bfl
 from finetune_operator.api.convert import to_bfl
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import plain
+from finetune_operator.backends.answers import Answer, plain
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.failures import Ambiguous, Gone, Rejected
+from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, UpstreamError
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.spool import Spool
@@ -174,6 +175,10 @@ class BflUpstream:
         """`x-key`."""
         return headers(credentials)
 
+    def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
+        """Nothing of its own."""
+        return None
+
     async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
         """Nothing: the pictures travel inside the create."""
         return Outcome()
@@ -231,7 +236,7 @@ class BflUpstream:
         assert run.id is not None
         body = (await kit.api.get("/v1/get_result", {"id": run.id})).object()
         if body.get("status") != "Task not found":
-            return sighting_of(body, run.data)
+            return _with_artifact(sighting_of(body, run.data), run, kit)
         try:
             known = bool(await _details(run.id, kit))
         except (Gone, Rejected):
@@ -239,7 +244,7 @@ class BflUpstream:
         sighting = sighting_of_unknown(known, run.data)
         if sighting is None:
             raise Gone(f"Black Forest Labs knows the run {run.id} no more")
-        return sighting
+        return _with_artifact(sighting, run, kit)
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
         """Impossible, as `traits` say."""
@@ -260,6 +265,14 @@ async def _details(known: str, kit: Kit) -> Mapping[str, Any]:
     body = (await kit.api.get("/v1/finetune_details", {"finetune_id": known})).object()
     details = body.get("finetune_details")
     return details if isinstance(details, dict) else body
+
+
+def _with_artifact(sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
+    """What there is to record of a model that cannot be downloaded: its id, and where it is described."""
+    if sighting.state.stage is not Stage.SUCCEEDED or run.id is None:
+        return sighting
+    artifact = {"name": run.id, "uri": _url(kit, run.id)}
+    return replace(sighting, state=replace(sighting.state, artifacts=(artifact,)))
 
 
 def _url(kit: Kit, known: str) -> str:

@@ -11,16 +11,18 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_operator.api.backends import OctoAi
 from finetune_operator.api.convert import to_octoai
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import plain
+from finetune_operator.backends.answers import Answer, plain
+from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.prepare import Example, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import chunks, file_digest
-from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, Transient
+from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
@@ -45,9 +47,10 @@ PAGE: Final = 100
 MAX_PAGES: Final = 1000
 MAX_SLUG: Final = 60
 CHUNK: Final = 4000
-SETTLE_ROUNDS: Final = 450
-SETTLE_SECONDS: Final = 2.0
-"""Together 15 minutes: what the SDK waits for an asset."""
+SETTLE_ROUNDS: Final = 10
+SETTLE_SECONDS: Final = 1.0
+UNREADY_SECONDS: Final = 10.0
+"""The SDK's own pause between two looks at an asset."""
 MAX_CHUNKS: Final = 48
 """`status.upstream.data` has room for so many texts of 4096 characters."""
 
@@ -105,21 +108,21 @@ def unpacked(data: Mapping[str, str]) -> list[dict[str, str]]:
     return list(json.loads(text)) if text else []
 
 
-def sighting_of(tune: Mapping[str, Any]) -> Sighting:
+def sighting_of(tune: Mapping[str, Any], base_url: str) -> Sighting:
     """What a Tune says of itself. Raises Gone for a deleted one."""
     if tune.get("deleted_at"):
         raise Gone(f"the tune {tune.get('id')} was deleted at {tune['deleted_at']}")
     loras = [lora for lora in tune.get("output_lora_ids") or () if isinstance(lora, str)]
     word = str(tune.get("status"))
     return Sighting(
-        state=_state(word, tune, loras),
+        state=_state(word, tune, {lora: f"{base_url}/v1/assets/{lora}" for lora in loras}),
         stage=plain(word)[:64],
         message=_details(tune) or None,
         data={"loras": ",".join(loras)[:4000]} if loras else {},
     )
 
 
-def _state(word: str, tune: Mapping[str, Any], loras: list[str]) -> RunState:
+def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str]) -> RunState:
     details = _details(tune)
     if word == "pending":
         return RunState(
@@ -137,6 +140,7 @@ def _state(word: str, tune: Mapping[str, Any], loras: list[str]) -> RunState:
             message=f"The tune has succeeded. {result}" + _after(details),
             completion_time=_time(tune.get("succeeded_at")),
             progress={"percentage": 100},
+            artifacts=tuple({"name": lora, "uri": uri} for lora, uri in loras.items()) or None,
         )
     if word == "failed":
         return RunState(
@@ -187,6 +191,10 @@ class OctoAiUpstream:
         """Bearer."""
         return {"Authorization": f"Bearer {credentials['api-key']}"}
 
+    def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
+        """Nothing of its own."""
+        return None
+
     async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Every picture an asset, under a name that says run, place and content; then wait until they are looked at."""
         assert run.spec is not None
@@ -200,9 +208,12 @@ class OctoAiUpstream:
                     await self._upload(kit, str(asset["id"]), example)
                 file = {"file_id": str(asset["id"])}
                 files.append({**file, "caption": example.caption} if example.caption else file)
-        data = packed(files)
-        rejected = await self._settled(run, kit, [file["file_id"] for file in files])
-        return Outcome(data=data, message=f"Rejected assets: {', '.join(rejected)}." if rejected else None)
+        outcome = Outcome(data=packed(files))
+        for _ in range(SETTLE_ROUNDS):
+            if not (await _judged(kit, files)).unready:
+                break
+            await asyncio.sleep(SETTLE_SECONDS)
+        return outcome  # `create` looks again
 
     async def _assets(self, run: UpstreamRun, kit: Kit) -> dict[str, Body]:
         """The run's assets that an earlier attempt has left, by name; none where the service has no such listing."""
@@ -241,31 +252,6 @@ class OctoAiUpstream:
         if error := answer.object().get("error"):
             raise Transient(f"{example.where}: the upload was not completed: {plain(str(error))}")
 
-    async def _settled(self, run: UpstreamRun, kit: Kit, ids: list[str]) -> list[str]:
-        """Wait until no asset is unready; those that were rejected. Raises Rejected where that ends the run."""
-        assert isinstance(run.backend, OctoAi)
-        waiting, rejected = ids, []
-        for _ in range(SETTLE_ROUNDS):
-            unready = []
-            for asset_id in waiting:
-                asset = _member((await kit.api.get(f"/v1/assets/{asset_id}")).object(), "asset")
-                if asset.get("status") in ("rejected", "error", "deleted"):
-                    why = plain(str(asset.get("status_details") or asset["status"]))
-                    rejected.append(f"{asset.get('name')} ({why})")
-                elif asset.get("status") != "ready":
-                    unready.append(asset_id)
-            if rejected and not run.backend.continue_on_rejection:
-                raise Rejected(
-                    f"the service rejects {len(rejected)} of {len(ids)} pictures: {', '.join(rejected[:10])}. "
-                    "Replace them, or set backend.octoai.continueOnRejection",
-                    reason=Reason.DATA_VALIDATION_FAILED,
-                )
-            if not unready:
-                return rejected
-            waiting = unready
-            await asyncio.sleep(SETTLE_SECONDS)
-        raise Transient(f"{len(waiting)} assets are not ready after {SETTLE_ROUNDS * SETTLE_SECONDS:.0f} s")
-
     async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
         """By name; whether `name` filters exactly, by part or not at all is not documented, so it is compared here."""
         for query in ({"name": tune_name(run)}, {}):
@@ -280,8 +266,23 @@ class OctoAiUpstream:
         return Outcome(id=tune["id"], url=f"{kit.api.base_url}/v1/tune/{tune['id']}", stage=_word(tune))
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
-        """The one call that creates, starts and bills the tune."""
-        answer = await kit.api.call("POST", "/v1/tune", json=tune_request(run, unpacked(run.data)))
+        """The one call that creates, starts and bills the tune; not before the service has looked at every picture."""
+        assert isinstance(run.backend, OctoAi)
+        files = unpacked(run.data)
+        judged = await _judged(kit, files)
+        if judged.rejected and not run.backend.continue_on_rejection:
+            raise Rejected(
+                f"the service rejects {len(judged.rejected)} of {len(files)} pictures: "
+                f"{', '.join(judged.rejected[:10])}. Replace them, or set backend.octoai.continueOnRejection",
+                reason=Reason.DATA_VALIDATION_FAILED,
+            )
+        if judged.unready:
+            raise Transient(
+                f"the service has not yet looked at {judged.unready} of {len(files)} pictures",
+                reason=Reason.UPSTREAM_PREPARING,
+                retry_after=UNREADY_SECONDS,
+            )
+        answer = await kit.api.call("POST", "/v1/tune", json=tune_request(run, files))
         return self._made(kit, answer.object())
 
     async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
@@ -294,7 +295,7 @@ class OctoAiUpstream:
 
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
         """`GET /v1/tune/{id}`."""
-        return sighting_of((await kit.api.get(f"/v1/tune/{run.id}")).object())
+        return sighting_of((await kit.api.get(f"/v1/tune/{run.id}")).object(), kit.api.base_url)
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """How the service answers for a tune that is over is not documented: then it is looked at."""
@@ -319,8 +320,41 @@ class OctoAiUpstream:
         return Outcome()
 
     async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
-        """Every LoRA that the tune has made."""
-        raise NotImplementedError
+        """Every LoRA that the tune has made, from the addresses that the service signs for its assets."""
+        weights = []
+        for lora in filter(None, run.data.get("loras", "").split(",")):
+            answer = await kit.api.get(f"/v1/assets/{lora}", {"transfer_api_type": "presigned-url"})
+            address = _member(answer.object(), "transfer_api").get("get_url")
+            if not isinstance(address, str):
+                raise Permanent(f"the service offers no address to download {lora} from (transfer_api.get_url)")
+            opened = from_url(kit, address, f"the LoRA {lora}")
+            weights.append(Weights(lora_file(lora, _member(answer.object(), "asset")), _asset_url(kit, lora), opened))
+        return await deliver(run, kit, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What the service thinks of the pictures."""
+
+    rejected: tuple[str, ...]
+    unready: int
+
+
+async def _judged(kit: Kit, files: Iterable[Mapping[str, str]]) -> _Judged:
+    rejected, unready = [], 0
+    for file in files:
+        try:
+            answer = await kit.api.get(f"/v1/assets/{file['file_id']}")
+        except Gone:  # of the asset, not of the endpoint that creates tunes
+            rejected.append(f"{file['file_id']} (deleted at the service)")
+            continue
+        asset = _member(answer.object(), "asset")
+        if asset.get("status") in ("rejected", "error", "deleted"):
+            why = plain(str(asset.get("status_details") or asset["status"]))
+            rejected.append(f"{asset.get('name') or file['file_id']} ({why})")
+        elif asset.get("status") != "ready":
+            unready += 1
+    return _Judged(tuple(rejected), unready)
 
 
 async def _pages(kit: Kit, path: str, query: Mapping[str, str]) -> AsyncIterator[Body]:
@@ -335,6 +369,17 @@ async def _pages(kit: Kit, path: str, query: Mapping[str, str]) -> AsyncIterator
             return
         offset += len(rows)
     raise Transient(f"the listing {path} has more than {MAX_PAGES} pages")
+
+
+def lora_file(lora: str, asset: Mapping[str, Any]) -> str:
+    """The file name of a LoRA: its asset's id, and the format that the asset says it has."""
+    data = asset.get("data")
+    ending = data.get("file_format") if isinstance(data, dict) else None
+    return f"{lora}.{ending if ending in ('safetensors', 'pt') else 'safetensors'}"
+
+
+def _asset_url(kit: Kit, asset: str) -> str:
+    return f"{kit.api.base_url}/v1/assets/{asset}"
 
 
 def _usable(asset: Mapping[str, Any]) -> bool:

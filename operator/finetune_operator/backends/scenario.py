@@ -9,15 +9,18 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Answer
+from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.prepare import Example, Media, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import file_digest
 from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, Transient, UpstreamError
 from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.scenario_downloads import download
 from finetune_operator.backends.scenario_requests import (
     headers,
     image_name,
@@ -57,6 +60,10 @@ class ScenarioUpstream:
     """Scenario behind the protocol of `upstream.py`."""
 
     traits = TRAITS
+
+    def __init__(self) -> None:
+        self._downloads: dict[str, str] = {}
+        """Model -> the download that was asked for last: another attempt waits for it, and asks for no second one."""
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """Bearer with a token, Basic with key and secret."""
@@ -138,7 +145,7 @@ class ScenarioUpstream:
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
         """The model; and its job, where the model has failed or says nothing of its progress."""
         model = await self._model(run, kit)
-        sighting = sighting_of(model)
+        sighting = _with_artifact(sighting_of(model), run, kit)
         job_id = sighting.job_id or run.job_id
         silent = model.get("status") == "training" and not model.get("trainingProgress")
         if job_id is None or not (silent or sighting.state.stage is Stage.FAILED):
@@ -178,7 +185,10 @@ class ScenarioUpstream:
 
     async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
         """Ask for a download, wait for it, and stream it on."""
-        raise NotImplementedError
+        assert run.id is not None
+        address = await download(run, kit, self._downloads)
+        weights = Weights(f"{run.id}.safetensors", _url(kit, run.id), from_url(kit, address, "Scenario's download"))
+        return await deliver(run, kit, [weights])
 
 
 class _Attaching:
@@ -236,7 +246,19 @@ class _Attaching:
 def _made(model: Mapping[str, Any], kit: Kit) -> Outcome:
     if not isinstance(model.get("id"), str) or not model["id"]:
         raise Ambiguous("Scenario names no id of the model", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return Outcome(id=model["id"], url=f"{kit.api.base_url}/models/{model['id']}", stage=sighting_of(model).stage)
+    return Outcome(id=model["id"], url=_url(kit, model["id"]), stage=sighting_of(model).stage)
+
+
+def _with_artifact(sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
+    """Where the weights are as long as nobody wants them elsewhere."""
+    if sighting.state.stage is not Stage.SUCCEEDED or run.id is None:
+        return sighting
+    artifact = {"name": run.id, "uri": _url(kit, run.id)}
+    return replace(sighting, state=replace(sighting.state, artifacts=(artifact,)))
+
+
+def _url(kit: Kit, model_id: str) -> str:
+    return f"{kit.api.base_url}/models/{model_id}"
 
 
 def _member(answer: Answer, field: str) -> Body:
