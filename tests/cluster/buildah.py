@@ -40,6 +40,12 @@ def has_image(name: str) -> bool:
     return subprocess.run([*_buildah(), "inspect", "--type", "image", name], capture_output=True).returncode == 0
 
 
+def images(name: str) -> list[str]:
+    """The names (with tags) of the images called `name`, without the implied localhost."""
+    listed = run("images", "--format", "{{.Name}}:{{.Tag}}", "--noheading")
+    return [each.removeprefix("localhost/") for each in listed.split() if each.startswith(f"localhost/{name}:")]
+
+
 def image_config(name: str) -> bytes:
     """The image's configuration, byte for byte as it was stored. Raises ClusterError."""
     config: str = json.loads(run("inspect", "--type", "image", name))["Config"]
@@ -47,7 +53,7 @@ def image_config(name: str) -> bytes:
 
 
 def storage() -> Path:
-    """Where images and layers are."""
+    """Where images and layers are. Whoever builds or takes images holds `exclusive(storage())`."""
     return cache_dir() / "buildah"
 
 

@@ -20,6 +20,7 @@ from tests.cluster.record import Record
 @contextlib.contextmanager
 def running_cluster(folder: Path, level: Level) -> Iterator[Record]:
     """Starts a cluster with its state in `folder`, yields it when it is ready, and ends it. Raises ClusterError."""
+    level = Level(level)
     with contextlib.ExitStack() as started:
         if level is Level.NODE:
             ground = started.enter_context(node_ground())

@@ -1,8 +1,7 @@
-"""A real kubelet: its configuration, and the bridge that it advertises."""
+"""A real kubelet: its configuration, and the cgroup that it works in."""
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from tests.cluster import binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.daemon import Daemon
+from tests.cluster.node_network import nameservers
 from tests.cluster.node_slot import NodeSlot
 from tests.cluster.node_sweep import cgroup_roots
 from tests.cluster.ports import free_port
@@ -69,6 +69,8 @@ class Kubelet:
             # A tree of our own: what is found there after an accident can be killed without a second thought.
             "cgroupRoot": f"/{slot.name}",
             "failCgroupV1": False,
+            # There is no DNS for Services; without this, every pod starts with a warning.
+            "clusterDNS": nameservers(),
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
             "podLogsDir": str(slot.scratch / "pod-logs"),
@@ -77,16 +79,6 @@ class Kubelet:
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
         }
-
-
-def make_bridge(slot: NodeSlot) -> None:
-    """The pods' bridge with the node's address, there before anything listens on it."""
-    for arguments in (
-        ["link", "add", slot.name, "type", "bridge"],
-        ["address", "add", f"{slot.address}/{slot.subnet.prefixlen}", "dev", slot.name],
-        ["link", "set", slot.name, "up"],
-    ):
-        subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def make_cgroups(slot: NodeSlot) -> None:

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import packages
+from tests.cluster import buildah, packages
 from tests.cluster.containerd import Containerd
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ClusterError
+from tests.cluster.exclusive import exclusive
 from tests.cluster.image_handover import HOST, hand_over
-from tests.cluster.kubelet import Kubelet, make_bridge, make_cgroups
-from tests.cluster.node_slot import NodeSlot, free_slot
+from tests.cluster.kubelet import Kubelet, make_cgroups
+from tests.cluster.node_network import make_network
+from tests.cluster.node_slot import RUN_FOLDER, SLOTS, NodeSlot, free_slot
 from tests.cluster.node_sweep import sweep
 from tests.cluster.pause_image import pause_image
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+IP_FORWARD_BEFORE = RUN_FOLDER / "ip_forward.before"
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class NodeGround:
 @contextlib.contextmanager
 def node_ground() -> Iterator[NodeGround]:
     """A free slot, swept before and after, with its bridge and cgroup. Raises ClusterError."""
-    with free_slot() as slot, _ip_forward_restored():
+    with _ip_forward_restored(), free_slot() as slot:
         sweep(slot)
         slot.scratch.mkdir(parents=True)
         try:
-            make_bridge(slot)
+            make_network(slot)
             make_cgroups(slot)
             yield NodeGround(slot)
         finally:
@@ -53,11 +56,12 @@ def running_node(ground: NodeGround, control_plane: ControlPlane) -> Iterator[Pa
     if not plugins:
         raise ClusterError("the CNI plugins are gone: `python -m tests.cluster up` installs them again")
     with contextlib.ExitStack() as started:
-        pause = pause_image()
-        containerd = Containerd(slot, pause_image=f"{HOST}/{pause}", cni_plugins=plugins)
-        started.callback(containerd.stop)
-        containerd.start()
-        hand_over(pause, f"{HOST}/{pause}", containerd.ctr)
+        with exclusive(buildah.storage()):
+            pause = pause_image()
+            containerd = Containerd(slot, pause_image=f"{HOST}/{pause}", cni_plugins=plugins)
+            started.callback(containerd.stop)
+            containerd.start()
+            hand_over(pause, f"{HOST}/{pause}", containerd.ctr)
         kubelet = Kubelet(slot, control_plane)
         started.callback(kubelet.stop)
         kubelet.start()
@@ -66,10 +70,14 @@ def running_node(ground: NodeGround, control_plane: ControlPlane) -> Iterator[Pa
 
 @contextlib.contextmanager
 def _ip_forward_restored() -> Iterator[None]:
-    # The bridge plugin switches forwarding on and nobody switches it off again.
-    before = IP_FORWARD.read_text()
+    # The bridge plugin switches forwarding on and nobody switches it off again: the last cluster to end does.
+    with exclusive(IP_FORWARD_BEFORE):
+        if not IP_FORWARD_BEFORE.exists():
+            IP_FORWARD_BEFORE.write_text(IP_FORWARD.read_text())
     try:
         yield
     finally:
-        if IP_FORWARD.read_text() != before:
-            IP_FORWARD.write_text(before)
+        with exclusive(IP_FORWARD_BEFORE):
+            if not any(Path("/sys/class/net", slot.name).exists() for slot in map(NodeSlot, SLOTS)):
+                IP_FORWARD.write_text(IP_FORWARD_BEFORE.read_text())
+                IP_FORWARD_BEFORE.unlink()

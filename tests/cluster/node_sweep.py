@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tests.cluster.errors import ClusterError
+from tests.cluster.node_network import remove_network
 from tests.cluster.node_slot import NodeSlot
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -31,7 +32,7 @@ def sweep(slot: NodeSlot) -> None:
         subprocess.run(["umount", "--lazy", sandbox], capture_output=True)
         sandbox.unlink(missing_ok=True)
     unmount_below(slot.run_folder, slot.scratch, slot.images)
-    subprocess.run(["ip", "link", "delete", slot.name], capture_output=True)
+    remove_network(slot)
     for cgroup in _cgroups(slot):
         _remove_cgroup(cgroup)
     for folder in (slot.run_folder, slot.scratch):

@@ -17,6 +17,7 @@ PROGRAMS = {
     "containerd": "containerd",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
     "runc": "runc",
 }
 CNI_PACKAGE = "containernetworking-plugins"
