@@ -112,17 +112,23 @@ class ScenarioUpstream:
         """Attach pictures or recordings, caption or pair them, and ask for the price."""
         assert run.spec is not None
         model = await self._model(run, kit)
-        if sighting_of(model).startable:
-            recipe = run.spec.recipe
-            formats = SOUND_FORMATS if recipe.kind == "voice" else IMAGE_FORMATS
-            async with examples(run, kit, needs_of(recipe, formats, captions_optional=True)) as found:
-                await _Attaching(run, kit, model).attach(found)
+        sighting = sighting_of(model)
+        if not sighting.startable:
+            return Outcome(stage=sighting.stage, job_id=sighting.job_id)
+        recipe = run.spec.recipe
+        formats = SOUND_FORMATS if recipe.kind == "voice" else IMAGE_FORMATS
+        async with examples(run, kit, needs_of(recipe, formats, captions_optional=True)) as found:
+            await _Attaching(run, kit, model).attach(found)
         return await self._price(run, kit)
 
     async def _price(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """`dryRun`: answered 269. Where a service ignores the word it has begun to train, and says so."""
         answer = await kit.api.call(
-            "PUT", f"/models/{run.id}/train", params=query(run, dryRun="true"), json=train_request(run)
+            "PUT",
+            f"/models/{run.id}/train",
+            params=query(run, dryRun="true"),
+            json=train_request(run),
+            repeatable=True,
         )
         body = answer.object()
         cost = _cost(body, "estimate")
