@@ -22,6 +22,7 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, UpstreamError
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.shapes import items
 from finetune_operator.backends.spool import Spool
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
@@ -73,7 +74,7 @@ def finetune_id(body: Mapping[str, Any]) -> str:
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
     """The ids of `my_finetunes`, whose items the document does not type: texts, or objects with an id."""
     found = []
-    for item in body.get("finetunes") or ():
+    for item in items(body.get("finetunes")):
         if isinstance(item, dict):
             item = item.get("finetune_id") or item.get("id")
         if isinstance(item, str) and item:

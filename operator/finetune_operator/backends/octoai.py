@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +24,7 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import chunks, file_digest
 from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.shapes import objects, texts
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
 Body = dict[str, Any]
@@ -89,7 +90,7 @@ def tune_request(run: UpstreamRun, files: Iterable[Mapping[str, str]]) -> Body:
     return body
 
 
-def packed(files: list[Mapping[str, str]]) -> dict[str, str]:
+def packed(files: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """The uploaded files as texts that fit into the status. Raises Rejected where they do not."""
     text = json.dumps(files, ensure_ascii=False, separators=(",", ":"))
     chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
@@ -112,7 +113,7 @@ def sighting_of(tune: Mapping[str, Any], base_url: str) -> Sighting:
     """What a Tune says of itself. Raises Gone for a deleted one."""
     if tune.get("deleted_at"):
         raise Gone(f"the tune {tune.get('id')} was deleted at {tune['deleted_at']}")
-    loras = [lora for lora in tune.get("output_lora_ids") or () if isinstance(lora, str)]
+    loras = texts(tune.get("output_lora_ids"))
     word = str(tune.get("status"))
     return Sighting(
         state=_state(word, tune, {lora: f"{base_url}/v1/assets/{lora}" for lora in loras}),
@@ -166,7 +167,7 @@ def _details(tune: Mapping[str, Any]) -> str:
     result = tune.get("result")
     if isinstance(result, dict):
         for field, words in (("rejected_assets", "Rejected assets"), ("unready_assets", "Unready assets")):
-            if names := [str(name) for name in result.get(field) or ()]:
+            if names := texts(result.get(field)):
                 shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
                 sentences.append(f"{words}: {shown}.")
     return plain(" ".join(filter(None, sentences)))
@@ -362,7 +363,7 @@ async def _pages(kit: Kit, path: str, query: Mapping[str, str]) -> AsyncIterator
     offset = 0
     for _ in range(MAX_PAGES):
         page = (await kit.api.get(path, {**query, "offset": str(offset), "limit": str(PAGE)})).object()
-        rows = [row for row in page.get("data") or () if isinstance(row, dict)]
+        rows = objects(page.get("data"))
         for row in rows:
             yield row
         if not rows or not page.get("has_more"):

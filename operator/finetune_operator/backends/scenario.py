@@ -32,6 +32,7 @@ from finetune_operator.backends.scenario_requests import (
 )
 from finetune_operator.backends.scenario_states import ALREADY_TRAINING, explain, sighting_of
 from finetune_operator.backends.scenario_uploads import upload
+from finetune_operator.backends.shapes import objects
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
 Body = dict[str, Any]
@@ -94,9 +95,8 @@ class ScenarioUpstream:
         for _ in range(MAX_PAGES):
             more = {"paginationToken": token} if token else {}
             page = (await kit.api.get("/models", {**asked, **more})).object()
-            for model in page.get("models") or ():
-                if isinstance(model, dict):
-                    yield model
+            for model in objects(page.get("models")):
+                yield model
             following = str(page.get("nextPaginationToken") or "")
             if not following or following == token:
                 return
@@ -202,7 +202,7 @@ class _Attaching:
 
     def __init__(self, run: UpstreamRun, kit: Kit, model: Body) -> None:
         self._run, self._kit, self._path = run, kit, f"/models/{run.id}/training-images"
-        images = [image for image in model.get("trainingImages") or () if isinstance(image, dict)]
+        images = [image for image in objects(model.get("trainingImages")) if isinstance(image.get("id"), str)]
         self._there = {str(image.get("name")): image for image in images}
         self._pairs = model.get("trainingImagePairs")
 
@@ -229,7 +229,10 @@ class _Attaching:
             answer = await self._kit.api.call("POST", self._path, params=query(self._run), json=body, repeatable=True)
         except Rejected as error:
             raise Rejected(f"{where}: {error.message}", status=error.status) from None
-        return _member(answer, "trainingImage")
+        image = _member(answer, "trainingImage")
+        if not isinstance(image.get("id"), str):
+            raise Transient("Scenario names no id of the picture", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+        return image
 
     async def _body(self, name: str, media: Media) -> Body:
         if media.media_type.startswith("image/") and media.size <= INLINE_BYTES:

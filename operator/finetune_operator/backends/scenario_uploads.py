@@ -11,6 +11,7 @@ from finetune_operator.backends.datasets.prepare import Media
 from finetune_operator.backends.digests import chunks
 from finetune_operator.backends.failures import Rejected, Transient
 from finetune_operator.backends.scenario_requests import query
+from finetune_operator.backends.shapes import objects
 from finetune_operator.backends.upstream import Kit, UpstreamRun
 
 PART_BYTES: Final = 16 * 2**20
@@ -31,8 +32,8 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
     }
     answer = await kit.api.call("POST", "/uploads", params=query(run), json=wanted, repeatable=True)
     begun = _upload(answer.object())
-    for part in begun.get("parts") or ():
-        await _send(kit, media, int(part["number"]), str(part["url"]))
+    for part in objects(begun.get("parts")):
+        await _send(kit, media, part.get("number"), str(part.get("url")))
     path = f"/uploads/{begun['id']}"
     await kit.api.call("POST", f"{path}/action", params=query(run), json={"action": "complete"}, repeatable=True)
     for _ in range(ROUNDS):
@@ -46,11 +47,11 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
     raise Transient(f"Scenario has not looked at {name} within {ROUNDS * PAUSE_SECONDS:.0f} s")
 
 
-async def _send(kit: Kit, media: Media, number: int, address: str) -> None:
-    start = (number - 1) * PART_BYTES
+async def _send(kit: Kit, media: Media, number: object, address: str) -> None:
+    start = (int(number) - 1) * PART_BYTES if isinstance(number, int | float) and number >= 1 else media.size
     length = min(PART_BYTES, media.size - start)
     if length <= 0:
-        raise Transient(f"Scenario asks for part {number} of a file that has none")
+        raise Transient(f"Scenario asks for a part {number!r:.20} that the file does not have")
     await kit.fetcher.call(
         "PUT",
         address,
