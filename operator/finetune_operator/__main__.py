@@ -89,6 +89,8 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             cache,
             queue,
             settings.namespaces,
+            sweep_period=settings.sweep_period,
+            silence=settings.watch_silence,
         )
         reports = Reports(client, cache, queue)
         progress = await stack.enter_async_context(_progress(settings, election, reports, lease, metrics))
@@ -96,7 +98,11 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             client, cache, rules=_rules(settings), defaults=_defaults(settings, progress), report_of=reports.newest
         )
         reconciler = Reconciler(
-            queue, observer, Actor(client, cache, Accounting(metrics).status_written), metrics.reconciled
+            queue,
+            observer,
+            Actor(client, cache, Accounting(metrics).status_written),
+            metrics.reconciled,
+            on_gone=reports.forget,
         )
         metrics.observe(_sources(cache, queue, watches, lease, lag))
         leading_since: list[float] = []
@@ -132,10 +138,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             await reconciler.run(settings.workers)
 
         async with asyncio.TaskGroup() as group:
-            background = [
-                group.create_task(work)
-                for work in (watches.run(), watches.sweep(settings.sweep_period), lag.run(), lease.run())
-            ]
+            background = [group.create_task(work) for work in (watches.run(), watches.sweep(), lag.run(), lease.run())]
             if progress is not None:
                 background.append(group.create_task(progress.keep_fresh()))
             working = group.create_task(lead())

@@ -80,8 +80,8 @@ def summary(percentage: int | None, step: int | None, total_steps: int | None) -
 
 
 def loss_text(loss: float) -> str:
-    """Four decimals, or two significant digits in scientific notation where four would show nothing."""
-    return f"{loss:.4f}" if loss == 0 or abs(loss) >= 0.001 else f"{loss:.1e}"
+    """Four decimals, or two significant digits in scientific notation where four would show nothing, or too much."""
+    return f"{loss:.4f}" if loss == 0 or 0.001 <= abs(loss) < 1e6 else f"{loss:.1e}"
 
 
 def _number(text: str | None) -> float | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from finetune_operator.api.base import Anything, Int, SpecModel
+from finetune_operator.api.base import INTEGRAL, Anything, Int, SpecModel
 from finetune_operator.api.recipes import RecipeSpec
 
 SCHEMA_VERSION: Final = 1
@@ -94,20 +94,24 @@ def config_hash(config: TrainerConfig) -> str:
     return "sha256:" + hashlib.sha256(_canonical(content).encode()).hexdigest()
 
 
+# What a container writes is not to be trusted: nothing gets in that the status could not hold.
+_Step = Annotated[int, Field(ge=0, le=2**53), INTEGRAL]
+
+
 class CheckpointRecord(SpecModel):
     """The newest complete checkpoint."""
 
-    step: Int
-    uri: str
+    step: _Step
+    uri: Annotated[str, Field(max_length=4096)]
 
 
 class ArtifactRecord(SpecModel):
     """A file that the run has produced."""
 
-    name: str
-    uri: str
-    digest: str
-    size_bytes: Int
+    name: Annotated[str, Field(max_length=316)]
+    uri: Annotated[str, Field(max_length=4096)]
+    digest: Annotated[str, Field(max_length=316)]
+    size_bytes: Annotated[int, Field(ge=0, le=2**63 - 1), INTEGRAL]
 
 
 class TerminationMessage(SpecModel):
@@ -116,8 +120,8 @@ class TerminationMessage(SpecModel):
     state: Literal["Succeeded", "Failed", "Preempted"]
     reason: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=128)]
     message: str = ""
-    step: Int = 0
-    total_steps: Int = 0
+    step: _Step = 0
+    total_steps: _Step = 0
     loss: float | None = None
     checkpoint: CheckpointRecord | None = None
     artifacts: list[ArtifactRecord] = Field(default_factory=list)

@@ -11,6 +11,8 @@ Object = dict[str, Any]
 Name = tuple[str, str]
 
 _BULKY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
+_REMEMBERED = 4096
+"""Deletions kept in mind: far more than can happen while the answer to a write is on its way."""
 
 
 class Store:
@@ -18,6 +20,7 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[Name, Object] = {}
+        self._deleted: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -35,10 +38,15 @@ class Store:
         return list(self._objects.values())
 
     def put(self, body: Object) -> bool:
-        """Keep it, unless what is kept is as new; whether it was kept. `body` is slimmed in place."""
+        """Keep it, unless what is kept is as new or it is known to be deleted since; whether it was kept.
+
+        `body` is slimmed in place. A namesake made later always has the greater version.
+        """
         name = name_of(body)
         known = self._objects.get(name)
-        if known is not None and _version(known) >= _version(body) and _uid(known) == _uid(body):
+        if known is not None and _version(known) >= _version(body):
+            return False
+        if _version(body) < self._deleted.get(_uid(body), 0):
             return False
         slim(body)
         self._objects[name] = body
@@ -49,6 +57,13 @@ class Store:
         known = self._objects.get(name)
         if known is not None and (uid is None or _uid(known) == uid):
             del self._objects[name]
+
+    def delete(self, body: Object) -> None:
+        """Forget what the API server says is deleted, so that no answer to an earlier write brings it back."""
+        self._deleted[_uid(body)] = _version(body)
+        if len(self._deleted) > _REMEMBERED:
+            del self._deleted[next(iter(self._deleted))]
+        self.remove(name_of(body), _uid(body))
 
 
 def name_of(body: Object) -> Name:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.api.names import job_name
+from finetune_operator.api.names import RUN_LABEL, UID_LABEL, job_name
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.backends.job.manifest import JobDefaults, named_objects
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.model import FineTune, Key, Missing, Observation, Refusal, Rules, read_finetune
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.policies.ownership import controller_of, is_ours
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
@@ -31,10 +31,15 @@ _PLURALS = {"Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaim
 class Memory:
     """What the last attempts to act on one FineTune met. Lost at a restart, and learnt again by trying."""
 
+    uid: str = ""
     occupied: set[str] = field(default_factory=set)
     """Kinds of children whose name was found taken."""
     refusal: Refusal | None = None
-    event_times: dict[str, float] = field(default_factory=dict)
+
+    def belongs_to(self, uid: str) -> None:
+        """Forget everything where it is about a namesake that has been deleted since."""
+        if self.uid != uid:
+            self.uid, self.occupied, self.refusal = uid, set(), None
 
 
 def utc_now() -> datetime:
@@ -69,6 +74,7 @@ class Observer:
             return None
         now = self._clock()
         finetune = read_finetune(body)
+        memory.belongs_to(finetune.uid)
         status: Mapping[str, Any] = body.get("status") or {}
         job = await self._job(finetune, memory)
         started = job is not None or finetune.deleting or is_terminal(status)
@@ -140,11 +146,24 @@ class Observer:
     async def _pods(
         self, finetune: FineTune, status: Mapping[str, Any], job: Object | None, now: datetime
     ) -> tuple[Object, ...] | None:
-        """Where the Job has just ended, an attempt has failed, or the pod does not start."""
-        if job is None or not is_ours(job, finetune) or not self._pods_matter(status, job, now):
+        """Where the Job has just ended, an attempt has failed, the pod does not start, or its Job has vanished."""
+        if job is None:
+            return await self._left_behind(finetune, status)
+        if not is_ours(job, finetune) or not self._pods_matter(status, job, now):
             return None
-        selector = {"labelSelector": f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"}
-        answer = await self._client.list(resources.core(finetune.namespace, "pods"), selector)
+        uid = job["metadata"]["uid"]
+        pods = await self._list_pods(finetune.namespace, f"batch.kubernetes.io/controller-uid={uid}")
+        return tuple(pod for pod in pods if (controller_of(pod) or {}).get("uid") == uid)
+
+    async def _left_behind(self, finetune: FineTune, status: Mapping[str, Any]) -> tuple[Object, ...] | None:
+        """The pods of a Job that somebody has deleted during the run: they may still write."""
+        recorded = (status.get("job") or {}).get("name")
+        if finetune.deleting or is_terminal(status) or recorded != job_name(finetune.name, finetune.run):
+            return None
+        return await self._list_pods(finetune.namespace, f"{UID_LABEL}={finetune.uid},{RUN_LABEL}={finetune.run}")
+
+    async def _list_pods(self, namespace: str, selector: str) -> tuple[Object, ...]:
+        answer = await self._client.list(resources.core(namespace, "pods"), {"labelSelector": selector})
         return tuple(answer.get("items") or ())
 
     def _pods_matter(self, status: Mapping[str, Any], job: Object, now: datetime) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.reasons import ConditionType
-from finetune_operator.controller.conditions import conditions_of, phase_of, render
+from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
 from finetune_operator.controller.draft import Draft, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
 from finetune_operator.controller.policies import (
@@ -74,7 +74,7 @@ def _status(observation: Observation, draft: Draft) -> Object:
     verdicts = conditions_of(draft.accepted, draft.state, draft.stalled, draft.reconciling)
     phase, why = phase_of(verdicts)
     now = stamp(observation.now)
-    status["phase"], status["reason"], status["message"] = str(phase), str(why.reason), why.message
+    status["phase"], status["reason"], status["message"] = str(phase), str(why.reason), why.message[:MESSAGE_LIMIT]
     status["conditions"] = render(verdicts, observation.status.get("conditions") or (), finetune.generation, now)
     status["run"] = finetune.run
     if finetune.spec is not None:

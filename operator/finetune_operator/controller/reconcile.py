@@ -17,11 +17,11 @@ from finetune_operator.kube.errors import ApiError
 logger = logging.getLogger(__name__)
 
 ROUNDS = 3
-"""How often a reconcile looks again at once before it leaves the rest to the queue."""
+"""How often a reconcile looks again at once before it leaves the rest to the queue, with its backoff."""
 
 
 class Reconciler:
-    """Works the queue off. `on_result` hears (seconds, result) of every reconcile."""
+    """Works the queue off. `on_result` hears (seconds, result) of each reconcile, `on_gone` uids of the deleted."""
 
     def __init__(
         self,
@@ -29,11 +29,13 @@ class Reconciler:
         observer: Observer,
         actor: Actor,
         on_result: Callable[[float, str], None],
+        on_gone: Callable[[str], None],
     ) -> None:
         self._queue = queue
         self._observer = observer
         self._actor = actor
         self._on_result = on_result
+        self._on_gone = on_gone
         self._memories: dict[Key, Memory] = {}
         self._in_hand: dict[Key, float] = {}
 
@@ -62,7 +64,7 @@ class Reconciler:
     async def _reconcile_safely(self, key: Key) -> str:
         """Nothing that one FineTune does to us may stop the others."""
         try:
-            await self.reconcile(key)
+            settled = await self.reconcile(key)
         except ApiError as error:
             wait = self._queue.retry(key, at_least=error.retry_after or 0.0)
             logger.warning("%s/%s: trying again in %.1f s: %s", key.namespace, key.name, wait, error)
@@ -71,20 +73,23 @@ class Reconciler:
             wait = self._queue.retry(key, at_least=1.0)
             logger.exception("%s/%s: trying again in %.1f s", key.namespace, key.name, wait)
             return "error"
+        if not settled:
+            self._queue.retry(key)
+            return "retry"
         self._queue.forget(key)
         return "success"
 
-    async def reconcile(self, key: Key) -> None:
-        """One FineTune, once. Raises ApiError where the API server would not."""
+    async def reconcile(self, key: Key) -> bool:
+        """One FineTune, once; False where the world moves on as fast as it is looked at. Raises ApiError."""
         memory = self._memories.setdefault(key, Memory())
         for _ in range(ROUNDS):
             observation = await self._observer.observe(key, memory)
             if observation is None:
-                self._memories.pop(key, None)
-                return
+                self._on_gone(self._memories.pop(key).uid)
+                return True
             decision = plan(observation)
             if not await self._actor.act(observation, decision, memory):
                 if decision.requeue is not None:
                     self._queue.add_after(key, decision.requeue)
-                return
-        self._queue.retry(key)
+                return True
+        return False

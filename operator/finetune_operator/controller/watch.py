@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,9 +36,30 @@ Object = dict[str, Any]
 FINETUNES = Resource(group=GROUP, version=VERSION, plural=PLURAL, namespaced=True)
 JOBS = Resource(group="batch", version="v1", plural="jobs", namespaced=True)
 
-SILENCE = 180.0
-"""Seconds without any sign, bookmarks included, after which a watch is started anew."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
+"""Seconds between two lists, and between two watch requests, that follow each other without success."""
+
+
+class _Pace:
+    """Ever longer waits between tries that end soon; the first try after a long one that held is not held up."""
+
+    def __init__(self) -> None:
+        self._wait = 0.0
+        self._last = -math.inf
+
+    async def turn(self) -> None:
+        """Returns when the next try may begin."""
+        now = time.monotonic()
+        held = now - self._last > LONGEST_WAIT
+        self._wait = 0.0 if held else min(LONGEST_WAIT, max(FIRST_WAIT, 2 * self._wait))
+        # The jitter keeps the streams of many operators from coming back together.
+        await asyncio.sleep(max(0.0, self._last + self._wait * random.uniform(0.8, 1.0) - now))
+        self._last = time.monotonic()
+
+    async def on_request(self, _session: object, _context: object, request: aiohttp.TraceRequestStartParams) -> None:
+        """For aiohttp's tracing: kopf asks for a watch again at once when one has ended."""
+        if "watch" in request.url.query:
+            await self.turn()
 
 
 class _Credentials(Vault):
@@ -75,10 +98,14 @@ class Stream:
         if kind is None:
             self._seen.add(name)
         if kind == "DELETED":
-            self.store.remove(name, body["metadata"]["uid"])
+            self.store.delete(body)
             self.on_gone(name)
         elif self.store.put(body):
             self.on_change(body, kind != "MODIFIED")
+
+    def begin_list(self) -> None:
+        """What an earlier list named that did not come to its end says nothing any more."""
+        self._seen = set()
 
     def _finish_list(self) -> None:
         """What is kept but was not listed has been deleted while nobody watched."""
@@ -99,10 +126,16 @@ class Watches:
         cache: Cache,
         queue: RetryQueue[Key],
         namespaces: Sequence[str] = (),
+        *,
+        sweep_period: float = 300.0,
+        silence: float = 120.0,
     ) -> None:
+        """`sweep_period`: how often everything is listed anew. `silence`: when a watch that says nothing is cut."""
         self._load_access = load_access
         self._cache = cache
         self._queue = queue
+        self._sweep_period = sweep_period
+        self._silence = silence
         self.streams = [
             stream
             for namespace in namespaces or (None,)
@@ -150,35 +183,46 @@ class Watches:
             for stream in self.streams:
                 group.create_task(self._follow(stream))
 
-    async def sweep(self, period: float) -> None:
+    async def sweep(self) -> None:
         """Look at every FineTune again from time to time: nothing depends on it that a missed event could lose."""
         while True:
-            await asyncio.sleep(period)
+            await asyncio.sleep(self._sweep_period)
             for name in self._cache.finetunes.names():
                 self._queue.add(Key(*name))
 
     async def _follow(self, stream: Stream) -> None:
-        wait = FIRST_WAIT
+        lists, watches = _Pace(), _Pace()
         while True:
-            started = time.monotonic()
+            await lists.turn()
             try:
-                await self._stream_once(stream)
+                await self._stream_once(stream, watches)
             except (aiohttp.ClientError, errors.APIError, watching.WatchingError, OSError, kopf.LoginError) as error:
                 logger.warning("watch of %s ended: %s: %s", stream.resource.plural, type(error).__name__, error)
-            wait = FIRST_WAIT if time.monotonic() - started > LONGEST_WAIT else min(LONGEST_WAIT, wait * 2)
-            await asyncio.sleep(wait)
 
-    async def _stream_once(self, stream: Stream) -> None:
-        session, context = await _connect(self._load_access())
-        async with session:
-            token = auth.vault_var.set(_Credentials({"ours": context}))
-            try:
-                async with asyncio.timeout(SILENCE) as silence:
-                    async for event in _events(stream.resource, stream.namespace):
-                        silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
-                        stream.take(event)
-            finally:
-                auth.vault_var.reset(token)
+    async def _stream_once(self, stream: Stream, pace: _Pace) -> None:
+        """One list, and what follows it until it is time for the next: after a 410, or when the sweep is due."""
+        loop = asyncio.get_running_loop()
+        session, context = await _connect(self._load_access(), pace)
+        over: asyncio.Future[None] = loop.create_future()
+        sweep = loop.call_later(self._sweep_period * random.uniform(0.9, 1.1), over.set_result, None)
+        token = auth.vault_var.set(_Credentials({"ours": context}))
+        stream.begin_list()
+        try:
+            async with session:
+                async for event in _events(stream.resource, stream.namespace, self._settings(), over):
+                    stream.take(event)
+        finally:
+            sweep.cancel()
+            auth.vault_var.reset(token)
+
+    def _settings(self) -> OperatorSettings:
+        settings = OperatorSettings()
+        settings.networking.request_timeout = 15
+        settings.networking.error_backoffs = (0.2, 0.5, 1, 2)
+        settings.watching.inactivity_timeout = self._silence
+        settings.watching.server_timeout = 290
+        settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
+        return settings
 
 
 def _owner_key(body: Object) -> Key:
@@ -187,25 +231,19 @@ def _owner_key(body: Object) -> Key:
     return Key(namespace, labels.get(NAME_LABEL) or name.rpartition("-")[0])
 
 
-async def _connect(access: Access) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:
+async def _connect(access: Access, pace: _Pace) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:
     headers = {"User-Agent": "finetune-operator"}
     if authorization := access.authorization():
         headers["Authorization"] = authorization
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(pace.on_request)
     connector = aiohttp.TCPConnector(limit=0, ssl=access.ssl_context() or True)
-    session = aiohttp.ClientSession(connector=connector, headers=headers)
+    session = aiohttp.ClientSession(connector=connector, headers=headers, trace_configs=[trace])
     return session, kopf.AiohttpSession(aiohttp_session=session, server=access.server)
 
 
-def _events(resource: Resource, namespace: str | None) -> AsyncIterator[Any]:
+def _events(
+    resource: Resource, namespace: str | None, settings: OperatorSettings, over: asyncio.Future[None]
+) -> AsyncIterator[Any]:
     where = NamespaceName(namespace) if namespace else None
-    return watching.infinite_watch(settings=_settings(), resource=resource, namespace=where)
-
-
-def _settings() -> OperatorSettings:
-    settings = OperatorSettings()
-    settings.networking.request_timeout = 15
-    settings.networking.error_backoffs = (0.2, 0.5, 1, 2)
-    settings.watching.inactivity_timeout = 120
-    settings.watching.server_timeout = 290
-    settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
-    return settings
+    return watching.continuous_watch(settings=settings, resource=resource, namespace=where, operator_pause_waiter=over)

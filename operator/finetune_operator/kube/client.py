@@ -99,17 +99,15 @@ class KubeClient:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
-        headers = {"Accept": accept}
-        if body is not None:
-            self.guard()
-            headers["Content-Type"] = content_type
+        headers = {"Accept": accept} if body is None else {"Accept": accept, "Content-Type": content_type}
         if authorization := self._access.authorization():
             headers["Authorization"] = authorization
         status = 0
         try:
-            async with (
-                self._slots,
-                self._session.request(
+            async with self._slots:
+                if body is not None:
+                    self.guard()  # not before: waiting for a slot can outlast the Lease
+                async with self._session.request(
                     verb,
                     self._access.server + path,
                     params=params,
@@ -117,11 +115,10 @@ class KubeClient:
                     headers=headers,
                     timeout=self._timeout,
                     allow_redirects=False,
-                ) as response,
-            ):
-                status = response.status
-                raw = await response.read()
-                retry_after = response.headers.get("Retry-After")
+                ) as response:
+                    status = response.status
+                    raw = await response.read()
+                    retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise Unreachable(f"{verb} {path}: {type(error).__name__}: {error}") from error
         finally:

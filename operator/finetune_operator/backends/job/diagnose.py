@@ -9,11 +9,14 @@ from typing import Any
 
 from finetune_operator.api.progress import loss_text, summary
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.api.trainer_config import ExitCode, TerminationMessage, read_termination_message
 from finetune_operator.backends.job.manifest import CONTAINER
 
 Object = dict[str, Any]
 
+LONGEST_WORD, LONGEST_SENTENCE = 128, 4096
+"""Of what others say: the status would be refused if it were longer than its schema allows."""
 LAST_LINES = 600
 """Characters of a container's last output that go into a message."""
 
@@ -154,7 +157,7 @@ def _results(
     return (
         {key: value for key, value in progress.items() if value is not None},
         checkpoint,
-        tuple(artifact.wire() for artifact in spoken.artifacts) or None,
+        tuple(artifact.wire() for artifact in spoken.artifacts[:MAX_ARTIFACTS]) or None,
     )
 
 
@@ -176,8 +179,9 @@ def _no_pod(events: Sequence[Object]) -> Wait:
     newest = _newest(events)
     if newest is None:
         return Wait(Reason.PENDING, "Waiting for the Job's pod to be created.", troubled=False)
-    message = str(newest.get("message") or "")
-    reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in message else str(newest.get("reason") or Reason.PENDING)
+    message = str(newest.get("message") or "")[:LONGEST_SENTENCE]
+    quota = "exceeded quota" in message
+    reason = Reason.QUOTA_EXCEEDED if quota else str(newest.get("reason") or Reason.PENDING)[:LONGEST_WORD]
     return Wait(reason, f"The pod could not be created: {message}", troubled=True)
 
 

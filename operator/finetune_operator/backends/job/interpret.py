@@ -9,7 +9,15 @@ import orjson
 
 from finetune_operator.api.names import CONFIG_ANNOTATION, QUEUE_LABEL
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.job.diagnose import Ending, Wait, ending_of, last_ending, waiting
+from finetune_operator.backends.job.diagnose import (
+    LONGEST_SENTENCE,
+    LONGEST_WORD,
+    Ending,
+    Wait,
+    ending_of,
+    last_ending,
+    waiting,
+)
 from finetune_operator.backends.protocol import RunState, Stage
 
 Object = dict[str, Any]
@@ -91,14 +99,13 @@ def _failed(job: Object, failed: Mapping[str, Any], pods: Sequence[Object] | Non
 
 
 def _why(failed: Mapping[str, Any], ending: Ending | None, tries: int) -> tuple[str, str]:
-    said = str(failed.get("message") or "")
+    said = str(failed.get("message") or "")[:LONGEST_SENTENCE]
     if failed.get("reason") == "DeadlineExceeded":
         last = f" Last known: {ending.message}" if ending and ending.message else ""
         return Reason.DEADLINE_EXCEEDED, f"The run took longer than spec.activeDeadlineSeconds.{last}"
     if ending is None:
-        return str(
-            failed.get("reason") or Reason.BACKOFF_LIMIT_EXCEEDED
-        ), said or "The Job has failed; its pod is gone."
+        reason = str(failed.get("reason") or Reason.BACKOFF_LIMIT_EXCEEDED)[:LONGEST_WORD]
+        return reason, said or "The Job has failed; its pod is gone."
     if ending.reason is not None:
         return ending.reason, ending.message
     counted = f" after {tries} attempts" if tries > 1 else ""

@@ -136,12 +136,13 @@ def _metadata(identity: Identity) -> Object:
     return {
         "name": identity.job_name,
         "namespace": identity.namespace,
-        "labels": {**_labels(identity), **copied},
+        "labels": {**own_labels(identity), **copied},
         "ownerReferences": [identity.owner],
     }
 
 
-def _labels(identity: Identity) -> dict[str, str]:
+def own_labels(identity: Identity) -> dict[str, str]:
+    """What the operator finds the children of a run by."""
     return {
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
         names.NAME_LABEL: identity.name,
@@ -199,7 +200,7 @@ def _pod_template(
         "volumes": volumes,
     }
     pod.update(_placement(job))
-    return {"metadata": {"labels": _labels(identity), "annotations": annotations}, "spec": pod}
+    return {"metadata": {"labels": own_labels(identity), "annotations": annotations}, "spec": pod}
 
 
 def _placement(job: JobBackend) -> Object:

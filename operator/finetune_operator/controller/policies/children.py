@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.job.manifest import Identity, build_claim, build_job
+from finetune_operator.backends.job.manifest import Identity, build_claim, build_job, own_labels
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
@@ -23,24 +23,49 @@ def ensure(observation: Observation, draft: Draft) -> bool:
         return _taken(job, observation, draft)
     if observation.foreign_claim is not None:
         return _taken(observation.foreign_claim, observation, draft)
+    if at_work := _at_work(observation):
+        message = f"The Job was deleted from outside; waiting for its pod {at_work} to end before the next one starts."
+        draft.reconciling = Verdict(True, Reason.PROGRESSING, message)
+        draft.look_again(2.0)
+        return STOP
     _create(observation, draft)
     return CONTINUE
+
+
+def _at_work(observation: Observation) -> str | None:
+    """Two pods must never write one output: a pod that outlives its Job for its grace period comes first."""
+    for pod in observation.pods or ():
+        if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+            return str(pod["metadata"]["name"])
+    return None
 
 
 def _keep(job: dict[str, Any], observation: Observation, draft: Draft) -> bool:
     if "deletionTimestamp" in job["metadata"]:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, "The Job is being deleted; it will be created again.")
         return CONTINUE
-    spec = observation.finetune.spec
-    deadline = spec.active_deadline_seconds if spec is not None else None
-    if spec is not None and deadline != job["spec"].get("activeDeadlineSeconds"):
-        draft.actions.append(Patch(job["metadata"]["name"], job["metadata"]["uid"], (_deadline(deadline),)))
+    operations = [*_labels(job, observation), *_deadline(job, observation)]
+    if operations:
+        draft.actions.append(Patch(job["metadata"]["name"], job["metadata"]["uid"], tuple(operations)))
     return CONTINUE
 
 
-def _deadline(seconds: int | None) -> dict[str, Any]:
-    path = "/spec/activeDeadlineSeconds"
-    return {"op": "remove", "path": path} if seconds is None else {"op": "add", "path": path, "value": seconds}
+def _labels(job: dict[str, Any], observation: Observation) -> list[dict[str, Any]]:
+    """Put back the labels that the operator finds its Jobs by: without them the watch does not show the Job."""
+    carried = job["metadata"].get("labels") or {}
+    lost = {key: value for key, value in own_labels(_identity(observation)).items() if carried.get(key) != value}
+    if not lost:
+        return []
+    return [{"op": "add", "path": "/metadata/labels", "value": {**carried, **lost}}]
+
+
+def _deadline(job: dict[str, Any], observation: Observation) -> list[dict[str, Any]]:
+    spec, path = observation.finetune.spec, "/spec/activeDeadlineSeconds"
+    if spec is None or spec.active_deadline_seconds == job["spec"].get("activeDeadlineSeconds"):
+        return []
+    if spec.active_deadline_seconds is None:
+        return [{"op": "remove", "path": path}]
+    return [{"op": "add", "path": path, "value": spec.active_deadline_seconds}]
 
 
 def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> bool:
@@ -61,9 +86,11 @@ def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> boo
 
 
 def _create(observation: Observation, draft: Draft) -> None:
-    finetune, spec, refusal = observation.finetune, observation.finetune.spec, observation.refusal
+    spec, refusal = observation.finetune.spec, observation.refusal
     if spec is None or spec.backend.job is None:
         return
+    if refusal is not None and refusal.generation != observation.finetune.generation:
+        refusal = None  # it was about another spec
     if refusal is not None:
         draft.state = _refused(refusal.status, refusal.message)
         draft.reconciling = Verdict(True, Reason.PROGRESSING_WITH_RETRY, draft.state.message)
@@ -71,14 +98,7 @@ def _create(observation: Observation, draft: Draft) -> None:
         if since < observation.rules.recheck_interval:
             draft.look_again(observation.rules.recheck_interval - since)
             return
-    identity = Identity(
-        namespace=finetune.namespace,
-        name=finetune.name,
-        uid=finetune.uid,
-        run=finetune.run,
-        labels=finetune.labels,
-        owner=finetune.owner_reference(),
-    )
+    identity = _identity(observation)
     parameters = draft.status.get("parameters") or resolve_parameters(spec)
     if claim := build_claim(identity, spec.backend.job):
         draft.actions.append(Create(claim))
@@ -86,6 +106,18 @@ def _create(observation: Observation, draft: Draft) -> None:
     # The Job's own event brings us back; this is for the case that it gets lost.
     draft.look_again(observation.rules.recheck_interval)
     draft.unwritten = refusal is None and not draft.status.get("history")
+
+
+def _identity(observation: Observation) -> Identity:
+    finetune = observation.finetune
+    return Identity(
+        namespace=finetune.namespace,
+        name=finetune.name,
+        uid=finetune.uid,
+        run=finetune.run,
+        labels=finetune.labels,
+        owner=finetune.owner_reference(),
+    )
 
 
 def _refused(status: int, message: str) -> RunState:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.reasons import Phase
+from finetune_operator.backends.job.interpret import finished
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Delete, Observation
@@ -14,8 +16,21 @@ def keep_finished(observation: Observation, draft: Draft) -> bool:
     if draft.status.get("run") != observation.finetune.run or not is_terminal(draft.status):
         return CONTINUE
     draft.settled = True
-    _expire(observation, draft)
+    if not _stop_stray(observation, draft):
+        _expire(observation, draft)
     return STOP
+
+
+def _stop_stray(observation: Observation, draft: Draft) -> bool:
+    """A Job whose creation was still on its way when the run was cancelled: it would train unseen."""
+    job = observation.job
+    if draft.status.get("phase") != Phase.CANCELLED or job is None or not is_ours(job, observation.finetune):
+        return False
+    metadata = job["metadata"]
+    if finished(job) or "deletionTimestamp" in metadata:
+        return False
+    draft.actions.append(Delete(metadata["name"], metadata["uid"]))
+    return True
 
 
 def _expire(observation: Observation, draft: Draft) -> None:

@@ -16,7 +16,7 @@ def wait(observation: Observation, draft: Draft) -> bool:
         return CONTINUE
     age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now)
     delay = observation.rules.pending_status_delay
-    if age is not None and age < delay:
+    if age is not None and 0 <= age < delay:  # negative: the clocks differ, and waiting would have no end
         draft.unwritten = True
         draft.look_again(delay - age)
     return CONTINUE

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_operator.api.status import MAX_HISTORY
 from finetune_operator.backends.job.interpret import finished, interpret
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, Draft
-from finetune_operator.controller.model import Delete, Observation
+from finetune_operator.controller.model import Action, Delete, Observation, Patch
 from finetune_operator.controller.policies.ownership import is_ours
 from finetune_operator.controller.times import stamp
 
@@ -21,13 +21,26 @@ def begin(observation: Observation, draft: Draft) -> bool:
     recorded = observation.status.get("run")
     if recorded is None or recorded == observation.finetune.run:
         return CONTINUE
-    previous = observation.previous_job
     draft.status = {"history": [_record(observation), *(observation.status.get("history") or ())][:MAX_HISTORY]}
-    if previous is not None and is_ours(previous, observation.finetune) and not finished(previous):
-        metadata = previous["metadata"]
-        if "deletionTimestamp" not in metadata:
-            draft.actions.append(Delete(metadata["name"], metadata["uid"]))
+    draft.actions.extend(_leave(observation))
     return CONTINUE
+
+
+def _leave(observation: Observation) -> Iterator[Action]:
+    """Stop the last run's Job, or let Kubernetes itself remove it in time: nobody here looks at it again."""
+    previous, spec = observation.previous_job, observation.finetune.spec
+    if previous is None or not is_ours(previous, observation.finetune):
+        return
+    metadata = previous["metadata"]
+    if "deletionTimestamp" in metadata:
+        return
+    if not finished(previous):
+        yield Delete(metadata["name"], metadata["uid"])
+        return
+    ttl = spec.ttl_seconds_after_finished if spec is not None else None
+    if ttl is not None and is_terminal(observation.status) and "ttlSecondsAfterFinished" not in previous["spec"]:
+        operation = {"op": "add", "path": "/spec/ttlSecondsAfterFinished", "value": ttl}
+        yield Patch(metadata["name"], metadata["uid"], (operation,))
 
 
 def _record(observation: Observation) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""Exactly one Job (and claim) for a run: created once, adopted by uid, never a stranger's, never applied again."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from finetune_operator.controller.model import Create, Delete, Patch, Refusal, read_finetune
+from finetune_operator.controller.plan import plan
+from tests.unit.observations import (
+    ANOTHER_UID,
+    NOW,
+    RUNNING,
+    at,
+    body,
+    changed,
+    claim,
+    conditions,
+    finetune,
+    job,
+    observe,
+    pod,
+    status_after,
+)
+
+STRANGER = changed(job(), "metadata.ownerReferences", ...)
+NAMESAKE = finetune(uid=ANOTHER_UID)
+
+
+def test_the_job_and_its_claim_belong_to_the_finetune() -> None:
+    made = [action.body for action in plan(observe()).actions if isinstance(action, Create)]
+    assert [child["kind"] for child in made] == ["PersistentVolumeClaim", "Job"]
+    for child in made:
+        assert child["metadata"]["name"] == "sample-1"
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == (finetune().uid, True)
+
+
+def test_a_claim_that_the_user_brings_is_not_created() -> None:
+    owner = read_finetune(changed(body(), "spec.backend.job.storage", {"claimName": "mine"}))
+    (create,) = plan(observe(owner)).actions
+    assert isinstance(create, Create)
+    assert create.body["kind"] == "Job"
+
+
+def test_our_own_job_is_never_created_or_applied_again() -> None:
+    queued = job()
+    queued["spec"]["template"]["spec"]["nodeSelector"] = {"cloud": "spot"}  # Kueue has written into it
+    assert plan(observe(job=queued)).actions == ()
+
+
+def test_a_stranger_s_job_is_not_touched() -> None:
+    decision = plan(observe(job=STRANGER))
+    assert decision.actions == ()
+    assert decision.requeue == 30
+    assert decision.status is not None
+    assert conditions(decision.status)["Stalled"] == ("True", "NameConflict")
+    assert "Job sample-1 exists and belongs to somebody else" in decision.status["message"]
+
+
+def test_nor_a_stranger_s_claim() -> None:
+    decision = plan(observe(foreign_claim=changed(claim(finetune()), "metadata.ownerReferences", ...)))
+    assert decision.actions == ()
+    assert decision.status is not None
+    assert conditions(decision.status)["Stalled"] == ("True", "NameConflict")
+    assert "PersistentVolumeClaim sample-1" in decision.status["message"]
+
+
+@pytest.mark.parametrize("spec", [{"cancel": True}, {"suspend": True}, {"ttlSecondsAfterFinished": 0}, {"run": 1}])
+def test_a_stranger_s_job_is_never_touched_whatever_the_switches_say(spec: dict) -> None:
+    for status in ({}, status_after(observe(job=job(status=RUNNING))), status_after(observe(finetune(cancel=True)))):
+        assert plan(observe(finetune(**spec), status, job=STRANGER)).actions == ()
+
+
+@pytest.mark.parametrize("child", [{"job": job(NAMESAKE)}, {"foreign_claim": claim(NAMESAKE)}], ids=["job", "claim"])
+def test_a_predecessor_s_child_is_waited_for(child: dict) -> None:
+    decision = plan(observe(**child))
+    assert decision.actions == ()
+    assert decision.requeue == 1
+    assert decision.status is not None
+    assert conditions(decision.status)["Reconciling"] == ("True", "WaitingForGarbageCollection")
+    assert "Stalled" not in conditions(decision.status)
+
+
+def test_a_job_that_is_being_deleted_is_created_again_once_it_is_gone() -> None:
+    leaving = job(status=RUNNING, deletionTimestamp=at(-1))
+    assert plan(observe(job=leaving)).actions == ()
+
+
+def test_a_pod_that_outlives_its_job_is_waited_for() -> None:
+    """Two pods must never write one output."""
+    status = status_after(observe(job=job(status=RUNNING)))
+    decision = plan(observe(None, status, pods=(pod("Failed"), pod("Running", name="sample-1-xyz"))))
+    assert decision.actions == ()
+    assert decision.requeue == 2
+    assert decision.status is not None
+    assert "sample-1-xyz" in str(decision.status["conditions"])
+    again = plan(observe(None, status, pods=(pod("Failed"), pod("Succeeded"))))
+    assert [type(action) for action in again.actions] == [Create, Create]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "operation"),
+    [
+        (60, {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 60}),
+        (None, {"op": "remove", "path": "/spec/activeDeadlineSeconds"}),
+    ],
+)
+def test_the_deadline_follows_the_spec(wanted: int | None, operation: dict) -> None:
+    running = job(finetune(activeDeadlineSeconds=3600), status=RUNNING)
+    owner = finetune() if wanted is None else finetune(activeDeadlineSeconds=wanted)
+    (patch,) = plan(observe(owner, job=running)).actions
+    assert isinstance(patch, Patch)
+    assert patch.operations == (operation,)
+
+
+def test_labels_that_somebody_has_taken_off_are_put_back_beside_theirs() -> None:
+    stripped = job(status=RUNNING, labels={"team": "ocr", "finetune.dev/run": "7"})
+    (patch,) = plan(observe(job=stripped)).actions
+    assert isinstance(patch, Patch)
+    (operation,) = patch.operations
+    assert operation["value"] == {**job()["metadata"]["labels"], "team": "ocr"}
+
+
+class TestRefused:
+    QUOTA = Refusal(403, 'jobs "sample-1" is forbidden: exceeded quota: gpus', NOW, generation=1)
+
+    def test_a_quota_is_named_and_tried_again_later(self) -> None:
+        decision = plan(observe(refusal=self.QUOTA))
+        assert decision.actions == ()
+        assert decision.requeue == 30
+        assert decision.status is not None
+        assert decision.status["reason"] == "QuotaExceeded"
+        assert "exceeded quota: gpus" in decision.status["message"]
+        assert decision.announcement is not None
+
+    def test_then_it_is_tried_again(self) -> None:
+        decision = plan(observe(refusal=self.QUOTA, now=NOW + timedelta(seconds=30)))
+        assert [type(action) for action in decision.actions] == [Create, Create]
+
+    def test_another_spec_is_tried_at_once(self) -> None:
+        decision = plan(observe(finetune(generation=2, run=2), refusal=self.QUOTA))
+        assert [type(action) for action in decision.actions] == [Create, Create]
+
+
+def test_the_parameters_that_the_status_has_are_those_of_the_next_job() -> None:
+    """A Job that was deleted by hand comes back the same, whatever the defaults of the operator are by now."""
+    status = status_after(observe(job=job(status=RUNNING)))
+    status["parameters"] = {**status["parameters"], "loraRank": 77}
+    made = plan(observe(None, status, pods=())).actions[-1]
+    assert isinstance(made, Create)
+    config = json.loads(made.body["spec"]["template"]["metadata"]["annotations"]["finetune.dev/config"])
+    assert config["recipe"]["imageToText"]["loraRank"] == 77
+
+
+def test_nothing_here_deletes() -> None:
+    for held in (None, job(), STRANGER, job(NAMESAKE)):
+        assert not any(isinstance(action, Delete) for action in plan(observe(job=held)).actions)

@@ -1,0 +1,33 @@
+"""A Job whose pod starts within moments is one status write, not two."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_operator.controller.plan import plan
+from tests.unit.observations import RUNNING, job, observe, status_after, waiting_pod
+
+
+@pytest.mark.parametrize(("age", "written", "requeue"), [(0, False, 2), (1, False, 1), (2, True, 30), (500, True, 30)])
+def test_the_first_pending_is_held_back_for_a_moment(age: float, written: bool, requeue: float) -> None:
+    decision = plan(observe(job=job(age=age)))
+    assert (decision.status is not None) is written
+    assert decision.requeue == requeue
+
+
+def test_a_clock_that_runs_behind_holds_nothing_up() -> None:
+    assert plan(observe(job=job(age=-3600))).status is not None
+
+
+def test_what_has_started_is_told_at_once() -> None:
+    assert plan(observe(job=job(age=0, status=RUNNING))).status is not None
+
+
+def test_trouble_is_told_at_once() -> None:
+    assert plan(observe(job=job(age=0), pods=(waiting_pod("ImagePullBackOff"),))).status is not None
+
+
+def test_a_second_pending_is_told_at_once() -> None:
+    """The pod has failed and its successor has not started: the status said Running."""
+    status = status_after(observe(job=job(status=RUNNING)))
+    assert plan(observe(None, status, job=job(age=0))).status is not None

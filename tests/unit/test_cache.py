@@ -1,0 +1,79 @@
+"""The cache: newest first, whatever the order in which news arrive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.controller.cache import Store
+
+NAME = ("default", "a")
+
+
+def thing(version: int, uid: str = "1", **metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"namespace": "default", "name": "a", "uid": uid, "resourceVersion": str(version), **metadata}}
+
+
+def test_the_newest_version_stays() -> None:
+    store = Store()
+    assert store.put(thing(9))
+    assert not store.put(thing(8))
+    assert not store.put(thing(9))
+    assert store.put(thing(10))
+    assert store.get(NAME) == thing(10)
+
+
+def test_versions_are_numbers() -> None:
+    store = Store()
+    store.put(thing(9))
+    assert store.put(thing(10))
+
+
+def test_a_successor_of_the_same_name_replaces_and_is_never_replaced_by_its_predecessor() -> None:
+    """The answer to a write on the old one can arrive after the watch has brought the new one."""
+    store = Store()
+    store.put(thing(5))
+    assert store.put(thing(8, uid="2"))
+    assert not store.put(thing(7, uid="1"))
+    assert store.get(NAME) == thing(8, uid="2")
+
+
+def test_the_deletion_of_a_predecessor_leaves_its_successor() -> None:
+    store = Store()
+    store.put(thing(8, uid="2"))
+    store.delete(thing(7, uid="1"))
+    store.remove(NAME, "1")
+    assert store.get(NAME) is not None
+
+
+def test_the_answer_to_a_write_does_not_bring_the_deleted_back() -> None:
+    """The write came first, but its answer arrives after the watch's news of the deletion."""
+    store = Store()
+    store.put(thing(5))
+    store.delete(thing(7))
+    assert not store.put(thing(6))
+    assert store.get(NAME) is None
+
+
+def test_what_only_left_the_selection_may_come_back() -> None:
+    """A Job without our label is DELETED to a watch with a selector; we adopt it by a read, and it is alive."""
+    store = Store()
+    store.put(thing(5))
+    store.delete(thing(7))
+    assert store.put(thing(7))
+
+
+def test_deletions_kept_in_mind_are_bounded() -> None:
+    store = Store()
+    for uid in range(10_000):
+        store.delete(thing(7, uid=str(uid)))
+    assert len(store._deleted) < 5000
+
+
+def test_what_nobody_reads_is_not_kept() -> None:
+    store = Store()
+    bulky = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "1"}
+    store.put(thing(1, managedFields=[{}], annotations=bulky))
+    kept = store.get(NAME)
+    assert kept is not None
+    assert "managedFields" not in kept["metadata"]
+    assert kept["metadata"]["annotations"] == {"mine": "1"}
