@@ -82,10 +82,7 @@ class Spool:
     def take(self, size: int, title: str) -> None:
         """Count bytes. Raises Permanent where they can never fit, Transient where others occupy the disk now."""
         if self._taken + size > self.disk.limit:
-            raise Permanent(
-                f"{title} needs more disk than {self.disk.limit} bytes; the administrator can raise --spool-limit",
-                reason=Reason.DATA_VALIDATION_FAILED,
-            )
+            raise self.too_large(title)
         if self.disk.used + size > self.disk.limit:
             raise Transient(
                 f"{title} waits for disk: other transfers occupy {self.disk.used} of {self.disk.limit} bytes",
@@ -93,6 +90,13 @@ class Spool:
             )
         self.disk.used += size
         self._taken += size
+
+    def too_large(self, title: str) -> Permanent:
+        """For what can never fit."""
+        return Permanent(
+            f"{title} needs more disk than {self.disk.limit} bytes; the administrator can raise --spool-limit",
+            reason=Reason.DATA_VALIDATION_FAILED,
+        )
 
     def free(self, stored: Stored) -> None:
         """Remove a file before the end."""
@@ -201,6 +205,8 @@ class _Download:
         self.digest, self.size = hashlib.sha256(), 0
 
     def _too_large(self, most: int) -> UpstreamError:
+        if self._limit is None:
+            return self._spool.too_large(self._title)
         return Permanent(f"{self._title} has more than {most} bytes", reason=Reason.DATA_VALIDATION_FAILED)
 
 

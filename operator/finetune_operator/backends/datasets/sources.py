@@ -47,7 +47,7 @@ def source_of(uri: str, fetcher: Fetcher, secret: Mapping[str, str]) -> Source:
     if scheme in ("https", "http"):
         return WebSource(uri, fetcher)
     raise Permanent(
-        f"a dataset at {scheme}:// cannot be sent to this provider; use s3://, hf:// or https://",
+        f"dataset: what is at {scheme}:// cannot be sent to this provider; use s3://, hf:// or https://",
         reason=Reason.UNSUPPORTED_PARAMETER,
     )
 
@@ -120,7 +120,7 @@ class WebSource:
         self.file = _file_name(unquote(parts.path))
         if self.file is None:
             raise Permanent(
-                f"{self.title}: the path must end in one of {', '.join(FILE_SUFFIXES)}; a web server lists no folder",
+                f"dataset: {self.title}: the path must end in one of {', '.join(FILE_SUFFIXES)}; a web server lists no folder",
                 reason=Reason.DATA_VALIDATION_FAILED,
             )
 

@@ -71,6 +71,8 @@ class ParquetTable:
         try:
             for batch in self._file.iter_batches(BATCH_ROWS, columns=present, use_threads=False):
                 yield from (_row_of(batch, index) for index in range(batch.num_rows))
+        except MemoryError:
+            raise  # Arrow's is an ArrowException, too
         except (ArrowException, OSError, ValueError) as error:
             raise Invalid(f"{self._name} is damaged: {_first_line(error)}") from error
 
