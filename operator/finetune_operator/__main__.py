@@ -16,10 +16,15 @@ import uvloop
 from pythonjsonlogger.json import JsonFormatter
 
 from finetune_operator import endpoint
+from finetune_operator.backends.guard import AddressGuard
+from finetune_operator.backends.http import Client
 from finetune_operator.backends.job.manifest import JobDefaults
+from finetune_operator.backends.members import members
+from finetune_operator.backends.spool import Disk
 from finetune_operator.controller.accounting import Accounting
 from finetune_operator.controller.act import Actor
 from finetune_operator.controller.cache import Cache
+from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.health import Contact, Limits, LoopLag, Snapshot, problems
 from finetune_operator.controller.lease import AlwaysLeader, Lease, LeaseLost, own_identity
 from finetune_operator.controller.model import Key, Rules
@@ -27,6 +32,7 @@ from finetune_operator.controller.observe import Observer
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.reports import Reports
+from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.watch import Watches
 from finetune_operator.kube import config
 from finetune_operator.kube.client import KubeClient
@@ -94,15 +100,26 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         )
         reports = Reports(client, cache, queue)
         progress = await stack.enter_async_context(_progress(settings, election, reports, lease, metrics))
+        runner = await stack.enter_async_context(_upstream(settings, client, queue, metrics))
         observer = Observer(
-            client, cache, rules=_rules(settings), defaults=_defaults(settings, progress), report_of=reports.newest
+            client,
+            cache,
+            rules=_rules(settings),
+            defaults=_defaults(settings, progress),
+            report_of=reports.newest,
+            runner=runner,
         )
+
+        def gone(uid: str) -> None:
+            reports.forget(uid)
+            runner.forget(uid)
+
         reconciler = Reconciler(
             queue,
             observer,
-            Actor(client, cache, Accounting(metrics).status_written),
+            Actor(client, cache, Accounting(metrics).status_written, runner),
             metrics.reconciled,
-            on_gone=reports.forget,
+            on_gone=gone,
         )
         metrics.observe(_sources(cache, queue, watches, lease, lag))
         leading_since: list[float] = []
@@ -195,7 +212,43 @@ def _rules(settings: Settings) -> Rules:
     return Rules(
         pending_status_delay=settings.pending_status_delay,
         progress_interval=settings.progress_interval,
+        poll_interval=settings.poll_interval,
+        settling_window=settings.settling_window,
+        cancel_bound=settings.cancel_bound,
+        upstream_timeout=settings.upstream_timeout,
+        base_urls=frozenset(settings.allow_base_url),
     )
+
+
+@asynccontextmanager
+async def _upstream(
+    settings: Settings, client: KubeClient, queue: RetryQueue[Key], metrics: Metrics
+) -> AsyncIterator[Runner]:
+    """The calls to providers; whatever is in flight at the end is broken off, and found again at the next start."""
+    http = Client(
+        AddressGuard(settings.allow_base_url, settings.allow_dataset_host),
+        concurrency=settings.upstream_concurrency,
+        per_provider=settings.provider_concurrency,
+        timeout=settings.upstream_timeout,
+        guard_writes=client.guard,
+    )
+    runner = Runner(
+        members(),
+        http,
+        Credentials(client, time.monotonic),
+        allowed=frozenset(settings.allow_base_url),
+        per_provider=settings.provider_concurrency,
+        notify=queue.add,
+        clock=lambda: datetime.now(UTC),
+        count=metrics.upstream_request,
+        disk=Disk(settings.spool_limit),
+        spool_dir=settings.spool_dir or None,
+    )
+    try:
+        yield runner
+    finally:
+        await runner.close()
+        await http.close()
 
 
 def _defaults(settings: Settings, progress: certificate.Certificate | None) -> JobDefaults:

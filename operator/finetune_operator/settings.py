@@ -285,6 +285,9 @@ class Settings:
         _seconds(0, 86_400),
         chart="upstream.cancelBound",
     )
+    upstream_timeout: float = _setting(
+        30.0, "How long a call to a provider may take.", _seconds(0.1, 600), chart="upstream.timeout"
+    )
     upstream_concurrency: int = _setting(
         16, "Calls to all providers at the same time.", _integer(1, 256), chart="upstream.concurrency"
     )

@@ -95,6 +95,7 @@ class Reason(StrEnum):
     UPSTREAM_REJECTED = "UpstreamRejected"
     UPSTREAM_CANCELLED = "UpstreamCancelled"
     UPSTREAM_GONE = "UpstreamGone"
+    UPSTREAM_WITHOUT_ARTIFACTS = "UpstreamWithoutArtifacts"
     PROVIDER_RETIRED = "ProviderRetired"
     CANCELLED = "Cancelled"
     NOT_FAILED = "NotFailed"

@@ -78,6 +78,8 @@ class Api:
             content, sent["Content-Type"] = orjson.dumps(json), "application/json"
         try:
             async with self._client.api_slot(self._origin):
+                if not harmless:
+                    self._client.guard_writes()
                 async with asyncio.timeout(timeout or self._client.timeout):
                     async with self._client.request(
                         method,

@@ -74,8 +74,11 @@ class Client:
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
+        guard_writes: Callable[[], None] = lambda: None,
     ) -> None:
         self.guard = guard
+        self.guard_writes = guard_writes
+        """Called before each call that must not be made twice; raises where this process has lost its Lease."""
         self.timeout = timeout
         self._slots = asyncio.Semaphore(concurrency)
         self._transfer_slots = asyncio.Semaphore(TRANSFERS)

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from finetune_operator.api.names import API_VERSION, KIND
+from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import (
     Action,
     Announcement,
+    Call,
     Create,
     Decision,
     Delete,
+    Finalize,
     FineTune,
     Observation,
     Patch,
@@ -21,6 +23,7 @@ from finetune_operator.controller.model import (
 )
 from finetune_operator.controller.observe import Memory
 from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import stamp
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
@@ -35,10 +38,17 @@ _COLLECTIONS = {"Job": resources.jobs, "PersistentVolumeClaim": lambda ns: resou
 class Actor:
     """The hands of the operator. Every answer of the API server goes into the cache at once."""
 
-    def __init__(self, client: KubeClient, cache: Cache, on_status: Callable[[Object, Object], None]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: Cache,
+        on_status: Callable[[Object, Object], None],
+        runner: Runner | None = None,
+    ) -> None:
         self._client = client
         self._cache = cache
         self._on_status = on_status
+        self._runner = runner
 
     async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         """Carry it out; whether to look again at once, because the world was not as the decision had it.
@@ -49,8 +59,8 @@ class Actor:
         for action in decision.actions:
             if not await self._carried_out(action, finetune, observation, memory):
                 return True
-        if decision.status is not None:
-            await self._write_status(finetune, decision.status, observation)
+        if decision.status is not None and not await self._write_status(finetune, decision, observation):
+            return True
         if decision.announcement is not None:
             await self._announce(finetune, decision.announcement, observation)
         return False
@@ -58,6 +68,10 @@ class Actor:
     async def _carried_out(self, action: Action, finetune: FineTune, observation: Observation, memory: Memory) -> bool:
         if isinstance(action, Create):
             return await self._create(action.body, finetune, observation, memory)
+        if isinstance(action, Call):
+            return self._call(action)
+        if isinstance(action, Finalize):
+            return await self._finalize(action, finetune)
         try:
             await self._change(action, finetune.namespace)
         except (NotFound, Conflict):
@@ -106,20 +120,61 @@ class Actor:
             self._cache.jobs.put(existing)
         return kind != "Job"
 
-    async def _write_status(self, finetune: FineTune, status: Object, observation: Observation) -> None:
-        """Whole, last, and only onto this very object: a patch that does not test the uid hits a namesake too."""
+    def _call(self, action: Call) -> bool:
+        if self._runner is not None:
+            self._runner.begin(action.run, action.step)
+        return True
+
+    async def _finalize(self, action: Finalize, finetune: FineTune) -> bool:
+        """Only onto the version that was seen: the list of finalizers is replaced as a whole."""
+        kept = [name for name in finetune.finalizers if name != FINALIZER]
+        wanted = [*kept, FINALIZER] if action.present else kept
         operations: list[Object] = [
             {"op": "test", "path": "/metadata/uid", "value": finetune.uid},
-            {"op": "add", "path": "/status", "value": status},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": finetune.resource_version},
+            {"op": "add", "path": "/metadata/finalizers", "value": wanted},
         ]
+        try:
+            answer = await self._client.json_patch(resources.finetune(finetune.namespace, finetune.name), operations)
+        except NotFound:
+            self._cache.finetunes.remove(finetune.key, finetune.uid)
+            return True
+        except Invalid as error:
+            logger.info("%s/%s: has changed since: %s", *finetune.key, error)
+            return False
+        if finetune.deleting and not wanted:
+            self._cache.finetunes.remove(finetune.key, finetune.uid)
+        else:
+            self._cache.finetunes.put(answer)
+        return True
+
+    async def _write_status(self, finetune: FineTune, decision: Decision, observation: Observation) -> bool:
+        """Whole, last, and only onto this very object: a patch that does not test the uid hits a namesake too.
+
+        An attempt to make a billed call goes onto the very version that was seen; False where that has changed.
+        """
+        operations: list[Object] = [
+            {"op": "test", "path": "/metadata/uid", "value": finetune.uid},
+            {"op": "add", "path": "/status", "value": decision.status},
+        ]
+        if decision.claim is not None:
+            version = {"op": "test", "path": "/metadata/resourceVersion", "value": finetune.resource_version}
+            operations.insert(1, version)
         path = resources.finetune_status(finetune.namespace, finetune.name)
         try:
             answer = await self._client.json_patch(path, operations)
         except NotFound:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
-            return
+            return True
+        except Invalid:
+            if decision.claim is None:
+                raise
+            return False
         self._cache.finetunes.put(answer)
+        if decision.claim is not None and self._runner is not None:
+            self._runner.claim(finetune.uid, finetune.run, decision.claim)
         self._on_status(dict(observation.status), answer)
+        return True
 
     async def _announce(self, finetune: FineTune, announcement: Announcement, observation: Observation) -> None:
         now = stamp(observation.now)

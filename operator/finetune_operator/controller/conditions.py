@@ -59,7 +59,7 @@ def _running(state: RunState | None, accepted: Verdict) -> Verdict:
         message = "Waiting for the Job." if accepted.status else "Not started: the spec is not accepted."
         return Verdict(False, Reason.PENDING, message)
     if state.stage == Stage.RUNNING:
-        return Verdict(True, state.reason, state.message)
+        return Verdict(None if state.uncertain else True, state.reason, state.message)
     if state.stage.terminal:
         return Verdict(False, Reason.FINISHED)
     return Verdict(False, state.reason, state.message)
@@ -89,7 +89,7 @@ def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]
         return (Phase.CANCELLED if failed.reason == Reason.CANCELLED else Phase.FAILED), failed
     if stalled is not None:
         return Phase.STALLED, stalled
-    if running.status:
+    if running.status is not False:
         return Phase.RUNNING, running
     if suspended.status:
         return (Phase.SUSPENDED if suspended.reason == Reason.SUSPENDED_BY_SPEC else Phase.QUEUED), suspended

@@ -27,6 +27,8 @@ class Draft:
     requeue: float | None = None
     unwritten: bool = False
     """Nothing here is worth a status write (yet)."""
+    claim: str | None = None
+    """See Decision.claim."""
     settled: bool = False
     """The status is final as it stands: its conditions are not derived anew."""
 

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from finetune_operator.api.names import API_VERSION, KIND
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends.failures import Failure
 from finetune_operator.backends.job.manifest import JobDefaults
+from finetune_operator.backends.upstream_run import Outcome, Sighting, Step, Traits, UpstreamRun
 
 Object = dict[str, Any]
 
@@ -33,6 +35,7 @@ class FineTune:
     generation: int
     resource_version: str
     deleting: bool
+    deletion_time: str | None = None
     finalizers: tuple[str, ...]
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
@@ -69,6 +72,7 @@ def read_finetune(body: Object) -> FineTune:
         generation=metadata.get("generation", 0),
         resource_version=metadata["resourceVersion"],
         deleting="deletionTimestamp" in metadata,
+        deletion_time=metadata.get("deletionTimestamp"),
         finalizers=tuple(metadata.get("finalizers") or ()),
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
@@ -113,6 +117,55 @@ class Rules:
     pending_status_delay: float = 2.0
     progress_interval: float = 10.0
     recheck_interval: float = 30.0
+    poll_interval: float = 30.0
+    settling_window: float = 600.0
+    cancel_bound: float = 300.0
+    upstream_timeout: float = 30.0
+    """How long a call to a provider may take: one whose answer was lost is over after that."""
+    base_urls: frozenset[str] = frozenset()
+    """Base URLs that the administrator allows besides the providers' own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The last call of one step, how it ended, and how often in a row it has failed."""
+
+    step: Step
+    time: datetime
+    outcome: Outcome | None = None
+    """None where it failed; also where FIND has found nothing."""
+    failure: Failure | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamView:
+    """What this process knows of the calls for one run; nothing after a restart."""
+
+    in_flight: Step | None = None
+    ended: Mapping[Step, Ended] = field(default_factory=dict)
+    """The last call of each step."""
+    sighting: Sighting | None = None
+    """The last successful POLL."""
+    sighted: datetime | None = None
+    """When that was."""
+    claimed: str | None = None
+    """The attempt that this process has recorded and not yet made: the one billed call that it may make."""
+
+    @property
+    def last(self) -> Ended | None:
+        """The call that ended last."""
+        return max(self.ended.values(), key=lambda ended: ended.time, default=None)
+
+    def success(self, step: Step) -> Ended | None:
+        """The last call of this step, where it went well."""
+        ended = self.ended.get(step)
+        return ended if ended is not None and ended.failure is None else None
+
+    def failure(self, step: Step) -> Ended | None:
+        """The last call of this step, where it failed."""
+        ended = self.ended.get(step)
+        return ended if ended is not None and ended.failure is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +189,9 @@ class Observation:
     """The claim that has the name which the run's claim needs, where it is not ours."""
     missing: Missing | None = None
     refusal: Refusal | None = None
+    traits: Mapping[str, Traits] = field(default_factory=dict)
+    """The providers, by their names on the wire."""
+    upstream: UpstreamView = field(default_factory=UpstreamView)
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
 
@@ -164,7 +220,22 @@ class Patch:
     operations: tuple[Object, ...]
 
 
-Action = Create | Delete | Patch
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Begin a call to a provider in the background. Instead of one in flight that does no harm, where there is one."""
+
+    step: Step
+    run: UpstreamRun
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """Put our finalizer on the FineTune, or take it off."""
+
+    present: bool
+
+
+Action = Create | Delete | Patch | Call | Finalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +254,5 @@ class Decision:
     status: Object | None = None
     requeue: float | None = None
     announcement: Announcement | None = None
+    claim: str | None = None
+    """The status records an attempt to make a billed call: it is written only onto the version that was seen."""

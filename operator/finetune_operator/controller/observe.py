@@ -8,12 +8,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.api.names import RUN_LABEL, UID_LABEL, job_name
+from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.backends.job.manifest import JobDefaults, named_objects
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.conditions import is_terminal
-from finetune_operator.controller.model import FineTune, Key, Missing, Observation, Refusal, Rules, read_finetune
+from finetune_operator.controller.model import (
+    FineTune,
+    Key,
+    Missing,
+    Observation,
+    Refusal,
+    Rules,
+    UpstreamView,
+    read_finetune,
+)
 from finetune_operator.controller.policies.ownership import controller_of, is_ours
+from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
@@ -58,6 +69,7 @@ class Observer:
         rules: Rules,
         defaults: JobDefaults,
         report_of: Callable[[str, int], Object | None],
+        runner: Runner | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._client = client
@@ -65,6 +77,8 @@ class Observer:
         self._rules = rules
         self._defaults = defaults
         self._report_of = report_of
+        self._runner = runner
+        self._traits = {name: member.traits for name, member in runner.members.items()} if runner else {}
         self._clock = clock
 
     async def observe(self, key: Key, memory: Memory) -> Observation | None:
@@ -77,7 +91,8 @@ class Observer:
         memory.belongs_to(finetune.uid)
         status: Mapping[str, Any] = body.get("status") or {}
         job = await self._job(finetune, memory)
-        started = job is not None or finetune.deleting or is_terminal(status)
+        begun = job is not None or bool((status.get("upstream") or {}).get("marker"))
+        started = begun or finetune.deleting or is_terminal(status)
         return Observation(
             now=now,
             finetune=finetune,
@@ -92,7 +107,15 @@ class Observer:
             missing=None if started else await self._missing(finetune),
             refusal=memory.refusal,
             report=self._report_of(finetune.uid, finetune.run),
+            traits=self._traits,
+            upstream=self._upstream(finetune, status),
         )
+
+    def _upstream(self, finetune: FineTune, status: Mapping[str, Any]) -> UpstreamView:
+        """Of the run that the status speaks of: one that has been superseded may still have to be stopped."""
+        if self._runner is None:
+            return UpstreamView()
+        return self._runner.view(finetune.uid, int(status.get("run") or finetune.run))
 
     async def _job(self, finetune: FineTune, memory: Memory) -> Object | None:
         """Live only where a create has found the name taken: a stranger's Job is in no cache of ours."""
@@ -134,9 +157,9 @@ class Observer:
 
     async def _missing(self, finetune: FineTune) -> Missing | None:
         """Before the start only: the first Secret or claim that the spec names and that is not there."""
-        if finetune.spec is None or finetune.spec.backend.job is None:
+        if finetune.spec is None:
             return None
-        for kind, name, spec_field in named_objects(finetune.spec):
+        for kind, name, spec_field in _named_objects(finetune.spec):
             try:
                 await self._client.get(resources.core(finetune.namespace, _PLURALS[kind], name), accept=METADATA_ONLY)
             except NotFound:
@@ -187,6 +210,18 @@ class Observer:
         answer = await self._client.list(resources.core(finetune.namespace, "events"), selector)
         name = job["metadata"]["name"]
         return tuple(event for event in answer.get("items") or () if _concerns(event, name))
+
+
+def _named_objects(spec: FineTuneSpec) -> list[tuple[str, str, str]]:
+    """(kind, name, field) of what must be there before the start."""
+    if spec.backend.upstream is None:
+        return list(named_objects(spec))
+    places = [
+        (f"backend.{spec.backend.kind}.secretRef", spec.backend.upstream.secret_ref),
+        ("dataset.secretRef", spec.dataset.secret_ref),
+        ("output.secretRef", spec.output.secret_ref if spec.output else None),
+    ]
+    return [("Secret", ref.name, field) for field, ref in places if ref is not None]
 
 
 def _concerns(event: Object, job: str) -> bool:

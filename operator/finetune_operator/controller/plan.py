@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.reasons import ConditionType
 from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
 from finetune_operator.controller.draft import Draft, Policy
@@ -23,6 +24,17 @@ from finetune_operator.controller.policies import (
     runs,
     suspension,
 )
+from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
+from finetune_operator.controller.policies.upstream import (
+    advance,
+    departure,
+    ending,
+    record,
+    succession,
+)
+from finetune_operator.controller.policies.upstream import cancellation as upstream_cancellation
+from finetune_operator.controller.policies.upstream import outcome as upstream_outcome
+from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
 from finetune_operator.controller.times import stamp
 
 Object = dict[str, Any]
@@ -39,11 +51,31 @@ POLICIES: tuple[Policy, ...] = (
     patience.wait,  # a Job that starts within moments is one status write, not two
 )
 
+UPSTREAM_POLICIES: tuple[Policy, ...] = (
+    record.read,  # what the calls have taught: the id, the start, the provider's words
+    departure.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
+    ending.keep_finished,  # a finished run stays finished, and lets the FineTune go
+    succession.make_way,  # a raised run stops the last one first,
+    succession.begin,  # archives it, and starts clean
+    upstream_cancellation.cancel,  # spec.cancel ends the run and keeps the record
+    upstream_cancellation.expire,  # so does its deadline
+    upstream_acceptance.check,  # a spec that cannot run says why and waits for a better one
+    upstream_outcome.read,  # what the provider says of the run, once it has started
+    upstream_suspension.hold,  # spec.suspend holds the billed call back
+    advance.advance,  # the next call: prepare, create once, start once, poll
+)
+
+
+def policies_of(observation: Observation) -> tuple[Policy, ...]:
+    """Runs at a provider have rules of their own; so has what is left of one when the next run is a Job."""
+    upstream = record.belongs(observation.finetune) or FINALIZER in observation.finetune.finalizers
+    return UPSTREAM_POLICIES if upstream else POLICIES
+
 
 def plan(observation: Observation) -> Decision:
     """What to do about one FineTune, given everything that matters and nothing else."""
     draft = Draft(status=dict(observation.status))
-    for policy in POLICIES:
+    for policy in policies_of(observation):
         if policy(observation, draft):
             break
     return _conclude(observation, draft)
@@ -61,7 +93,8 @@ def _conclude(observation: Observation, draft: Draft) -> Decision:
         actions=tuple(draft.actions),
         status=status,
         requeue=draft.requeue,
-        announcement=announcement if status else None,
+        announcement=announcement if status or draft.unwritten else None,
+        claim=draft.claim if status else None,
     )
 
 

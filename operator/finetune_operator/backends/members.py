@@ -1,0 +1,15 @@
+"""The providers: one line each."""
+
+from __future__ import annotations
+
+from finetune_operator.backends.bfl import BflUpstream
+from finetune_operator.backends.octoai import OctoAiUpstream
+from finetune_operator.backends.oxen import OxenUpstream
+from finetune_operator.backends.scenario import ScenarioUpstream
+from finetune_operator.backends.upstream import Upstream
+
+
+def members() -> dict[str, Upstream]:
+    """By their names on the wire."""
+    all_of_them: tuple[Upstream, ...] = (OxenUpstream(), ScenarioUpstream(), BflUpstream(), OctoAiUpstream())
+    return {member.traits.name: member for member in all_of_them}

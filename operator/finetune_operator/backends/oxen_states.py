@@ -1,0 +1,268 @@
+"""What Oxen's answers mean. Pure, and lenient: wrapper keys may be missing, and `resource` is a text or an object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.answers import plain
+from finetune_operator.backends.failures import Ambiguous
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.upstream import Sighting, UpstreamRun
+
+FILES: Final = (".safetensors", ".json", ".bin", ".gguf", ".pt", ".zip")
+CLOCK_SLACK: Final = timedelta(minutes=5)
+
+_PENDING: Final = {
+    "created": (True, Reason.UPSTREAM_PREPARING, "Created at Oxen, not started yet."),
+    "tokenizing": (True, Reason.UPSTREAM_PREPARING, "Oxen is tokenizing the dataset."),
+    "enqueued": (False, Reason.UPSTREAM_QUEUED, "In Oxen's queue."),
+    "pending": (False, Reason.UPSTREAM_QUEUED, "Pending at Oxen."),
+}
+"""Status -> whether it waits for the run call, and how to say so. `pending`, `failed`: from older documents."""
+_FAILED: Final = ("errored", "failed")
+_SUCCEEDED: Final = ("completed", "deployed")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder on a branch."""
+
+    branch: str
+    path: str
+
+
+def fine_tune(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fine-tune in an answer, wrapped or not. Raises Ambiguous where there is none."""
+    found = body.get("fine_tune", body)
+    if not isinstance(found, dict) or not ("id" in found or found.get("status") not in (None, "success", "error")):
+        raise Ambiguous("Oxen's answer holds no fine-tune", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+    return found
+
+
+def listed(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fine-tunes of a list that have an id. Raises Ambiguous where it is no list."""
+    found = body.get("fine_tunes")
+    if not isinstance(found, list):
+        raise Ambiguous("Oxen's answer holds no list of fine-tunes", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+    return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)]
+
+
+def resource_path(resource: object) -> str:
+    """The path in `resource`, which is `main/x.parquet` or {"path": "x.parquet", "version": "main"}."""
+    if isinstance(resource, dict):
+        resource = resource.get("path")
+    return resource if isinstance(resource, str) else ""
+
+
+def older_than(found: Mapping[str, Any], moment: datetime | None) -> bool:
+    """Whether it was surely created before. Clocks differ by a few minutes at most."""
+    text = found.get("created_at") or found.get("inserted_at")
+    if moment is None or not isinstance(text, str):
+        return False
+    try:
+        created = datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    if created.tzinfo is None:
+        created = created.replace(tzinfo=UTC)
+    return created < moment - CLOCK_SLACK
+
+
+def sighting_of(found: Mapping[str, Any], run: UpstreamRun | None = None) -> Sighting:
+    """What a fine-tune says of itself."""
+    word = plain(str(found.get("status") or ""))[:64]
+    position = found.get("queue_position")
+    state, startable = _state(word, found, run)
+    ended = state.stage.terminal
+    used = found.get("credits_used")
+    return Sighting(
+        state=state,
+        startable=startable,
+        stage=word,
+        queue_position=position if isinstance(position, int) and position >= 0 else None,
+        message=plain(str(found["error"])) if found.get("error") else None,
+        cost={"amount": used, "unit": "credits"} if ended and isinstance(used, str) and len(used) <= 64 else None,
+    )
+
+
+def _state(word: str, found: Mapping[str, Any], run: UpstreamRun | None) -> tuple[RunState, bool]:
+    if word in _PENDING:
+        startable, reason, message = _PENDING[word]
+        return RunState(stage=Stage.PENDING, reason=reason, message=message), startable
+    progress = _steps(found.get("current_step"), _total(found, run))
+    if word == "running":
+        started = _time(found.get("started_at"))
+        return _running(Reason.UPSTREAM_RUNNING, "Oxen is training.", progress, started), False
+    if word in _SUCCEEDED:
+        return _timed(_succeeded(found, run, progress), found), False
+    if word in _FAILED:
+        words = plain(str(found.get("error") or ""))
+        message = f"Oxen: {words}" if words else f"Oxen says {word}."
+        return _timed(RunState(stage=Stage.FAILED, reason=Reason.UPSTREAM_FAILED, message=message), found), False
+    if word == "stopped":
+        words = plain(str(found.get("error") or "")) or "not by this operator; it may be out of credits"
+        message = f"Stopped at Oxen: {words}."
+        return _timed(RunState(stage=Stage.CANCELLED, reason=Reason.UPSTREAM_CANCELLED, message=message), found), False
+    message = f"Oxen says {word!r}, which the operator does not know; it goes on asking."
+    unknown = _running(Reason.UPSTREAM_STATE_UNKNOWN, message, progress, None)
+    return replace(unknown, uncertain=True), False
+
+
+def _running(reason: str, message: str, progress: dict[str, Any] | None, start: str | None) -> RunState:
+    return RunState(stage=Stage.RUNNING, reason=reason, message=message, progress=progress, start_time=start)
+
+
+def _succeeded(found: Mapping[str, Any], run: UpstreamRun | None, progress: dict[str, Any] | None) -> RunState:
+    artifacts = None
+    if run is not None and (places := list(places_of(found, {}))):
+        backend: Any = run.backend
+        place = places[0]
+        uri = f"oxen://{backend.namespace}/{backend.repository}/{place.branch}/{place.path}"
+        artifacts = ({"name": place.path.rpartition("/")[2] or "model", "uri": uri},)
+    done = {**(progress or {}), "percentage": 100}
+    return RunState(
+        stage=Stage.SUCCEEDED,
+        reason=Reason.UPSTREAM_SUCCEEDED,
+        message="Oxen has completed the training.",
+        progress=done,
+        artifacts=artifacts,
+    )
+
+
+def _timed(state: RunState, found: Mapping[str, Any]) -> RunState:
+    return replace(state, start_time=_time(found.get("started_at")), completion_time=_time(found.get("finished_at")))
+
+
+def with_checkpoints(sighting: Sighting, body: Mapping[str, Any], run: UpstreamRun) -> Sighting:
+    """The same with what the newest checkpoint shows: step, epoch, loss."""
+    found = [each for each in body.get("checkpoints") or () if isinstance(each, dict)]
+    steps = [each for each in found if isinstance(each.get("step"), int) and each["step"] >= 0]
+    if not steps:
+        return sighting
+    newest = max(steps, key=lambda each: int(each["step"]))
+    total = _number(run.parameters.get("steps"))
+    step = max(newest["step"], (sighting.state.progress or {}).get("step", 0))
+    progress = {**(sighting.state.progress or {}), **(_steps(step, total) or {}), **_metrics(newest.get("metrics"))}
+    if sighting.state.stage is Stage.SUCCEEDED:
+        progress["percentage"] = 100
+    checkpoint = {"step": newest["step"], "time": _time(newest.get("created_at"))}
+    if isinstance(newest.get("path"), str) and isinstance(body.get("branch"), str):
+        backend: Any = run.backend
+        place = f"{body['branch']}/{newest['path']}"[:2048]
+        checkpoint["uri"] = f"oxen://{backend.namespace}/{backend.repository}/{place}"
+    known = {name: value for name, value in checkpoint.items() if value is not None}
+    return replace(sighting, state=replace(sighting.state, progress=progress, checkpoint=known))
+
+
+def with_logs(sighting: Sighting, logs: object) -> Sighting:
+    """The same with the last line of the logs, whatever shape they have, where the run has said nothing itself."""
+    lines = [line for line in _texts(logs) if line.strip()]
+    if sighting.message or not lines:
+        return sighting
+    words = plain(lines[-1])
+    state = replace(sighting.state, message=f"{sighting.state.message} Its log ends: {words}")
+    return replace(sighting, state=state, message=words)
+
+
+def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Iterator[Place]:
+    """Where the weights may be, the surest first: the output resource, the checkpoints' branch, the documented one."""
+    output = found.get("output_resource")
+    if isinstance(output, dict):
+        where, version = output.get("path"), output.get("version")
+        if isinstance(where, str) and isinstance(version, str) and where and version:
+            yield Place(version, where.strip("/"))
+    elif isinstance(output, str) and "/" in output.strip("/"):
+        branch, _, path = output.strip("/").partition("/")
+        if branch == "models" and path.count("/") >= 1:  # models/<name> is the branch, and the folder has its name too
+            model, _, rest = path.partition("/")
+            yield Place(f"models/{model}", rest)
+        yield Place(branch, path)
+    name = found.get("name")
+    if isinstance(trained := checkpoints.get("branch"), str) and trained:
+        yield Place(trained, trained)
+    if isinstance(name, str) and name:
+        yield Place(f"models/{name}", f"models/{name}")
+
+
+def files_in(body: object) -> list[str]:
+    """The weights and their descriptions in a folder's listing."""
+    entries = body.get("entries") if isinstance(body, dict) else None
+    names = []
+    for entry in entries or ():
+        inner = entry.get("entry", entry) if isinstance(entry, dict) else {}
+        name = inner.get("filename") or inner.get("name") if isinstance(inner, dict) else None
+        if isinstance(name, str) and name.endswith(FILES) and not inner.get("is_dir"):
+            names.append(name.rpartition("/")[2])
+    return names
+
+
+def size_of(body: object) -> int | None:
+    """The size in a file's metadata."""
+    entry = body.get("entry") if isinstance(body, dict) else None
+    inner = entry.get("entry", entry) if isinstance(entry, dict) else None
+    size = inner.get("size") if isinstance(inner, dict) else None
+    return size if isinstance(size, int) else None
+
+
+def _total(found: Mapping[str, Any], run: UpstreamRun | None) -> int | None:
+    parameters = found.get("training_params")
+    total = _number(parameters.get("steps")) if isinstance(parameters, dict) else None
+    return total or (_number(run.parameters.get("steps")) if run is not None else None)
+
+
+def _steps(step: object, total: int | None) -> dict[str, Any] | None:
+    current = _number(step)
+    if current is None:
+        return None
+    progress: dict[str, Any] = {"step": current}
+    if total:
+        percentage = min(99, int(100 * current / total))
+        progress |= {"totalSteps": total, "percentage": percentage, "summary": f"{percentage}% {current}/{total}"}
+    return progress
+
+
+def _metrics(metrics: object) -> dict[str, Any]:
+    if not isinstance(metrics, dict):
+        return {}
+    values = {name: value for name, value in metrics.items() if isinstance(value, int | float) and value == value}
+    progress: dict[str, Any] = {}
+    if "loss" in values:
+        progress["loss"] = f"{values['loss']:.6g}"
+    if "epoch" in values:
+        progress["epoch"] = float(values["epoch"])
+    others = [{"name": str(name)[:316], "value": f"{value:.6g}"} for name, value in sorted(values.items())[:64]]
+    return {**progress, "metrics": others} if others else progress
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not 0 <= value < 2**53:
+        return None
+    return int(value)
+
+
+def _time(value: object) -> str | None:
+    """RFC 3339 from what Oxen writes, with or without a zone."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _texts(value: object, depth: int = 0) -> list[str]:
+    if isinstance(value, str):
+        return value.splitlines()
+    if depth > 4:
+        return []
+    if isinstance(value, dict):
+        wanted = ("logs", "log", "lines", "entries", "message", "text", "line")
+        value = [value[name] for name in wanted if name in value]
+    if isinstance(value, list):
+        return [text for item in value[-200:] for text in _texts(item, depth + 1)]
+    return []

@@ -1,0 +1,130 @@
+"""Runs at hosted providers as plain data: what the policies know of a provider, of a run, and of a call's outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from finetune_operator.api.backends import UpstreamBackend
+from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends.protocol import RunState
+
+
+class Step(StrEnum):
+    """The calls of a run."""
+
+    PREPARE = "prepare"
+    FIND = "find"
+    CREATE = "create"
+    EQUIP = "equip"
+    START = "start"
+    POLL = "poll"
+    CANCEL = "cancel"
+    DELETE = "delete"
+    FETCH = "fetch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What the policies must know of a provider."""
+
+    name: str
+    """The backend's name on the wire: oxen, scenario, bfl or octoai."""
+    title: str
+    """For sentences: Oxen, Scenario, Black Forest Labs, OctoAI."""
+    base_url: str | None
+    """The provider's own; None where `baseURL` is mandatory."""
+    secret_keys: tuple[tuple[str, ...], ...]
+    """Alternatives of keys that the Secret must hold: (("api-key",),)."""
+    bills: Step
+    """The billed call: Step.CREATE or Step.START."""
+    starts: bool
+    """Whether START exists; otherwise CREATE starts the run."""
+    equips: bool
+    """Whether EQUIP exists (uploads that need the id)."""
+    lookup_trusted: bool
+    """Whether FIND sees a create at once. Otherwise a lost create waits for the settling window, then for a human."""
+    can_cancel: bool
+    gives_weights: bool
+    """Whether FETCH exists."""
+    also: tuple[str, ...] = ()
+    """More base URLs of the provider's own (regions)."""
+    retired: str | None = None
+    """Where the provider has closed its service: when, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRun:
+    """A run as the provider's coroutines see it. Frozen: what they learn they return."""
+
+    namespace: str
+    name: str
+    uid: str
+    run: int
+    display_name: str
+    """For people: the FineTune's display-name annotation, else its name."""
+    annotations: Mapping[str, str]
+    provider: str
+    """The backend's name on the wire."""
+    spec: FineTuneSpec | None
+    """None only for POLL, FIND, CANCEL and DELETE of a run whose spec has been replaced: use `backend` there."""
+    backend: UpstreamBackend
+    """The member of spec.backend that this run was made with (Oxen, Scenario, Bfl or OctoAi)."""
+    parameters: Mapping[str, Any]
+    """Resolved recipe parameters in camelCase (`status.parameters`)."""
+    marker: str
+    """`ft-<first 8 of uid>-<12 hex>`, [a-z0-9-]{1,32}: unique for (uid, run); a lost run is found by it."""
+    intent_time: datetime | None = None
+    """When the intent to create was recorded; a lost run is not older (allow a minute for clocks)."""
+    id: str | None = None
+    job_id: str | None = None
+    resource: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    """What earlier outcomes put into `data`."""
+
+    def manifest(self) -> dict[str, Any]:
+        """As `api.convert.to_*` takes it, with the resolved parameters. Only where `spec` is there."""
+        assert self.spec is not None
+        spec = self.spec.wire()
+        if self.parameters:
+            spec["recipe"] = {self.spec.recipe.kind: dict(self.parameters)}
+        return {
+            "metadata": {"name": self.name, "namespace": self.namespace, "annotations": dict(self.annotations)},
+            "spec": spec,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a call has taught, by the fields of `status.upstream`. None (or absent in `data`): as it was."""
+
+    id: str | None = None
+    url: str | None = None
+    job_id: str | None = None
+    resource: str | None = None
+    stage: str | None = None
+    """The provider's own status word."""
+    queue_position: int | None = None
+    message: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    cost: Mapping[str, str] | None = None
+    """In the shape of `status.cost`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting(Outcome):
+    """What POLL has seen."""
+
+    state: RunState
+    startable: bool = False
+    """It is there and was never started: START may be called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched(Outcome):
+    """What FETCH has stored below `spec.output.uri`, in the shape of `status.artifacts`."""
+
+    artifacts: tuple[Mapping[str, Any], ...]

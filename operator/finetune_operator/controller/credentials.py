@@ -1,0 +1,90 @@
+"""The Secrets of a run, read when they are needed, so that a rotated key is used by the next call."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+
+from finetune_operator.api.base import SecretRef
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.failures import Blocked
+from finetune_operator.backends.upstream import Traits, UpstreamRun
+from finetune_operator.kube import resources
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import NotFound
+
+KEPT_SECONDS = 2.0
+"""A Secret that many runs share is read once for the calls that come together."""
+
+
+class SecretMissing(Exception):
+    """`failure` says what is missing and where."""
+
+    def __init__(self, failure: Blocked) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Credentials:
+    """Reads Secrets of the FineTune's own namespace. `clock`: monotonic seconds."""
+
+    def __init__(self, client: KubeClient, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._clock = clock
+        self._kept: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
+
+    async def provider(self, run: UpstreamRun, traits: Traits) -> dict[str, str]:
+        """The keys that the provider needs, and only them. Raises SecretMissing and ApiError."""
+        name = run.backend.secret_ref.name
+        secret = await self._read(run, run.backend.secret_ref, f"backend.{traits.name}.secretRef")
+        for keys in traits.secret_keys:
+            if all(secret.get(key) for key in keys):
+                return {key: secret[key] for key in keys}
+        wanted = " or ".join(" and ".join(keys) for keys in traits.secret_keys)
+        raise SecretMissing(
+            Blocked(
+                f"spec.backend.{traits.name}.secretRef: Secret {name} in namespace {run.namespace} needs {wanted}",
+                reason=Reason.SECRET_KEY_MISSING,
+            )
+        )
+
+    async def places(self, run: UpstreamRun) -> tuple[dict[str, str], dict[str, str]]:
+        """What dataset and output need. Raises SecretMissing and ApiError."""
+        if run.spec is None:
+            return {}, {}
+        dataset, output = run.spec.dataset.secret_ref, run.spec.output.secret_ref if run.spec.output else None
+        return (
+            await self._read(run, dataset, "dataset.secretRef") if dataset else {},
+            await self._read(run, output, "output.secretRef") if output else {},
+        )
+
+    async def _read(self, run: UpstreamRun, ref: SecretRef, field: str) -> dict[str, str]:
+        place, now = (run.namespace, ref.name), self._clock()
+        kept = self._kept.get(place)
+        if kept is not None and now - kept[0] < KEPT_SECONDS:
+            return dict(kept[1])
+        self._kept = {known: value for known, value in self._kept.items() if now - value[0] < KEPT_SECONDS}
+        try:
+            secret = await self._client.get(resources.core(run.namespace, "secrets", ref.name))
+        except NotFound:
+            raise SecretMissing(
+                Blocked(
+                    f"spec.{field}: there is no Secret {ref.name} in namespace {run.namespace}; create it",
+                    reason=Reason.SECRET_NOT_FOUND,
+                )
+            ) from None
+        decoded = _decoded(secret.get("data") or {})
+        self._kept[place] = (now, decoded)
+        return dict(decoded)
+
+
+def _decoded(data: Mapping[str, str]) -> dict[str, str]:
+    """As text, without the newline that `kubectl create secret --from-file` leaves; what is no text is left out."""
+    found = {}
+    for key, value in data.items():
+        try:
+            found[key] = base64.b64decode(value).decode().strip()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return found

@@ -1,0 +1,31 @@
+"""Whether the administrator lets the run go where it wants."""
+
+from __future__ import annotations
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.base_urls import base_url_of
+from finetune_operator.backends.failures import UpstreamError
+from finetune_operator.controller.conditions import Verdict
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.policies import acceptance
+from finetune_operator.controller.policies.upstream.record import record_of, traits_of
+
+
+def check(observation: Observation, draft: Draft) -> bool:
+    """As for a Job, and the base URL must be allowed. Asked until there is something at the provider."""
+    if record_of(draft).begun:
+        return CONTINUE
+    if acceptance.check(observation, draft) is STOP:
+        return STOP
+    spec = observation.finetune.spec
+    traits = traits_of(observation, record_of(draft))
+    if spec is None or spec.backend.upstream is None or traits is None:
+        return CONTINUE
+    try:
+        base_url_of(spec.backend.upstream, traits, observation.rules.base_urls)
+    except UpstreamError as error:
+        draft.accepted = Verdict(False, Reason.BASE_URL_NOT_ALLOWED, error.message)
+        draft.stalled = Verdict(True, Reason.BASE_URL_NOT_ALLOWED, error.message)
+        return STOP
+    return CONTINUE

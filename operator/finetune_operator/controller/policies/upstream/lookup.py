@@ -1,0 +1,85 @@
+"""A create whose answer is not known: found by its marker and taken over, or surely never made, or for a person.
+
+Where the provider's look-up can be trusted, a run that it does not show after the time that a call can take was never
+made, and may be created. Where it cannot (BFL's list lags), the settling window is waited out, and then a person says:
+`finetune.dev/adopt` names the run that is ours, `finetune.dev/create-again` allows one more create.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum, auto
+
+from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION
+from finetune_operator.backends.failures import FailureKind
+from finetune_operator.backends.upstream_run import Step, Traits
+from finetune_operator.controller.draft import Draft
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.policies.upstream.calling import call
+from finetune_operator.controller.policies.upstream.pace import lost_window
+from finetune_operator.controller.policies.upstream.record import Record, attempt_time
+
+
+class Fate(Enum):
+    """What is known of the last attempt to create."""
+
+    NOT_MADE = auto()
+    """Surely: one more attempt is safe."""
+    LOOKING = auto()
+    """Calls are under way, or their time has not come; the draft says when to come back."""
+    UNKNOWN = auto()
+    """Nobody can tell."""
+
+
+def settle(observation: Observation, draft: Draft, record: Record, traits: Traits) -> Fate:
+    """What became of the recorded attempt that gave no id. Asks for the look-ups that it needs."""
+    view = observation.upstream
+    if view.in_flight is not None:
+        draft.look_again(60.0)
+        return Fate.LOOKING
+    since = lost_since(observation, record)
+    if since is None:
+        return Fate.NOT_MADE
+    window = lost_window(observation, trusted=traits.lookup_trusted, billed=traits.bills is Step.CREATE)
+    age = (observation.now - since).total_seconds()
+    looked = view.success(Step.FIND)
+    if looked is not None and (looked.time - since).total_seconds() >= window:
+        return Fate.NOT_MADE if traits.lookup_trusted else Fate.UNKNOWN
+    due = 0.0
+    if looked is not None and looked.time > since:
+        pause = observation.rules.poll_interval - (observation.now - looked.time).total_seconds()
+        due = max(0.0, min(pause, window - age) if age < window else 0.0)
+    if due > 0:
+        draft.look_again(due)
+    else:
+        call(observation, draft, record, Step.FIND)
+    return Fate.LOOKING
+
+
+def lost_since(observation: Observation, record: Record) -> datetime | None:
+    """When the attempt may last have been under way; None where it was surely not carried out."""
+    text = record.data.get("attempt", "")
+    attempt = attempt_time(text)
+    if attempt is None:
+        return observation.now
+    if observation.upstream.claimed == text:
+        return None
+    ended = observation.upstream.ended.get(Step.CREATE)
+    if ended is None or ended.time < attempt:
+        return attempt
+    if ended.failure is not None and ended.failure.kind is not FailureKind.AMBIGUOUS:
+        return None
+    return ended.time
+
+
+def adopted(observation: Observation) -> str | None:
+    """The id that a person has named for this run; not an earlier run's, whose annotation was left behind."""
+    named = observation.finetune.annotations.get(ADOPT_ANNOTATION, "").strip()
+    earlier = {(past.get("upstream") or {}).get("id") for past in observation.status.get("history") or ()}
+    return named if named and len(named) <= 316 and named not in earlier else None
+
+
+def may_create_again(observation: Observation, record: Record) -> bool:
+    """Whether a person has allowed one more create for this run, and it has not been used."""
+    allowed = observation.finetune.annotations.get(CREATE_AGAIN_ANNOTATION, "").strip()
+    return allowed == str(observation.finetune.run) and record.data.get("again") != allowed

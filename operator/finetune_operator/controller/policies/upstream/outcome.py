@@ -1,0 +1,152 @@
+"""What the provider says of the run goes into the status; what it says wrong, or not at all, is said too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from finetune_operator.api.reasons import ConditionType, Reason
+from finetune_operator.backends.failures import Failure, FailureKind
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.upstream_run import Fetched, Step, Traits
+from finetune_operator.controller.conditions import Verdict
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Ended, Observation
+from finetune_operator.controller.policies.upstream.calling import call
+from finetune_operator.controller.policies.upstream.record import Record, record_of, traits_of
+from finetune_operator.controller.times import seconds_since, stamp
+
+VANISHED_AFTER = 3
+"""So often in a row the provider must say that it knows no such run."""
+WORTH_SAYING = 2
+"""So many failures in a row are worth a status write; a single one is not."""
+
+
+def read(observation: Observation, draft: Draft) -> bool:
+    """The state of a run that was started; a terminal one is the last word, once its artifacts are stored."""
+    record = record_of(draft)
+    traits = traits_of(observation, record)
+    if record.started is None or traits is None:
+        return CONTINUE
+    draft.status["startTime"] = record.started
+    draft.status["attempts"] = 1
+    state = _vanished(observation, traits, record) or seen_state(observation, draft)
+    if state is None:
+        return CONTINUE
+    draft.state = replace(state, troubled=True) if state.stage is Stage.FAILED else state
+    _copy(state, observation, draft)
+    _trouble(observation, draft)
+    if state.stage is Stage.SUCCEEDED and _wants_artifacts(observation, traits):
+        return _publish(observation, draft, record, state)
+    if state.stage.terminal:
+        return STOP
+    return CONTINUE
+
+
+def seen_state(observation: Observation, draft: Draft) -> RunState | None:
+    """What the last poll saw; before the first one of this process, what the status says."""
+    sighting = observation.upstream.sighting
+    if sighting is not None:
+        return sighting.state
+    if record_of(draft).started is None:
+        return draft.state
+    return _remembered(observation)
+
+
+def _remembered(observation: Observation) -> RunState:
+    for condition in observation.status.get("conditions") or ():
+        if condition.get("type") == ConditionType.RUNNING and condition.get("status") != "False":
+            return RunState(
+                stage=Stage.RUNNING,
+                reason=condition.get("reason", Reason.UPSTREAM_RUNNING),
+                message=condition.get("message", ""),
+                uncertain=condition.get("status") == "Unknown",
+            )
+        if condition.get("type") == ConditionType.RUNNING and condition.get("reason") != Reason.FINISHED:
+            return RunState(
+                stage=Stage.PENDING,
+                reason=condition.get("reason", Reason.PENDING),
+                message=condition.get("message", ""),
+            )
+    return RunState(stage=Stage.PENDING, reason=Reason.PENDING, message="Waiting for the provider's word.")
+
+
+def _vanished(observation: Observation, traits: Traits, record: Record) -> RunState | None:
+    ended = observation.upstream.failure(Step.POLL)
+    if ended is None or ended.failure is None or ended.failure.kind is not FailureKind.GONE:
+        return None
+    if ended.failures < VANISHED_AFTER:
+        return None
+    return RunState(
+        stage=Stage.FAILED,
+        reason=Reason.UPSTREAM_GONE,
+        message=f"{traits.title} no longer knows run {record.id}: {ended.failure.message}",
+        completion_time=stamp(ended.time),
+    )
+
+
+def _copy(state: RunState, observation: Observation, draft: Draft) -> None:
+    status = draft.status
+    if state.checkpoint is not None:
+        status["checkpoint"] = state.checkpoint
+    if state.artifacts is not None:
+        status["artifacts"] = [dict(artifact) for artifact in state.artifacts]
+    if state.progress:
+        _progress(state.progress, observation, draft, final=state.stage.terminal)
+
+
+def _progress(found: dict[str, Any], observation: Observation, draft: Draft, *, final: bool) -> None:
+    """At most once per interval: it is for people, and every write costs."""
+    shown = draft.status.get("progress") or {}
+    if all(shown.get(name) == value for name, value in found.items() if name != "lastUpdateTime"):
+        return
+    age = seconds_since(shown.get("lastUpdateTime"), observation.now)
+    interval = observation.rules.progress_interval
+    if final or age is None or age >= interval:
+        seen = observation.upstream.sighted or observation.now
+        draft.status["progress"] = {**shown, "lastUpdateTime": stamp(seen), **found}
+    else:
+        draft.look_again(interval - age)
+
+
+def _trouble(observation: Observation, draft: Draft) -> None:
+    last = observation.upstream.last
+    if last is None or last.failure is None:
+        return
+    say(last, last.failure, draft)
+
+
+def say(ended: Ended, failure: Failure, draft: Draft) -> None:
+    """A failed call: blocked is for a person at once; the rest is said from the second time on."""
+    if failure.kind is FailureKind.BLOCKED:
+        draft.stalled = Verdict(True, failure.reason, failure.message)
+    elif ended.failures >= WORTH_SAYING or failure.kind in (FailureKind.PERMANENT, FailureKind.GONE):
+        draft.reconciling = Verdict(True, Reason.PROGRESSING_WITH_RETRY, f"{failure.reason}: {failure.message}")
+
+
+def _wants_artifacts(observation: Observation, traits: Traits) -> bool:
+    spec = observation.finetune.spec
+    return spec is not None and spec.output is not None and traits.gives_weights
+
+
+def _publish(observation: Observation, draft: Draft, record: Record, state: RunState) -> bool:
+    """The provider is done; the run is when its weights are where the user wants them."""
+    done = observation.upstream.success(Step.FETCH)
+    if done is not None and isinstance(done.outcome, Fetched):
+        draft.status["artifacts"] = [dict(artifact) for artifact in done.outcome.artifacts]
+        draft.stalled = draft.reconciling = None
+        return STOP
+    failed = observation.upstream.failure(Step.FETCH)
+    if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.PERMANENT:
+        message = (
+            f"The training succeeded as {record.id}, but its weights could not be stored: {failed.failure.message}"
+        )
+        draft.state = replace(
+            state, stage=Stage.FAILED, reason=Reason.ARTIFACT_UPLOAD_FAILED, message=message, artifacts=None
+        )
+        return STOP
+    draft.state = RunState(
+        stage=Stage.RUNNING, reason=Reason.UPLOADING, message="Trained; the weights are being stored in spec.output."
+    )
+    call(observation, draft, record, Step.FETCH)
+    return STOP

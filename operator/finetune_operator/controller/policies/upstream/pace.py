@@ -1,0 +1,54 @@
+"""When to try again, and when to look again. Seconds; pure."""
+
+from __future__ import annotations
+
+from finetune_operator.backends.failures import FailureKind
+from finetune_operator.backends.upstream_run import Step
+from finetune_operator.controller.model import Ended, Observation
+
+_SLOWEST = 4.0
+"""Retries are never further apart than so many poll intervals, whatever has failed."""
+
+
+def wait_left(observation: Observation, ended: Ended) -> float:
+    """Seconds until a failed call may be made again; 0 where it may be now.
+
+    From a thirtieth of the poll interval, doubling; what only a person can mend is tried once per poll interval; a
+    provider that names a wait gets it.
+    """
+    failure = ended.failure
+    if failure is None:
+        return 0.0
+    interval = observation.rules.poll_interval
+    if failure.kind is FailureKind.BLOCKED:
+        wait = interval
+    else:
+        wait = min(_SLOWEST * interval, interval / 30.0 * 2.0 ** min(max(ended.failures, 1) - 1, 16))
+    wait = max(wait, failure.retry_after or 0.0)
+    return max(0.0, wait - (observation.now - ended.time).total_seconds())
+
+
+def poll_left(observation: Observation) -> float:
+    """Seconds until the next poll is due: the interval, and up to a tenth more that spreads the FineTunes."""
+    ended = observation.upstream.ended.get(Step.POLL)
+    if ended is None:
+        return 0.0
+    if ended.failure is not None:
+        return wait_left(observation, ended)
+    interval = observation.rules.poll_interval * (1.0 + 0.1 * _spread(observation.finetune.uid))
+    return max(0.0, interval - (observation.now - ended.time).total_seconds())
+
+
+def _spread(uid: str) -> float:
+    digits = uid.replace("-", "")[-4:]
+    try:
+        return int(digits, 16) / 0xFFFF
+    except ValueError:
+        return 0.5
+
+
+def lost_window(observation: Observation, *, trusted: bool, billed: bool) -> float:
+    """How long a create whose answer was lost may still appear at the provider, before it counts as never made."""
+    if not trusted:
+        return observation.rules.settling_window
+    return min(observation.rules.settling_window, observation.rules.upstream_timeout) if billed else 0.0

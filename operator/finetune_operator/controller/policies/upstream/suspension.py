@@ -1,0 +1,29 @@
+"""`spec.suspend`: no call that is billed, and none before it; what has started cannot be paused at a provider."""
+
+from __future__ import annotations
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.upstream_run import Step
+from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.policies.upstream.record import record_of, traits_of
+
+
+def hold(observation: Observation, draft: Draft) -> bool:
+    """Held back before the start. A create that may have been carried out is still looked for: it may be billed."""
+    spec, record = observation.finetune.spec, record_of(draft)
+    traits = traits_of(observation, record)
+    if spec is None or not spec.suspend or traits is None or record.started is not None:
+        return CONTINUE
+    unsettled = record.id is None and record.data.get("attempt") and observation.upstream.claimed is None
+    if unsettled and traits.bills is Step.CREATE:
+        return CONTINUE
+    if record.data.get("starting") and observation.upstream.claimed is None:
+        return CONTINUE
+    draft.state = RunState(
+        stage=Stage.SUSPENDED,
+        reason=Reason.SUSPENDED_BY_SPEC,
+        message="Held back by spec.suspend; set it to false to start.",
+    )
+    return STOP

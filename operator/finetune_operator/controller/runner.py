@@ -1,0 +1,232 @@
+"""The calls to providers: in the background, one in flight per FineTune, a few per provider.
+
+A worker never waits here. When a call ends, what it taught is kept in memory and the FineTune's key is queued again.
+Memory is lost at a restart, and nothing depends on it: the status says what may have been begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from finetune_operator.backends.base_urls import base_url_of
+from finetune_operator.backends.failures import Failure, FailureKind, UpstreamError, failure_of
+from finetune_operator.backends.http import Client
+from finetune_operator.backends.redact import Redactor
+from finetune_operator.backends.spool import Disk
+from finetune_operator.backends.upstream import Kit, Outcome, Sighting, Step, Upstream, UpstreamRun
+from finetune_operator.controller.credentials import Credentials, SecretMissing
+from finetune_operator.controller.model import Ended, Key, UpstreamView
+from finetune_operator.kube.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+HEAVY = (Step.PREPARE, Step.CREATE, Step.EQUIP, Step.FETCH)
+"""Steps that may move data: they take long, and disk."""
+HEAVY_PER_PROVIDER = 2
+BILLED = (Step.CREATE, Step.START)
+
+
+@dataclass(slots=True)
+class _Memory:
+    run: int
+    ended: dict[Step, Ended] = field(default_factory=dict)
+    sighting: Sighting | None = None
+    sighted: datetime | None = None
+    claimed: str | None = None
+    step: Step | None = None
+    task: asyncio.Task[None] | None = None
+
+    def view(self) -> UpstreamView:
+        return UpstreamView(
+            in_flight=self.step,
+            ended=dict(self.ended),
+            sighting=self.sighting,
+            sighted=self.sighted,
+            claimed=self.claimed,
+        )
+
+
+class Runner:
+    """Makes the calls. `notify` hears the key of each that has ended; `count` hears (provider, step, status, seconds):
+    200 where it went well, 0 where there was no answer."""
+
+    def __init__(
+        self,
+        members: Mapping[str, Upstream],
+        client: Client,
+        credentials: Credentials,
+        *,
+        allowed: frozenset[str],
+        per_provider: int,
+        notify: Callable[[Key], None],
+        clock: Callable[[], datetime],
+        count: Callable[[str, str, int, float], None] = lambda *_: None,
+        disk: Disk | None = None,
+        spool_dir: str | None = None,
+    ) -> None:
+        self.members = members
+        self._client = client
+        self._credentials = credentials
+        self._allowed = allowed
+        self._per_provider = per_provider
+        self._notify = notify
+        self._clock = clock
+        self._count = count
+        self._disk = disk or Disk()
+        self._spool_dir = spool_dir
+        self._memories: dict[str, _Memory] = {}
+        self._slots: dict[tuple[str, bool], asyncio.Semaphore] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def view(self, uid: str, run: int) -> UpstreamView:
+        """What is known of this run of the FineTune of this uid."""
+        memory = self._memories.get(uid)
+        return memory.view() if memory is not None and memory.run == run else UpstreamView()
+
+    def claim(self, uid: str, run: int, attempt: str) -> None:
+        """The attempt has been recorded by this process: the next billed call may be made, once."""
+        self._memory(uid, run).claimed = attempt
+
+    def begin(self, run: UpstreamRun, step: Step) -> None:
+        """Make a call, instead of a harmless one that is in flight. Nothing where a billed one is."""
+        memory = self._memory(run.uid, run.run)
+        if memory.task is not None:
+            if memory.step in BILLED:
+                return
+            memory.task.cancel()
+        if step in BILLED:
+            memory.claimed = None
+        memory.step = step
+        memory.task = asyncio.create_task(self._make(memory, run, step), name=f"{run.namespace}/{run.name} {step}")
+        self._tasks.add(memory.task)
+        memory.task.add_done_callback(self._tasks.discard)
+
+    def forget(self, uid: str) -> None:
+        """The FineTune is gone."""
+        memory = self._memories.pop(uid, None)
+        if memory is not None and memory.task is not None:
+            memory.task.cancel()
+
+    async def close(self) -> None:
+        """Break everything off."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are being made or wait for their turn."""
+        return len(self._tasks)
+
+    def _memory(self, uid: str, run: int) -> _Memory:
+        memory = self._memories.get(uid)
+        if memory is None or memory.run != run:
+            self.forget(uid)
+            memory = self._memories[uid] = _Memory(run)
+        return memory
+
+    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step) -> None:
+        provider = run.provider
+        outcome, failure = None, None
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with self._slot(provider, run, step):
+                started = loop.time()
+                outcome = await self._carry_out(self.members[provider], run, step)
+        except UpstreamError as error:
+            failure = failure_of(error)
+        except ApiError as error:
+            failure = Failure(kind=FailureKind.TRANSIENT, reason="CredentialsUnreadable", message=error.message)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # A mistake of ours or a surprise of theirs: it must not be repeated blindly either.
+            logger.exception("%s/%s: %s", run.namespace, run.name, step)
+            failure = Failure(kind=FailureKind.AMBIGUOUS, reason="InternalError", message=type(error).__name__)
+        if memory.task is not asyncio.current_task():
+            return
+        self._end(memory, step, outcome, failure)
+        self._count(provider, step, failure.status if failure else 200, loop.time() - started)
+        if self._memories.get(run.uid) is memory:
+            self._notify(Key(run.namespace, run.name))
+
+    def _end(self, memory: _Memory, step: Step, outcome: Outcome | None, failure: Failure | None) -> None:
+        now = self._clock()
+        before = memory.ended.get(step)
+        failures = (before.failures if before else 0) + 1 if failure else 0
+        memory.ended[step] = Ended(step=step, time=now, outcome=outcome, failure=failure, failures=failures)
+        if isinstance(outcome, Sighting):
+            memory.sighting, memory.sighted = outcome, now
+        memory.step, memory.task = None, None
+
+    def _slot(self, provider: str, run: UpstreamRun, step: Step) -> asyncio.Semaphore:
+        heavy = step in HEAVY
+        origin = f"{provider} {run.backend.base_url or ''}"
+        bound = HEAVY_PER_PROVIDER if heavy else self._per_provider
+        return self._slots.setdefault((origin, heavy), asyncio.Semaphore(bound))
+
+    async def _carry_out(self, member: Upstream, run: UpstreamRun, step: Step) -> Outcome | None:
+        base_url = base_url_of(run.backend, member.traits, self._allowed)
+        try:
+            own = await self._credentials.provider(run, member.traits)
+            dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
+        except SecretMissing as error:
+            raise error.failure from None
+        headers = member.headers(own)
+        redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
+        api = self._client.api(member.traits.title, base_url, headers, redact=redact, explain=member.explain)
+        with _spool(self._spool_dir) as spool:
+            kit = Kit(
+                api=api,
+                fetcher=self._client.fetcher(redact),
+                credentials=own,
+                dataset_credentials=dataset,
+                output_credentials=output,
+                spool=spool,
+                now=self._clock(),
+                disk=self._disk,
+            )
+            try:
+                return await _METHODS[step](member, run, kit)
+            except UpstreamError as error:
+                raise type(error)(
+                    redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
+                ) from None
+
+
+def _value(header: str) -> str:
+    """`Bearer abc` -> `abc`."""
+    return header.rpartition(" ")[2]
+
+
+@contextlib.contextmanager
+def _spool(parent: str | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="finetune-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_Method = Callable[[Upstream, UpstreamRun, Kit], Awaitable[Outcome | None]]
+_METHODS: Mapping[Step, _Method] = {
+    Step.PREPARE: lambda member, run, kit: member.prepare(run, kit),
+    Step.FIND: lambda member, run, kit: member.find(run, kit),
+    Step.CREATE: lambda member, run, kit: member.create(run, kit),
+    Step.EQUIP: lambda member, run, kit: member.equip(run, kit),
+    Step.START: lambda member, run, kit: member.start(run, kit),
+    Step.POLL: lambda member, run, kit: member.poll(run, kit),
+    Step.CANCEL: lambda member, run, kit: member.cancel(run, kit),
+    Step.DELETE: lambda member, run, kit: member.delete(run, kit),
+    Step.FETCH: lambda member, run, kit: member.fetch(run, kit),
+}
