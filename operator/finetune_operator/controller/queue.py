@@ -17,6 +17,9 @@ K = TypeVar("K", bound=Hashable)
 LATE = 1.0
 """How long, in seconds, a key that can wait lets others overtake."""
 
+SOON = 0.001
+"""Less is now, in seconds: uvloop makes no timer of it."""
+
 
 class RetryQueue(Generic[K]):
     """Call everything from the event loop's thread. Times are the loop's own."""
@@ -71,6 +74,9 @@ class RetryQueue(Generic[K]):
     def add_after(self, key: K, seconds: float) -> None:
         """Have it looked at in so many seconds, or sooner if a sooner time is already set."""
         if self._closed:
+            return
+        if seconds < SOON:
+            self.add(key)
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
