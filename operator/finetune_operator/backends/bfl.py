@@ -30,6 +30,7 @@ TRAITS: Final = Traits(
     name="bfl",
     title="Black Forest Labs",
     base_url="https://api.us1.bfl.ai",
+    also=("https://api.bfl.ai", "https://api.us.bfl.ai", "https://api.eu.bfl.ai", "https://api.eu1.bfl.ai"),
     secret_keys=(("api-key",),),
     bills=Step.CREATE,
     starts=False,

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from finetune_operator.api.backends import OctoAi
 from finetune_operator.api.convert import to_octoai
@@ -238,7 +239,7 @@ class OctoAiUpstream:
 
     async def _upload(self, kit: Kit, asset_id: str, example: Example) -> None:
         """Bytes to the presigned address, without credentials; then tell the service."""
-        seen = await kit.api.get(f"/v1/assets/{asset_id}", {"transfer_api_type": "presigned-url"})
+        seen = await kit.api.get(_asset_path(asset_id), {"transfer_api_type": "presigned-url"})
         address = _member(seen.object(), "transfer_api").get("put_url")
         if not isinstance(address, str):
             raise Rejected("the service offers no presigned address for uploads (transfer_api.put_url)")
@@ -249,7 +250,7 @@ class OctoAiUpstream:
             headers={"Content-Length": str(example.media.size)},
             content=chunks(example.media.path),
         )
-        answer = await kit.api.call("POST", f"/v1/assets/{asset_id}/complete-upload", json={}, repeatable=True)
+        answer = await kit.api.call("POST", f"{_asset_path(asset_id)}/complete-upload", json={}, repeatable=True)
         if error := answer.object().get("error"):
             raise Transient(f"{example.where}: the upload was not completed: {plain(str(error))}")
 
@@ -264,7 +265,7 @@ class OctoAiUpstream:
     def _made(self, kit: Kit, tune: Mapping[str, Any]) -> Outcome:
         if not isinstance(tune.get("id"), str) or not tune["id"]:
             raise Ambiguous("the service names no id of the tune", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-        return Outcome(id=tune["id"], url=f"{kit.api.base_url}/v1/tune/{tune['id']}", stage=_word(tune))
+        return Outcome(id=tune["id"], url=f"{kit.api.base_url}/v1/tune/{quote(tune['id'], safe='')}", stage=_word(tune))
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """The one call that creates, starts and bills the tune; not before the service has looked at every picture."""
@@ -296,12 +297,12 @@ class OctoAiUpstream:
 
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
         """`GET /v1/tune/{id}`."""
-        return sighting_of((await kit.api.get(f"/v1/tune/{run.id}")).object(), kit.api.base_url)
+        return sighting_of((await kit.api.get(_tune_path(run))).object(), kit.api.base_url)
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """How the service answers for a tune that is over is not documented: then it is looked at."""
         try:
-            answer = await kit.api.call("POST", f"/v1/tune/{run.id}/cancel", repeatable=True)
+            answer = await kit.api.call("POST", f"{_tune_path(run)}/cancel", repeatable=True)
         except Gone:
             return Outcome()
         except Rejected:
@@ -317,14 +318,14 @@ class OctoAiUpstream:
     async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """The tune, not what it has made."""
         with suppress(Gone):
-            await kit.api.call("DELETE", f"/v1/tune/{run.id}")
+            await kit.api.call("DELETE", _tune_path(run))
         return Outcome()
 
     async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
         """Every LoRA that the tune has made, from the addresses that the service signs for its assets."""
         weights = []
         for lora in filter(None, run.data.get("loras", "").split(",")):
-            answer = await kit.api.get(f"/v1/assets/{lora}", {"transfer_api_type": "presigned-url"})
+            answer = await kit.api.get(_asset_path(lora), {"transfer_api_type": "presigned-url"})
             address = _member(answer.object(), "transfer_api").get("get_url")
             if not isinstance(address, str):
                 raise Permanent(f"the service offers no address to download {lora} from (transfer_api.get_url)")
@@ -345,7 +346,7 @@ async def _judged(kit: Kit, files: Iterable[Mapping[str, str]]) -> _Judged:
     rejected, unready = [], 0
     for file in files:
         try:
-            answer = await kit.api.get(f"/v1/assets/{file['file_id']}")
+            answer = await kit.api.get(_asset_path(file["file_id"]))
         except Gone:  # of the asset, not of the endpoint that creates tunes
             rejected.append(f"{file['file_id']} (deleted at the service)")
             continue
@@ -377,6 +378,15 @@ def lora_file(lora: str, asset: Mapping[str, Any]) -> str:
     data = asset.get("data")
     ending = data.get("file_format") if isinstance(data, dict) else None
     return f"{lora}.{ending if ending in ('safetensors', 'pt') else 'safetensors'}"
+
+
+def _tune_path(run: UpstreamRun) -> str:
+    """The id comes from the service, or from whoever adopts a run."""
+    return f"/v1/tune/{quote(run.id or '', safe='')}"
+
+
+def _asset_path(asset: str) -> str:
+    return f"/v1/assets/{quote(asset, safe='')}"
 
 
 def _asset_url(kit: Kit, asset: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Answer
@@ -26,6 +27,7 @@ from finetune_operator.backends.scenario_requests import (
     image_name,
     is_ours,
     list_queries,
+    model_path,
     model_request,
     query,
     train_request,
@@ -125,7 +127,7 @@ class ScenarioUpstream:
         """`dryRun`: answered 269. Where a service ignores the word it has begun to train, and says so."""
         answer = await kit.api.call(
             "PUT",
-            f"/models/{run.id}/train",
+            f"{model_path(run)}/train",
             params=query(run, dryRun="true"),
             json=train_request(run),
             repeatable=True,
@@ -140,7 +142,7 @@ class ScenarioUpstream:
         if not sighting.startable:
             return Outcome(job_id=sighting.job_id, stage=sighting.stage)
         try:
-            answer = await kit.api.call("PUT", f"/models/{run.id}/train", params=query(run), json=train_request(run))
+            answer = await kit.api.call("PUT", f"{model_path(run)}/train", params=query(run), json=train_request(run))
         except Rejected as error:
             if ALREADY_TRAINING in error.message:
                 return Outcome()
@@ -157,19 +159,19 @@ class ScenarioUpstream:
         if job_id is None or not (silent or sighting.state.stage is Stage.FAILED):
             return sighting
         try:
-            answer = await kit.api.get(f"/jobs/{job_id}", query(run))
+            answer = await kit.api.get(f"/jobs/{quote(job_id, safe='')}", query(run))
         except (Gone, Rejected):
             return sighting
         return sighting_of(model, _member(answer, "job"))
 
     async def _model(self, run: UpstreamRun, kit: Kit) -> Body:
-        return _member(await kit.api.get(f"/models/{run.id}", query(run)), "model")
+        return _member(await kit.api.get(model_path(run), query(run)), "model")
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Of a model that does not train (any more) there is nothing to cancel."""
         try:
             answer = await kit.api.call(
-                "POST", f"/models/{run.id}/train/action", params=query(run), json={"action": "cancel"}, repeatable=True
+                "POST", f"{model_path(run)}/train/action", params=query(run), json={"action": "cancel"}, repeatable=True
             )
         except Gone:
             return Outcome()
@@ -186,7 +188,7 @@ class ScenarioUpstream:
     async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Scenario keeps it for 30 days, from which a person can bring it back."""
         with suppress(Gone):
-            await kit.api.call("DELETE", f"/models/{run.id}", params=query(run))
+            await kit.api.call("DELETE", model_path(run), params=query(run))
         return Outcome()
 
     async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
@@ -201,7 +203,7 @@ class _Attaching:
     """What a model learns from. Every step looks at what is there first: it may be the second attempt."""
 
     def __init__(self, run: UpstreamRun, kit: Kit, model: Body) -> None:
-        self._run, self._kit, self._path = run, kit, f"/models/{run.id}/training-images"
+        self._run, self._kit, self._path = run, kit, f"{model_path(run)}/training-images"
         images = [image for image in objects(model.get("trainingImages")) if isinstance(image.get("id"), str)]
         self._there = {str(image.get("name")): image for image in images}
         self._pairs = model.get("trainingImagePairs")
@@ -245,7 +247,7 @@ class _Attaching:
         if caption and image.get("description") != caption:
             await self._kit.api.call(
                 "PUT",
-                f"/assets/{image['id']}",
+                f"/assets/{quote(image['id'], safe='')}",
                 params=query(self._run),
                 json={"description": caption},
                 repeatable=True,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.failures import Gone, Permanent, Rejected, Transient
-from finetune_operator.backends.scenario_requests import query
+from finetune_operator.backends.scenario_requests import model_path, query
 from finetune_operator.backends.upstream import Kit, UpstreamRun
 
 ROUNDS: Final = 30
@@ -26,7 +27,7 @@ async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
     job = known[run.id]
     for _ in range(ROUNDS):
         try:
-            seen = (await kit.api.get(f"/assets/download/{job}", query(run))).object()
+            seen = (await kit.api.get(f"/assets/download/{quote(job, safe='')}", query(run))).object()
         except Gone:
             known.pop(run.id, None)
             raise Transient("Scenario no longer knows the download; it is asked for again") from None
@@ -39,7 +40,7 @@ async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
 
 
 async def _ask(run: UpstreamRun, kit: Kit) -> str:
-    answer = await kit.api.call("POST", f"/models/{run.id}/download", params=query(run), json={}, repeatable=True)
+    answer = await kit.api.call("POST", f"{model_path(run)}/download", params=query(run), json={}, repeatable=True)
     body: dict[str, Any] = answer.object()
     if not isinstance(body.get("jobId"), str):
         raise Transient("Scenario names no download job", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
@@ -49,7 +50,7 @@ async def _ask(run: UpstreamRun, kit: Kit) -> str:
 async def _still_going(run: UpstreamRun, kit: Kit, job: str, known: dict[str, str]) -> None:
     """Raises Permanent where the job has failed."""
     try:
-        body = (await kit.api.get(f"/jobs/{job}", query(run))).object()
+        body = (await kit.api.get(f"/jobs/{quote(job, safe='')}", query(run))).object()
     except (Gone, Rejected):
         return  # the download itself will tell
     status = (body.get("job") or {}).get("status") if isinstance(body.get("job"), dict) else None

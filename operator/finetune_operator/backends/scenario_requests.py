@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 
 from finetune_operator.api.backends import Scenario
 from finetune_operator.api.convert import to_scenario
@@ -36,6 +37,11 @@ def query(run: UpstreamRun, **more: str) -> dict[str, str]:
     assert isinstance(run.backend, Scenario)
     project = run.backend.project_id
     return {**more, "projectId": project} if project else more
+
+
+def model_path(run: UpstreamRun) -> str:
+    """The model's address below the base URL. Its id comes from the provider, or from whoever adopts a run."""
+    return f"/models/{quote(run.id or '', safe='')}"
 
 
 def model_request(run: UpstreamRun) -> Body:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import plain
@@ -34,7 +35,7 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
     begun = _upload(answer.object())
     for part in objects(begun.get("parts")):
         await _send(kit, media, part.get("number"), str(part.get("url")))
-    path = f"/uploads/{begun['id']}"
+    path = f"/uploads/{quote(begun['id'], safe='')}"
     await kit.api.call("POST", f"{path}/action", params=query(run), json={"action": "complete"}, repeatable=True)
     for _ in range(ROUNDS):
         seen = _upload((await kit.api.get(path, query(run))).object())
