@@ -47,9 +47,7 @@ def up(arguments: argparse.Namespace) -> int:
     reason = f" (not higher: {why_not_higher})" if why_not_higher else ""
     print(f"cluster {name}: level {level}{reason}", file=sys.stderr)
     _remove_leftovers(name)
-    with step("starting"):
-        record = supervisor.start(name, level)
-    _say_how_to_reach(name, record)
+    _say_how_to_reach(name, _start(name, level, fall_back=not arguments.level))
     return 0
 
 
@@ -89,6 +87,18 @@ def image(arguments: argparse.Namespace) -> int:
     """Makes the trainer image available in the cluster, built from the checkout, and prints its reference."""
     print(trainer_image(_ready(arguments.name), arguments.base))
     return 0
+
+
+def _start(name: str, level: Level, *, fall_back: bool) -> Record:
+    try:
+        with step("starting"):
+            return supervisor.start(name, level)
+    except ClusterError as error:
+        if level is not Level.NODE or not fall_back:
+            raise
+        print(f"cluster {name}: level {Level.PROCESS} (not higher: {error})", file=sys.stderr)
+    _remove_leftovers(name)
+    return _start(name, Level.PROCESS, fall_back=False)
 
 
 def _prepare_node(*, required: bool) -> tuple[Level, str | None]:

