@@ -1,0 +1,153 @@
+"""The requests that a FineTune would send to its provider, in their order, with every secret masked. Pure.
+
+For people who want to see what happens before anything is applied. Files and what only a run can know (its marker,
+the provider's ids) stand as words in angle brackets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_operator.api.backends import Oxen, Scenario
+from finetune_operator.api.convert import to_oxen
+from finetune_operator.api.defaults import resolve_parameters
+from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends import bfl, octoai, scenario_requests
+from finetune_operator.backends.members import members
+from finetune_operator.backends.oxen import BRANCH, folder_of, repository_path
+from finetune_operator.backends.upstream_run import Traits, UpstreamRun
+
+MASK: Final = "[masked]"
+MARKER: Final = "ft-xxxxxxxx-xxxxxxxxxxxx"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `body`: JSON, or None. `note`: when it is sent, and whether it is billed."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Any
+    note: str
+
+    def text(self) -> str:
+        """As a person reads it."""
+        head = [
+            f"# {self.note}",
+            f"{self.method} {self.url}",
+            *(f"{name}: {self.headers[name]}" for name in self.headers),
+        ]
+        body = [] if self.body is None else ["", json.dumps(self.body, indent=2, ensure_ascii=False)]
+        return "\n".join([*head, *body])
+
+
+def describe_requests(
+    spec: FineTuneSpec, *, name: str = "finetune", namespace: str = "default", display_name: str | None = None
+) -> tuple[Request, ...]:
+    """Those that change something at the provider; empty for backend.job.
+
+    Raises api.convert.ConversionError where the backend cannot honour the spec.
+    """
+    backend = spec.backend.upstream
+    if backend is None:
+        return ()
+    run = UpstreamRun(
+        namespace=namespace,
+        name=name,
+        uid="",
+        run=spec.run,
+        display_name=display_name or name,
+        annotations={},
+        provider=spec.backend.kind,
+        spec=spec,
+        backend=backend,
+        parameters=resolve_parameters(spec),
+        marker=MARKER,
+        id=_IDS[spec.backend.kind],
+    )
+    return tuple(_PROVIDERS[spec.backend.kind](run, _Address(run)))
+
+
+class _Address:
+    """Base URL and masked headers of a run's provider."""
+
+    def __init__(self, run: UpstreamRun) -> None:
+        member = members()[run.provider]
+        self._base = _base_url(run, member.traits)
+        keys = member.traits.secret_keys[0]
+        self._headers = {name: _masked(value) for name, value in member.headers(dict.fromkeys(keys, MASK)).items()}
+
+    def request(self, method: str, path: str, body: Any, note: str) -> Request:
+        """A request below the base URL."""
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        return Request(method, self._base + path, {**self._headers, **kind}, body, note)
+
+
+def _base_url(run: UpstreamRun, traits: Traits) -> str:
+    return (run.backend.base_url or traits.base_url or "").rstrip("/")
+
+
+def _masked(header: str) -> str:
+    """`Basic abc` -> `Basic [masked]`."""
+    scheme, space, _ = header.rpartition(" ")
+    return f"{scheme}{space}{MASK}"
+
+
+def _oxen(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+    backend = run.backend
+    assert isinstance(backend, Oxen)
+    assert run.spec is not None
+    repository, home = repository_path(backend), f"oxen://{backend.namespace}/{backend.repository}/"
+    resource = None
+    if not run.spec.dataset.uri.startswith(home):
+        resource = f"{BRANCH}/{folder_of(run)}/<file of {run.spec.dataset.uri}>"
+        path = f"{repository}/file/{BRANCH}/{folder_of(run)}"
+        yield address.request("PUT", path, None, f"multipart upload of {run.spec.dataset.uri}")
+    create = to_oxen(run.manifest(), resource=resource)
+    yield address.request("POST", f"{repository}/fine_tunes", create, "creates the fine-tune, free of charge")
+    yield address.request("POST", f"{repository}/fine_tunes/{run.id}/actions/run", None, "starts it; billed")
+
+
+def _scenario(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+    assert isinstance(run.backend, Scenario)
+    project = f"?projectId={run.backend.project_id}" if run.backend.project_id else ""
+    train = scenario_requests.train_request(run)
+    path = f"/models/{run.id}"
+    image = {"data": "<data URL of the picture>", "name": "<file name>"}
+    model = scenario_requests.model_request(run)
+    yield address.request("POST", f"/models{project}", model, "creates an empty model, free of charge")
+    yield address.request("POST", f"{path}/training-images{project}", image, "once for each picture or recording")
+    if run.spec is not None and run.spec.recipe.kind in ("imageEditing", "multiImageEditing"):
+        pair = {"sourceId": "<picture>", "targetId": "<picture>", "instruction": "<caption>"}
+        yield address.request("PUT", f"{path}/training-images/pairs{project}", [pair], "pairs the pictures")
+    dry = f"{path}/train{project}{'&' if project else '?'}dryRun=true"
+    yield address.request("PUT", dry, train, "asks for the price, free of charge")
+    yield address.request("PUT", f"{path}/train{project}", train, "trains it; billed")
+
+
+def _bfl(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+    body = {**bfl.finetune_request(run), "file_data": "<base64 of a ZIP of the pictures and captions>"}
+    yield address.request("POST", "/v1/finetune", body, "creates and starts the run; billed")
+
+
+def _octoai(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+    asset = octoai.asset_request(octoai.asset_name(run, 0, "<digest>"), "<png or jpeg>")
+    yield address.request(
+        "POST", "/v1/assets", asset, "once for each picture; its bytes go to the address in the answer"
+    )
+    yield address.request("POST", "/v1/assets/<id>/complete-upload", {}, "once for each picture")
+    tune = octoai.tune_request(run, [{"file_id": "<asset>", "caption": "<caption>"}])
+    yield address.request("POST", "/v1/tune", tune, "creates and starts the tune; billed")
+
+
+_IDS: Final = {"oxen": "<id>", "scenario": "<model>", "bfl": "<id>", "octoai": "<id>"}
+_PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, _Address], Iterator[Request]]]] = {
+    "oxen": _oxen,
+    "scenario": _scenario,
+    "bfl": _bfl,
+    "octoai": _octoai,
+}
