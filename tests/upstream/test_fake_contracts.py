@@ -104,7 +104,7 @@ async def test_bfl_refuses_what_its_document_does_not_allow(
 async def test_scenario_answers_as_its_document_says(session: aiohttp.ClientSession) -> None:
     async with ScenarioFake().serve() as fake:
         document = spec("scenario-swagger.json")
-        exchange = Exchange(session, fake.base_url, document, SCENARIO_KEY, accepted=SCENARIO_NEWER)
+        exchange = Exchange(session, fake.url, document, SCENARIO_KEY, accepted=SCENARIO_NEWER)
         shell = {"name": "watercolours", "type": "flux.1-lora", "shortDescription": "marker"}
         model = (await exchange.call("POST", "/models", shell))["model"]
         path = f"/models/{model['id']}"
@@ -135,7 +135,7 @@ async def test_scenario_answers_as_its_document_says(session: aiohttp.ClientSess
 async def test_scenario_trains_pairs_and_stops_as_its_document_says(session: aiohttp.ClientSession) -> None:
     async with ScenarioFake(ScenarioOptions(outcome="stay")).serve() as fake:
         document = spec("scenario-swagger.json")
-        exchange = Exchange(session, fake.base_url, document, SCENARIO_KEY, accepted=SCENARIO_NEWER)
+        exchange = Exchange(session, fake.url, document, SCENARIO_KEY, accepted=SCENARIO_NEWER)
         model = (await exchange.call("POST", "/models", {"type": "flux.1-kontext-lora"}))["model"]
         path = f"/models/{model['id']}"
         data = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
@@ -157,7 +157,7 @@ async def test_scenario_trains_pairs_and_stops_as_its_document_says(session: aio
 async def test_scenario_takes_files_in_parts_as_its_document_says(session: aiohttp.ClientSession) -> None:
     async with ScenarioFake().serve() as fake:
         document = spec("scenario-swagger.json")
-        exchange = Exchange(session, fake.base_url, document, SCENARIO_KEY, accepted=SCENARIO_NEWER)
+        exchange = Exchange(session, fake.url, document, SCENARIO_KEY, accepted=SCENARIO_NEWER)
         wanted = {"kind": "audio", "fileName": "1.wav", "contentType": "audio/wav", "fileSize": 6, "parts": 2}
         upload = (await exchange.call("POST", "/uploads", wanted))["upload"]
         for part in upload["parts"]:
@@ -180,7 +180,7 @@ async def test_scenario_pages_and_ignores_words_that_it_does_not_know(session: a
             while True:
                 more = {"paginationToken": token} if token else {}
                 async with session.get(
-                    f"{fake.base_url}/models", params={"pageSize": "500", **query, **more}, headers=SCENARIO_KEY
+                    f"{fake.url}/models", params={"pageSize": "500", **query, **more}, headers=SCENARIO_KEY
                 ) as response:
                     assert response.status == 200
                     page = await response.json()
@@ -257,6 +257,6 @@ async def test_no_fake_answers_without_credentials(
         for method, path, name, _ in fake.routes():
             if name in fake.open_routes:
                 continue
-            async with session.request(method, fake.url + path.replace("{", "").replace("}", "")) as response:
+            async with session.request(method, fake.origin + path.replace("{", "").replace("}", "")) as response:
                 assert response.status == 401, (method, path)
     assert fake.billed == []

@@ -198,13 +198,13 @@ async def test_octoai_cancels_what_runs_and_what_is_over(finished: int) -> None:
 async def test_scenario_from_pictures_to_the_weights_in_the_bucket(secret: dict[str, str]) -> None:
     async with ScenarioFake(project="proj_acme").serve() as fake:
         spec = runs.scenario(
-            fake.base_url,
+            fake.url,
             "s3://out/models",
             projectId="proj_acme",
             description="Watercolours",
             parameters={"nbEpochs": 5},
         )
-        async with bench(ScenarioUpstream(), fake.base_url, secret, spec) as life:
+        async with bench(ScenarioUpstream(), fake.url, secret, spec) as life:
             await life.call("create")
             model = fake.models[str(life.run.id)]
             assert model.body["name"] == "mascot"
@@ -245,7 +245,7 @@ async def test_scenario_from_pictures_to_the_weights_in_the_bucket(secret: dict[
 async def test_scenario_attaches_each_picture_once() -> None:
     async with (
         ScenarioFake().serve() as fake,
-        bench(ScenarioUpstream(), fake.base_url, runs.SCENARIO_SECRET, runs.scenario(fake.base_url)) as life,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario(fake.url)) as life,
     ):
         await life.call("create")
         for route, after in (("attach", True), ("caption", False), ("train", True)):
@@ -262,7 +262,7 @@ async def test_scenario_attaches_each_picture_once() -> None:
 async def test_scenario_pairs_pictures() -> None:
     async with (
         ScenarioFake().serve() as fake,
-        bench(ScenarioUpstream(), fake.base_url, runs.SCENARIO_SECRET, runs.scenario_pairs(fake.base_url)) as life,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario_pairs(fake.url)) as life,
     ):
         rows = []
         for number in range(2):
@@ -286,9 +286,9 @@ async def test_scenario_voice_waits_for_a_person() -> None:
         ScenarioFake(ScenarioOptions(captcha=True)).serve() as fake,
         bench(
             ScenarioUpstream(),
-            fake.base_url,
+            fake.url,
             runs.SCENARIO_SECRET,
-            runs.scenario_voice(fake.base_url, cloneType="professional", age="young", gender="female"),
+            runs.scenario_voice(fake.url, cloneType="professional", age="young", gender="female"),
         ) as life,
     ):
         life.store.objects["data/voice/1.wav"] = wave()
@@ -300,7 +300,7 @@ async def test_scenario_voice_waits_for_a_person() -> None:
         assert {upload["kind"] for upload in fake.uploads.values()} == {"audio"}
         seen = [await life.call("poll") for _ in range(8)]
         assert (seen[-1].state.stage, seen[-1].state.reason) == (Stage.PENDING, "ActionRequired")
-        assert f"{fake.url}/captcha.png" in seen[-1].state.message
+        assert f"{fake.origin}/captcha.png" in seen[-1].state.message
         await life.call("cancel")
         assert (await life.call("poll")).state.stage is Stage.CANCELLED
         await life.call("cancel")
@@ -309,7 +309,7 @@ async def test_scenario_voice_waits_for_a_person() -> None:
 async def test_scenario_is_found_by_the_marker_behind_all_lookalikes() -> None:
     async with (
         ScenarioFake().serve() as fake,
-        bench(ScenarioUpstream(), fake.base_url, runs.SCENARIO_SECRET, runs.scenario(fake.base_url)) as life,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario(fake.url)) as life,
     ):
         await life.call("create")
         made, life.run = life.run.id, replace(life.run, id=None)
@@ -328,7 +328,7 @@ async def test_scenario_is_found_by_the_marker_behind_all_lookalikes() -> None:
 async def test_scenario_trains_a_model_once() -> None:
     async with (
         ScenarioFake().serve() as fake,
-        bench(ScenarioUpstream(), fake.base_url, runs.SCENARIO_SECRET, runs.scenario(fake.base_url)) as life,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario(fake.url)) as life,
     ):
         await life.call("create")
         await life.call("equip")
@@ -342,7 +342,7 @@ async def test_scenario_trains_a_model_once() -> None:
 async def test_scenario_tells_limits_of_the_plan_from_throttles() -> None:
     async with (
         ScenarioFake(ScenarioOptions(plan_limit="add-training-image")).serve() as fake,
-        bench(ScenarioUpstream(), fake.base_url, runs.SCENARIO_SECRET, runs.scenario(fake.base_url)) as life,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario(fake.url)) as life,
     ):
         await life.call("create")
         with pytest.raises(PlanLimit, match="add-training-image"):
@@ -367,7 +367,7 @@ async def test_scenario_tells_limits_of_the_plan_from_throttles() -> None:
 async def test_scenario_failure_has_the_jobs_own_words() -> None:
     async with (
         ScenarioFake(ScenarioOptions(outcome="fail")).serve() as fake,
-        bench(ScenarioUpstream(), fake.base_url, runs.SCENARIO_SECRET, runs.scenario(fake.base_url)) as life,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario(fake.url)) as life,
     ):
         await life.call("create")
         await life.call("equip")

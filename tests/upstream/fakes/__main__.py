@@ -25,7 +25,7 @@ async def _serve(name: str, host: str, port: int, seconds: float) -> None:
     if seconds:
         provider.options.by, provider.options.step_seconds = "time", seconds
     async with provider.serve(host, port):
-        print(f"{name} listens on {provider.url}; its remote control is {provider.url}/_control", flush=True)
+        print(f"{name} listens on {provider.url}; its remote control is {provider.origin}/_control", flush=True)
         await asyncio.Event().wait()
 
 

@@ -78,9 +78,10 @@ class Model:
 
 
 class ScenarioFake(Fake):
-    """Scenario. `url` ends in /v1 for the operator: use `base_url`."""
+    """Scenario."""
 
     name = "scenario"
+    prefix = "/v1"
     open_routes = frozenset({"part", "weights"})
     max_body = 10 * 1024 * 1024
 
@@ -107,11 +108,6 @@ class ScenarioFake(Fake):
         """The options, typed."""
         assert isinstance(self.options, ScenarioOptions)
         return self.options
-
-    @property
-    def base_url(self) -> str:
-        """What `backend.scenario.baseURL` is."""
-        return f"{self.url}/v1"
 
     def plant(self, description: str, name: str, *, status: str = "trained") -> str:
         """Somebody else's model that looks like ours."""
@@ -300,7 +296,7 @@ class ScenarioFake(Fake):
             "source": "uploaded",
             "status": "success",
             "tags": [],
-            "url": f"{self.url}/_bucket/{number}?sig=1",
+            "url": f"{self.origin}/_bucket/{number}?sig=1",
         }
         self.assets[str(asset["id"])] = asset
         return asset
@@ -319,7 +315,7 @@ class ScenarioFake(Fake):
                 "description": asset["description"],
                 "automaticCaptioning": f"a picture called {asset['metadata']['name']}",
                 "createdAt": self.clock.stamp(),
-                "downloadUrl": f"{self.url}/_bucket/{asset['id']}?sig=1",
+                "downloadUrl": f"{self.origin}/_bucket/{asset['id']}?sig=1",
             }
             model.images.append(image)
         return web.json_response({"trainingImage": model.images[-1]})
@@ -395,7 +391,7 @@ class ScenarioFake(Fake):
         wanted = await _body(request, PostUploads)
         number, now = f"upload_{uuid.uuid4().hex[:16]}", self.clock.stamp()
         parts = [
-            {"number": part, "url": f"{self.url}/_bucket/{number}/{part}?X-Amz-Signature=1", "expires": now}
+            {"number": part, "url": f"{self.origin}/_bucket/{number}/{part}?X-Amz-Signature=1", "expires": now}
             for part in range(1, wanted.parts + 1)
         ]
         self.uploads[number] = {
@@ -540,7 +536,7 @@ class ScenarioFake(Fake):
         if stages[position] == "queued-for-train":
             progress["position"] = stages.count("queued-for-train") - stages[: position + 1].count("queued-for-train")
         if stages[position] == "pending-captcha":
-            progress["captchaImageUrl"] = f"{self.url}/captcha.png"
+            progress["captchaImageUrl"] = f"{self.origin}/captcha.png"
         return progress
 
     def _end(self, model: Model, job: Object) -> None:
@@ -603,7 +599,7 @@ class ScenarioFake(Fake):
             raise Refused(404, {"reason": "Job not found", "name": "NotFoundError"})
         answer = {"jobId": job["jobId"], "jobStatus": job["status"]}
         if job["status"] == "success":
-            answer["downloadUrl"] = f"{self.url}/_bucket/{job['jobId']}?X-Amz-Signature=1"
+            answer["downloadUrl"] = f"{self.origin}/_bucket/{job['jobId']}?X-Amz-Signature=1"
         return web.json_response(answer)
 
     async def _weights(self, request: web.Request) -> web.Response:

@@ -85,6 +85,8 @@ class Fake:
     name: ClassVar[str]
     open_routes: ClassVar[frozenset[str]] = frozenset()
     """Routes that take no credentials: addresses that are signed themselves."""
+    prefix: ClassVar[str] = ""
+    """What the provider's base URL ends in."""
     max_body: ClassVar[int] = 256 * 1024 * 1024
 
     def __init__(self, options: Options) -> None:
@@ -94,6 +96,7 @@ class Fake:
         self.calls: list[Call] = []
         self.billed: list[Billed] = []
         self.hook: Hook | None = None
+        self.origin = ""
         self.url = ""
         self._closing = asyncio.Event()
 
@@ -143,12 +146,13 @@ class Fake:
 
     @asynccontextmanager
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Self]:
-        """Listen; `url` is then the address, without a trailing slash."""
+        """Listen; `url` is then the base URL for FineTunes, without a trailing slash."""
         runner = web.AppRunner(self._app(), shutdown_timeout=0.1, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, host, port)
         await site.start()
-        self.url = f"http://{host}:{runner.addresses[0][1]}"
+        self.origin = f"http://{host}:{runner.addresses[0][1]}"
+        self.url = self.origin + self.prefix
         try:
             yield self
         finally:
