@@ -13,6 +13,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from finetune_operator.assembly import assembled
 from finetune_operator.controller.lease import LeaseLost
+from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.config import NoCluster
 from finetune_operator.progress.certificate import ForeignSecret
 from finetune_operator.settings import Settings, parse
@@ -34,10 +35,12 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
+async def run(
+    settings: Settings, stop: asyncio.Event | None = None, client_class: type[KubeClient] = KubeClient
+) -> None:
     """Serve until SIGTERM, SIGINT or `stop`."""
     stopping = stop or _on_signals()
-    async with assembled(settings) as operator:
+    async with assembled(settings, client_class) as operator:
         await operator.run(stopping)
 
 

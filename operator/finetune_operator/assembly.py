@@ -115,8 +115,8 @@ class Operator:
 
 
 @asynccontextmanager
-async def assembled(settings: Settings) -> AsyncIterator[Operator]:
-    """An operator with its connections open and its endpoints served.
+async def assembled(settings: Settings, client_class: type[KubeClient] = KubeClient) -> AsyncIterator[Operator]:
+    """An operator with its connections open and its endpoints served. `client_class`: for tests that break calls.
 
     Raises NoCluster, ForeignSecret, and OSError where a port is taken.
     """
@@ -128,7 +128,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Operator]:
 
         async def connect(concurrency: int, timeout: float = settings.client_timeout) -> KubeClient:
             return await stack.enter_async_context(
-                KubeClient(_access(settings), concurrency=concurrency, timeout=timeout, count=count)
+                client_class(_access(settings), concurrency=concurrency, timeout=timeout, count=count)
             )
 
         def count(verb: str, path: str, status: int) -> None:
