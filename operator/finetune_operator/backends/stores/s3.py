@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PART_BYTES: Final = 16 * 2**20
 MAX_PARTS: Final = 10_000
+PAGE_KEYS: Final = 1000
 MAX_KEYS: Final = 20_000
 ATTEMPTS: Final = 4
 PAUSE_SECONDS: Final = 0.5
@@ -73,7 +74,9 @@ class Bucket:
         found: list[tuple[str, int]] = []
         token = ""
         while True:
-            parameters = {"list-type": "2", "prefix": place.key, **({"continuation-token": token} if token else {})}
+            parameters = {"list-type": "2", "prefix": place.key, "max-keys": str(PAGE_KEYS)}
+            if token:
+                parameters["continuation-token"] = token
             body = await self._call("GET", Place(place.bucket, ""), parameters, f"the listing of {place}")
             page = _xml(body, f"the listing of {place}")
             for entry in page.iter("Contents"):
