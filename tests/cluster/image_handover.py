@@ -33,11 +33,12 @@ SNAPSHOTTER = "overlayfs"
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer in buildah's storage."""
+    """One layer of an image; it is handed over as a folder, or in the archive."""
 
     digest: str  # of its uncompressed tar, sha256:…
     size: int  # of that tar, in bytes
-    folder: Path
+    folder: Path | None = None  # unpacked, in buildah's storage
+    content: bytes | None = None  # the tar
 
 
 def hand_over(image: str, reference: str, ctr: Ctr) -> None:
@@ -48,13 +49,18 @@ def hand_over(image: str, reference: str, ctr: Ctr) -> None:
     for layer, name, parent in zip(layers, chain, ["", *chain], strict=False):
         if ctr.run("snapshots", "--snapshotter", SNAPSHOTTER, "info", name).returncode:
             _make_snapshot(layer, name, parent, ctr)
-    with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
-        archive.write(oci_archive(reference, config, layers))
-        archive.flush()
-        ctr.check("images", "import", "--snapshotter", SNAPSHOTTER, archive.name)
+    import_archive(oci_archive(reference, config, layers), ctr)
     # From here on the image keeps its snapshots; until here they had to be kept from the garbage collector.
     for name in chain:
         ctr.check("snapshots", "--snapshotter", SNAPSHOTTER, "label", name, "containerd.io/gc.root=")
+
+
+def import_archive(archive: bytes, ctr: Ctr) -> None:
+    """Gives containerd an OCI archive; layers that it has snapshots of may be left out. Raises ClusterError."""
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+        file.write(archive)
+        file.flush()
+        ctr.check("images", "import", "--snapshotter", SNAPSHOTTER, file.name)
 
 
 def chain_ids(digests: Sequence[str]) -> list[str]:
@@ -67,7 +73,7 @@ def chain_ids(digests: Sequence[str]) -> list[str]:
 
 
 def oci_archive(reference: str, config: bytes, layers: Sequence[Layer]) -> bytes:
-    """An OCI archive (tar) of the image without its layers."""
+    """An OCI archive (tar) of the image, with those layers that carry their content."""
     manifest = _json(
         {
             "schemaVersion": 2,
@@ -77,10 +83,11 @@ def oci_archive(reference: str, config: bytes, layers: Sequence[Layer]) -> bytes
         }
     )
     named = _descriptor(MANIFEST, manifest) | {"annotations": {"io.containerd.image.name": reference}}
+    blobs = [config, manifest, *(each.content for each in layers if each.content is not None)]
     files = {
         "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
         "index.json": _json({"schemaVersion": 2, "manifests": [named]}),
-        **{f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, manifest)},
+        **{f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}": blob for blob in blobs},
     }
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -99,7 +106,8 @@ def _layers(image: str, digests: list[str]) -> list[Layer]:
     layers: list[Layer] = []
     while top:
         record = records[top]
-        layers.insert(0, Layer(record["diff-digest"], record["diff-size"], storage / "overlay" / top / "diff"))
+        folder = storage / "overlay" / top / "diff"
+        layers.insert(0, Layer(record["diff-digest"], record["diff-size"], folder=folder))
         top = record.get("parent", "")
     if [layer.digest for layer in layers] != digests:
         raise ClusterError(f"buildah's storage does not agree with the configuration of {image}")
@@ -116,6 +124,7 @@ def _localhost(image: str) -> str:
 
 
 def _make_snapshot(layer: Layer, name: str, parent: str, ctr: Ctr) -> None:
+    assert layer.folder, "a layer in the archive is unpacked by containerd itself"
     snapshots = ["snapshots", "--snapshotter", SNAPSHOTTER]
     draft = f"draft-{name}"
     ctr.run(*snapshots, "remove", draft)

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import buildah, packages
+from tests.cluster import packages
 from tests.cluster.containerd import Containerd
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ClusterError
 from tests.cluster.exclusive import exclusive
-from tests.cluster.image_handover import HOST, hand_over
 from tests.cluster.kubelet import Kubelet, make_cgroups
 from tests.cluster.node_network import make_network
 from tests.cluster.node_slot import RUN_FOLDER, SLOTS, NodeSlot, free_slot
 from tests.cluster.node_sweep import sweep
-from tests.cluster.pause_image import pause_image
+from tests.cluster.pause_image import PauseImage
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 IP_FORWARD_BEFORE = RUN_FOLDER / "ip_forward.before"
@@ -56,12 +55,11 @@ def running_node(ground: NodeGround, control_plane: ControlPlane) -> Iterator[Pa
     if not plugins:
         raise ClusterError("the CNI plugins are gone: `python -m tests.cluster up` installs them again")
     with contextlib.ExitStack() as started:
-        with exclusive(buildah.storage()):
-            pause = pause_image()
-            containerd = Containerd(slot, pause_image=f"{HOST}/{pause}", cni_plugins=plugins)
-            started.callback(containerd.stop)
-            containerd.start()
-            hand_over(pause, f"{HOST}/{pause}", containerd.ctr)
+        pause = PauseImage.of_this_machine()
+        containerd = Containerd(slot, pause_image=pause.reference, cni_plugins=plugins)
+        started.callback(containerd.stop)
+        containerd.start()
+        pause.load(containerd.ctr)
         kubelet = Kubelet(slot, control_plane)
         started.callback(kubelet.stop)
         kubelet.start()

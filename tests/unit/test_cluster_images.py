@@ -22,7 +22,7 @@ def test_chain_ids_are_those_of_the_specification() -> None:
 
 
 def test_the_archive_leads_from_name_to_configuration() -> None:
-    layer = Layer(f"sha256:{'a' * 64}", 17, Path("/nowhere"))
+    layer = Layer(f"sha256:{'a' * 64}", 17, folder=Path("/nowhere"))
     with tarfile.open(fileobj=io.BytesIO(oci_archive("finetune.local/x:1", b"{}", [layer]))) as tar:
         blobs = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     (named,) = json.loads(blobs["index.json"])["manifests"]
@@ -36,6 +36,12 @@ def test_the_archive_leads_from_name_to_configuration() -> None:
     }
     config = json.loads(manifest)["config"]["digest"].removeprefix("sha256:")
     assert blobs[f"blobs/sha256/{config}"] == b"{}"
+
+
+def test_a_layer_with_content_travels_in_the_archive() -> None:
+    layer = Layer(f"sha256:{hashlib.sha256(b'tar').hexdigest()}", 3, content=b"tar")
+    with tarfile.open(fileobj=io.BytesIO(oci_archive("finetune.local/x:1", b"{}", [layer]))) as tar:
+        assert tar.getmember(f"blobs/{layer.digest.replace(':', '/')}").size == 3
 
 
 def test_outdated_are_trainers_of_other_dependencies_with_all_their_names() -> None:
