@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_operator.api.matrix import SCRIPT_TYPES, UPSTREAM_FIELDS
@@ -352,7 +352,7 @@ class OxenFake(Fake):
         branch, folder = self._place(repository, request)
         changed = False
         async for part in await request.multipart():
-            if isinstance(part, web.BodyPartReader) and part.filename:  # type: ignore[attr-defined]
+            if isinstance(part, BodyPartReader) and part.filename:
                 place = (branch, f"{folder}/{part.filename}".lstrip("/"))
                 content = bytes(await part.read())
                 changed |= repository.files.get(place) != content

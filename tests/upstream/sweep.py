@@ -1,0 +1,194 @@
+"""Kill the operator at every moment of a run's life, and spoil every call: it is billed once, and ends as it should.
+
+`python -m tests.upstream.sweep KUBECONFIG [PROVIDER …]` prints what was swept and what failed; the tests do the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from tests.upstream.fakes.faults import Fault, Kind, faults_of_a_call
+from tests.upstream.life import CASES, Case, Life, create_unknown, end_state, life, over
+
+Object = dict[str, Any]
+
+AT_ONCE = 10
+SECONDS = 60.0
+"""For one life; a loaded machine gets its time."""
+
+REFUSALS = (400, 401, 402, 403, 404, 409, 422)
+
+
+@dataclass(slots=True)
+class Reference:
+    """A life in which nothing went wrong."""
+
+    end: Object
+    writes: list[str]
+    routes: list[str]
+
+
+@dataclass(slots=True)
+class Report:
+    """How many points were swept, and what failed at which."""
+
+    name: str
+    points: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    unknown: int = 0
+    failed_truthfully: int = 0
+
+    def __str__(self) -> str:
+        ends = f"{self.unknown} CreateUnknown, {self.failed_truthfully} truthfully failed"
+        return f"{self.name}: {self.points} points, {len(self.failures)} failures ({ends}; {self.seconds:.0f} s)"
+
+
+async def reference(case: Case, kubeconfig: Path) -> Reference:
+    """The life that all others are held against."""
+    async with life(case, kubeconfig) as one:
+        one.start()
+        await one.apply()
+        body = await one.until(over, SECONDS)
+        assert one.billed == 1, one.fake.billed
+        return Reference(end_state(body), list(one.clockwork.writes), [call.route for call in one.fake.calls])
+
+
+async def sweep_kills(case: Case, kubeconfig: Path) -> Report:
+    """Before and after every write to the API server, before and after every request to the provider."""
+    known = await reference(case, kubeconfig)
+    report = Report(f"{case.name}, kills")
+    points: list[tuple[str, Callable[[Life], None]]] = []
+    for number, write in enumerate(known.writes):
+        for after in (False, True):
+            points.append((f"{'after' if after else 'before'} write {number} ({write})", _at_write(number, after)))
+    for number, route in enumerate(known.routes):
+        for processed in (False, True):
+            moment = "after" if processed else "before"
+            points.append((f"{moment} call {number} ({route})", _at_call(number, processed)))
+    await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
+    return report
+
+
+async def sweep_faults(case: Case, kubeconfig: Path, *, everywhere: bool = False) -> Report:
+    """Every kind of fault at the first call of every route, and at the second where there is one.
+
+    `everywhere`: at every call.
+    """
+    known = await reference(case, kubeconfig)
+    report = Report(f"{case.name}, faults")
+    kinds = [*faults_of_a_call(), *(Fault(kind=Kind.STATUS, status=status) for status in REFUSALS)]
+    places = _places(known.routes, len(known.routes) if everywhere else 2)
+    points = [(route, skip, fault) for route, skip in places for fault in kinds]
+    work = [
+        _one(
+            case,
+            kubeconfig,
+            known,
+            report,
+            f"{_called(fault)} at {route} {skip}",
+            _with_fault(fault.model_copy(update={"route": route, "skip": skip})),
+        )
+        for route, skip, fault in points
+    ]
+    await _all(report, work)
+    return report
+
+
+def _places(routes: Sequence[str], most: int) -> list[tuple[str, int]]:
+    """Route, and how many of its calls come before; the first calls of each, and its last."""
+    counts = {route: routes.count(route) for route in dict.fromkeys(routes)}
+    return [(route, skip) for route, count in counts.items() for skip in range(min(count, most))]
+
+
+def _called(fault: Fault) -> str:
+    words = [str(fault.kind), str(fault.status) if fault.kind is Kind.STATUS else "", "after" if fault.after else ""]
+    return " ".join(word for word in words if word) + (f" Retry-After {fault.retry_after}" if fault.retry_after else "")
+
+
+def _at_write(number: int, after: bool) -> Callable[[Life], None]:
+    def arrange(one: Life) -> None:
+        one.clockwork.at, one.clockwork.after = number, after
+
+    return arrange
+
+
+def _at_call(number: int, processed: bool) -> Callable[[Life], None]:
+    return lambda one: one.kill_at_call(number, processed=processed)
+
+
+def _with_fault(fault: Fault) -> Callable[[Life], None]:
+    return lambda one: one.fake.faults.add(fault)
+
+
+async def _one(
+    case: Case, kubeconfig: Path, known: Reference, report: Report, name: str, arrange: Callable[[Life], None]
+) -> None:
+    report.points += 1
+    try:
+        async with life(case, kubeconfig) as one:
+            arrange(one)
+            one.start()
+            await one.apply()
+            body = await one.until(over, SECONDS)
+            if problem := _judge(case, known, one, body, report):
+                report.failures.append(f"{name}: {problem}")
+    except Exception as error:
+        report.failures.append(f"{name}: {type(error).__name__}: {error!s:.2000}")
+
+
+def _judge(case: Case, known: Reference, one: Life, body: Object, report: Report) -> str:
+    end, billed = end_state(body), one.billed
+    if create_unknown(body):
+        report.unknown += 1
+        return "" if case.unknown and billed == 0 else f"CreateUnknown with {billed} billed runs"
+    if billed > 1:
+        return f"billed {billed} times"
+    if end == known.end:
+        return "" if billed == 1 else "succeeded without a billed run"
+    if end["phase"] == "Failed" and body["status"]["reason"] not in ("InternalError",):
+        report.failed_truthfully += 1
+        return "" if billed == 0 or body["status"]["upstream"].get("id") else "failed, and forgot a billed run"
+    return f"ended as {end['phase']} {end['reason']}: {_difference(end, known.end)}"
+
+
+def _difference(end: Object, known: Object) -> str:
+    return "; ".join(f"{key} is {end[key]!r}, not {known[key]!r}" for key in known if end[key] != known[key])
+
+
+async def _all(report: Report, work: Sequence[Awaitable[None]]) -> None:
+    started, slots = time.monotonic(), asyncio.Semaphore(AT_ONCE)
+
+    async def bounded(one: Awaitable[None]) -> None:
+        async with slots:
+            await one
+
+    await asyncio.gather(*(bounded(one) for one in work))
+    report.seconds = time.monotonic() - started
+
+
+async def _main(kubeconfig: Path, names: Sequence[str], everywhere: bool) -> int:
+    failures = 0
+    for name in names or CASES:
+        for report in (
+            await sweep_kills(CASES[name], kubeconfig),
+            await sweep_faults(CASES[name], kubeconfig, everywhere=everywhere),
+        ):
+            print(report, *report.failures, sep="\n  ", flush=True)
+            failures += len(report.failures)
+    return failures
+
+
+if __name__ == "__main__":
+    arguments = [argument for argument in sys.argv[1:] if argument != "--everywhere"]
+    raise SystemExit(
+        1 if uvloop.run(_main(Path(arguments[0]), arguments[1:], "--everywhere" in sys.argv)) else 0
+    )
