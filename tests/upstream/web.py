@@ -53,8 +53,12 @@ def ranged(request: web.Request, data: bytes) -> web.Response:
 @asynccontextmanager
 async def serving(site: Site, port: int = 0) -> AsyncIterator[Site]:
     """The site, running."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await site.answer(request)
+
     application = web.Application(client_max_size=2**30)
-    application.router.add_route("*", "/{path:.*}", site.answer)
+    application.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     listener = web.TCPSite(runner, "127.0.0.1", port)
