@@ -9,6 +9,7 @@ checked, while TLS and Host keep the name. Nothing here logs a header, a query o
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -31,6 +32,10 @@ from finetune_operator.backends.failures import (
 from finetune_operator.backends.fetcher import Fetcher
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.redact import Redactor
+
+# They would log whole addresses, and those of presigned downloads are as good as a key.
+for _library in ("httpx", "httpcore"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 CHUNK: Final = 64 * 1024
 CONNECT_SECONDS: Final = 10.0
@@ -85,6 +90,7 @@ class Client:
         self._per_provider = per_provider
         self._provider_slots: dict[str, asyncio.Semaphore] = {}
         connections = concurrency + TRANSFERS
+        verify = verify or ssl.create_default_context()
         self._kept = _http(_GuardedTransport(guard, verify, connections, connections, resolve))
         # A kept connection that the provider is just closing would make a billed call's fate unknown without need.
         self._fresh = _http(_GuardedTransport(guard, verify, connections, 0, resolve))
@@ -230,12 +236,11 @@ class _GuardedTransport(httpx.AsyncHTTPTransport):
     def __init__(
         self,
         guard: AddressGuard,
-        verify: ssl.SSLContext | None,
+        context: ssl.SSLContext,
         connections: int,
         kept: int,
         resolve: Resolve | None,
     ) -> None:
-        context = verify or ssl.create_default_context()
         super().__init__(verify=context, trust_env=False)
         # httpx has no public way to give its pool a network backend (its releases are pinned for this line).
         self._pool = httpcore.AsyncConnectionPool(

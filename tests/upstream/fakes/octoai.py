@@ -143,6 +143,7 @@ class OctoAiFake(Fake):
     def __init__(self, options: OctoAiOptions | None = None, key: str = "octoai-test-key") -> None:
         super().__init__(options or OctoAiOptions())
         self.key = key
+        self.judge = _is_picture
         self.assets: dict[str, Asset] = {}
         self.tunes: dict[str, Tune] = {}
         for number in range(7):
@@ -383,7 +384,7 @@ class OctoAiFake(Fake):
         return web.json_response({"asset": asset.body, "transfer_api": transfer})
 
     def _judge(self, asset: Asset) -> None:
-        if (asset.content or b"").startswith(PICTURE_STARTS):
+        if self.judge(asset.content or b""):
             asset.body["status"] = "ready"
         else:
             asset.body |= {"status": "rejected", "status_details": "Not a picture."}
@@ -414,6 +415,10 @@ class OctoAiFake(Fake):
         if asset is None or asset.content is None:
             raise Refused(404, {"Code": "NoSuchKey"})
         return web.Response(body=asset.content, content_type="application/octet-stream")
+
+
+def _is_picture(content: bytes) -> bool:
+    return content.startswith(PICTURE_STARTS)
 
 
 def _signed(request: web.Request) -> None:
