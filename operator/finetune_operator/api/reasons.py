@@ -89,6 +89,7 @@ class Reason(StrEnum):
     NON_RETRIABLE_EXIT = "NonRetriableExit"
     INVALID_CONFIG = "InvalidConfig"
     DATA_VALIDATION_FAILED = "DataValidationFailed"
+    TRAINING_DIVERGED = "TrainingDiverged"
     ARTIFACT_UPLOAD_FAILED = "ArtifactUploadFailed"
     JOB_DELETED = "JobDeleted"
     UPSTREAM_FAILED = "UpstreamFailed"
