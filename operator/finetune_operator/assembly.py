@@ -29,7 +29,7 @@ from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.reports import Reports
 from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.watch import Watches
-from finetune_operator.kube import config
+from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import ApiError
 from finetune_operator.metrics import Metrics, Sources
@@ -254,6 +254,7 @@ async def _upstream(
         allowed=frozenset(settings.allow_base_url),
         per_provider=settings.provider_concurrency,
         notify=queue.add,
+        live=lambda namespace, name: client.get(resources.finetune(namespace, name)),
         clock=lambda: datetime.now(UTC),
         count=metrics.upstream_request,
         disk=Disk(settings.spool_limit),

@@ -15,16 +15,19 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.base_urls import base_url_of
-from finetune_operator.backends.failures import Failure, FailureKind, UpstreamError, failure_of
+from finetune_operator.backends.failures import Failure, FailureKind, Transient, UpstreamError, failure_of
 from finetune_operator.backends.http import Client
 from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
 from finetune_operator.backends.upstream import Kit, Outcome, Sighting, Step, Upstream, UpstreamRun
 from finetune_operator.controller.credentials import Credentials, SecretMissing
 from finetune_operator.controller.model import Ended, Key, UpstreamView
-from finetune_operator.kube.errors import ApiError
+from finetune_operator.controller.policies.upstream.consent import objection
+from finetune_operator.kube.errors import ApiError, NotFound
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,11 @@ class _Memory:
 
 
 class Runner:
-    """Makes the calls. `notify` hears the key of each that has ended; `count` hears (provider, step, status, seconds):
-    200 where it went well, 0 where there was no answer."""
+    """Makes the calls.
+
+    `notify` hears the key of each that has ended; `live` reads a FineTune (namespace, name) from the API server, before
+    each billed call; `count` hears (provider, step, status, seconds): 200 where it went well, 0 where nobody answered.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Runner:
         allowed: frozenset[str],
         per_provider: int,
         notify: Callable[[Key], None],
+        live: Callable[[str, str], Awaitable[Mapping[str, Any]]],
         clock: Callable[[], datetime],
         count: Callable[[str, str, int, float], None] = lambda *_: None,
         disk: Disk | None = None,
@@ -78,6 +85,7 @@ class Runner:
         self._allowed = allowed
         self._per_provider = per_provider
         self._notify = notify
+        self._live = live
         self._clock = clock
         self._count = count
         self._disk = disk or Disk()
@@ -182,6 +190,8 @@ class Runner:
             dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
         except SecretMissing as error:
             raise error.failure from None
+        if step in BILLED:
+            await self._confirm(run, step)
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         api = self._client.api(member.traits.title, base_url, headers, redact=redact, explain=member.explain)
@@ -202,6 +212,15 @@ class Runner:
                 raise type(error)(
                     redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
                 ) from None
+
+    async def _confirm(self, run: UpstreamRun, step: Step) -> None:
+        """The call has waited for its turn: what was written then must still be what is there. Raises Transient."""
+        try:
+            reason = objection(await self._live(run.namespace, run.name), run, step)
+        except NotFound:
+            reason = "the FineTune is gone"
+        if reason is not None:
+            raise Transient(f"not sent: {reason}", reason=Reason.UPSTREAM_PREPARING)
 
 
 def _value(header: str) -> str:
