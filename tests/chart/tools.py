@@ -1,0 +1,75 @@
+"""The tools that the chart is tested with: built from Go modules, or taken from Debian packages, once, into the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.cluster.binary import go_command
+from tests.cluster.errors import ClusterError
+from tests.cluster.exclusive import exclusive
+from tests.cluster.paths import cache_dir
+from tests.cluster.progress import step
+
+GO_TOOLS = {
+    "helm": "helm.sh/helm/v4/cmd/helm@v4.3.1",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+}
+
+
+def go_tool(name: str) -> Path:
+    """The executable; built where it is not there yet (helm: four minutes on two cores). Raises ClusterError."""
+    module = GO_TOOLS[name]
+    program = cache_dir() / "tools" / f"{name}-{module.rpartition('@')[2]}" / name
+    if not program.exists():
+        with exclusive(program.parent):
+            if not program.exists():
+                _install(module, program)
+    return program
+
+
+def _install(module: str, program: Path) -> None:
+    program.parent.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=program.parent.parent, prefix="unfinished-") as folder,
+        step(f"building {program.name} (once, minutes)"),
+    ):
+        command = ["nice", "-n", "5", go_command(), "install", "-p", "2", "-trimpath", "-ldflags=-s -w", module]
+        env = os.environ | {"GOBIN": folder, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        if done.returncode:
+            raise ClusterError(f"{module} does not build:\n{done.stderr.strip()[-1000:]}")
+        program.parent.mkdir(exist_ok=True)
+        Path(folder, program.name).rename(program)
+
+
+def debian_program(program: str, package: str) -> Path:
+    """A program from PATH, or out of a Debian package that is unpacked into the cache and not installed.
+
+    Raises ClusterError where neither can be had.
+    """
+    if found := shutil.which(program):
+        return Path(found)
+    unpacked = cache_dir() / "tools" / f"debian-{package}"
+    if not unpacked.exists():
+        with exclusive(unpacked):
+            if not unpacked.exists():
+                _unpack(package, unpacked)
+    return unpacked / "usr" / "bin" / program
+
+
+def _unpack(package: str, target: Path) -> None:
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise ClusterError(f"{package} is not installed, and there is no apt-get to fetch it with")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as folder, step(f"fetching {package}"):
+        done = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise ClusterError(f"{package} cannot be fetched (apt-get update?): {done.stderr.strip()[-500:]}")
+        (archive,) = Path(folder).glob("*.deb")
+        content = Path(folder, "content")
+        subprocess.run(["dpkg", "-x", archive, content], check=True, capture_output=True)
+        content.rename(target)
