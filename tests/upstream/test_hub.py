@@ -142,3 +142,28 @@ async def test_a_wrong_token(hub: Hub, tmp_path: Path) -> None:
         target = Client(http.fetcher(), {**secret(hub), "HF_TOKEN": "hf_another"})
         with pytest.raises(Blocked, match="Invalid credentials"):
             await target.commit(Repository.of("hf://org/name", "models"), [], "hello")
+
+
+@pytest.mark.parametrize("page", [b"{}", b"[[]", b'"x"', b'[1, {"type": "file"}, {"type": "file", "path": 3}]'])
+async def test_a_hub_that_answers_nonsense(page: bytes, tmp_path: Path) -> None:
+    async with serving(Site()) as site, client([site.host]) as http:
+        site.files["/api/datasets/a/b/tree/main"] = page
+        kit = kit_of(http, tmp_path / "spool", dataset={"HF_ENDPOINT": site.url()})
+        with pytest.raises(UpstreamError):
+            async with examples(run_of("hf://datasets/a/b"), kit, PICTURES):
+                pass
+
+
+async def test_a_following_page_elsewhere_is_not_asked_for(tmp_path: Path) -> None:
+    """It would get the token."""
+    from aiohttp import web
+
+    async with serving(Site()) as site, serving(Site()) as other, client([site.host, other.host]) as http:
+
+        async def page(_: web.Request) -> web.Response:
+            return web.json_response([], headers={"Link": f'<{other.url("/x")}>; rel="next"'})
+
+        site.files["/api/datasets/a/b/tree/main"] = page
+        target = Client(http.fetcher(), {"HF_ENDPOINT": site.url(), "HF_TOKEN": "hf_secretToken123"})
+        assert await target.files(Repository.of("hf://datasets/a/b", "datasets")) == []
+    assert not other.requests

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.formats import FORMATS, HEAD_BYTES, format_of, nature
 from finetune_operator.backends.datasets.invalid import Invalid
-from finetune_operator.backends.datasets.layout import layout_of
+from finetune_operator.backends.datasets.layout import checked_name, layout_of
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.process import read_in_child
 from finetune_operator.backends.datasets.reader import MAX_CAPTION
@@ -109,7 +109,11 @@ def _source(run: UpstreamRun, kit: Kit) -> Source:
 
 
 async def _originals(source: Source, columns: Sequence[str], spool: Spool) -> list[Original]:
-    names = [source.file] if source.file else [name for name in await source.names() or [] if _plain(name)]
+    names = (
+        [source.file] if source.file else [checked_name(name) for name in await source.names() or [] if _plain(name)]
+    )
+    if not names:
+        raise Permanent(f"{source.title} holds no file", reason=Reason.DATASET_NOT_FOUND)
     files = []
     for name in names:
         stored = await source.fetch(name, spool)
@@ -120,7 +124,8 @@ async def _originals(source: Source, columns: Sequence[str], spool: Spool) -> li
 
 
 def _plain(name: str) -> bool:
-    return not any(part.startswith(".") for part in name.split("/"))
+    """Neither hidden nor in a hidden folder."""
+    return not any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 async def _found(source: Source, needs: Needs, spool: Spool) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ class S3Source:
         if self._listed is None:
             start = f"{self._folder.key}/" if self._folder.key else ""
             found = await self._bucket.keys(Place(self._folder.bucket, start))
-            self._listed = [key.removeprefix(start) for key, _ in found]
+            self._listed = [key.removeprefix(start) for key in found]
             if not self._listed:
                 raise Permanent(f"there is nothing at {self.title}", reason=Reason.DATASET_NOT_FOUND)
         return self._listed
@@ -120,7 +120,8 @@ class WebSource:
         self.file = _file_name(unquote(parts.path))
         if self.file is None:
             raise Permanent(
-                f"dataset: {self.title}: the path must end in one of {', '.join(FILE_SUFFIXES)}; a web server lists no folder",
+                f"dataset: {self.title}: the path must end in one of {', '.join(FILE_SUFFIXES)}; "
+                "a web server lists no folder",
                 reason=Reason.DATA_VALIDATION_FAILED,
             )
 

@@ -89,7 +89,8 @@ class Hub:
             page = _json(body, title)
             if not isinstance(page, list):
                 raise _unreadable(title)
-            found += [str(each["path"]) for each in page if isinstance(each, dict) and each.get("type") == "file"]
+            files = [each for each in page if isinstance(each, dict) and each.get("type") == "file"]
+            found += [path for each in files if isinstance(path := each.get("path"), str)]
             if len(found) > MAX_FILES:
                 raise Permanent(
                     f"{repository} holds more than {MAX_FILES} files: name a file in the URI",

@@ -69,9 +69,9 @@ class Bucket:
         )
         self._credentials = _credentials(secret, region)
 
-    async def keys(self, place: Place) -> list[tuple[str, int]]:
-        """(key, size) of every object whose key begins with the place's, in order. Raises Permanent beyond MAX_KEYS."""
-        found: list[tuple[str, int]] = []
+    async def keys(self, place: Place) -> list[str]:
+        """Every key that begins with the place's, in order; no folders. Raises Permanent beyond MAX_KEYS."""
+        found: list[str] = []
         token = ""
         while True:
             parameters = {"list-type": "2", "prefix": place.key, "max-keys": str(PAGE_KEYS)}
@@ -79,10 +79,8 @@ class Bucket:
                 parameters["continuation-token"] = token
             body = await self._call("GET", Place(place.bucket, ""), parameters, f"the listing of {place}")
             page = _xml(body, f"the listing of {place}")
-            for entry in page.iter("Contents"):
-                key = entry.findtext("Key") or ""
-                if key and not key.endswith("/"):
-                    found.append((key, int(entry.findtext("Size") or 0)))
+            keys = [entry.findtext("Key") or "" for entry in page.iter("Contents")]
+            found += [key for key in keys if key.startswith(place.key) and not key.endswith("/")]
             if len(found) > MAX_KEYS:
                 raise Permanent(
                     f"{place} holds more than {MAX_KEYS} objects: name a file in the URI",
