@@ -25,6 +25,16 @@ class Advanced(SpecModel):
     warmup_ratio: Ratio = Field(default=0.0, description="Share of all updates with a rising learning rate.")
     lora_dropout: Ratio = Field(default=0.0, description="Dropout before the LoRA matrices.")
     activation_checkpointing: bool = Field(default=False, description="Recompute activations to save memory.")
+    target_area: PositiveInt | None = Field(
+        default=None, description="Area in pixels of the pictures to learn. Default: what the model was made for."
+    )
+    control_area: PositiveInt | None = Field(
+        default=None, description="Area in pixels of images to edit. Default: the constant of the model's pipeline."
+    )
+    condition_area: PositiveInt | None = Field(
+        default=None, description="Area in pixels of images for the text encoder. Default: the pipeline's constant."
+    )
+    sample_steps: PositiveInt = Field(default=25, description="Denoising steps of samples made while training.")
     keep_checkpoints: PositiveInt = Field(default=2, description="Complete checkpoints that are kept.")
     max_image_pixels: PositiveInt = Field(default=64_000_000, description="Larger images count as bad rows.")
 

@@ -116,8 +116,8 @@ class Loop:
         self.step = step
 
     def _batches(self, step: int) -> list[Batch]:
-        draws, size = self._schedule.at(step), self._micro_batch
-        return [self._trainee.prepare(draws[at : at + size]) for at in range(0, len(draws), size)]
+        draws = self._schedule.at(step)
+        return [self._trainee.prepare(part) for part in self._trainee.split(draws, self._micro_batch)]
 
     def _train(self, batches: Sequence[Batch]) -> bool:
         """One optimizer step; False if the pod was asked to stop in its middle, with nothing changed."""
@@ -195,9 +195,7 @@ class Probe:
     def of(cls, trainee: Trainee, rows: int, micro_batch: int, most: int = 8) -> "Probe":
         """The first rows of the dataset, without noise."""
         draws = [Draw(row, 0, row) for row in range(min(rows, most))]
-        return cls(
-            [trainee.prepare(draws[at : at + micro_batch], noise=False) for at in range(0, len(draws), micro_batch)]
-        )
+        return cls([trainee.prepare(part, noise=False) for part in trainee.split(draws, micro_batch)])
 
     def loss(self, trainee: Trainee) -> float:
         """Mean over the units of all batches."""

@@ -49,10 +49,10 @@ def check_weights(folder: Path, base_model: str) -> None:
     """Every safetensors file that is named or there can be opened and has its full length. Raises ConfigError."""
     from safetensors import SafetensorError, safe_open
 
-    index = folder / "model.safetensors.index.json"
     names = {path.name for path in folder.glob("*.safetensors")}
-    if index.is_file():
-        names = set(_parsed(index, base_model).get("weight_map", {}).values())
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if indexes:
+        names = {name for index in indexes for name in _parsed(index, base_model).get("weight_map", {}).values()}
     if not names:
         raise ConfigError(f"the base model {base_model} has no *.safetensors weights")
     for name in sorted(names):

@@ -78,7 +78,9 @@ class _Session:
         self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
         self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
         started = time.monotonic()
-        inputs = Inputs(config.base_model, folder, config.recipe.parameters, settings, advanced, store)
+        inputs = Inputs(
+            config.base_model, folder, config.recipe.parameters, settings, advanced, store, env, stop.check
+        )
         self._trainee: Trainee = family.load(inputs)
         self._notes: list[str] = []
         for note in self._trainee.notes:
@@ -115,6 +117,8 @@ class _Session:
                 resumedFrom=self._loop.step,
                 loadSeconds=round(self._load_seconds, 2),
             )
+            if self._loop.step > 0:
+                self._sample(self._loop.step)  # an interruption may have cut this round short
             self._loop.run(self._after_step)
             if self._saved_step != self._loop.step:
                 self._save()
@@ -185,6 +189,14 @@ class _Session:
             self._report(self._write_metrics())
         if last or self._due(step):
             self._save()
+        self._sample(step)
+
+    def _sample(self, step: int) -> None:
+        from finetune_trainer.families.base import Sampling
+
+        if isinstance(self._trainee, Sampling):
+            last = step == self._schedule.total_steps
+            self._trainee.sample(step, last, self._env.output_dir, lambda: self._stop.requested)
 
     def _write_metrics(self) -> StepRecord | None:
         """Everything since the last call; returns the newest. Waits for the device."""

@@ -20,7 +20,7 @@ from finetune_trainer.data.store import INDEX, RECORDS, SUMMARY, Store, Writer
 from finetune_trainer.data.tables import BadRow, Row, Table, open_table
 from finetune_trainer.errors import DataError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Part of the store's key: raise it when records change."""
 CHUNK_ROWS: Final = 16
 LISTED_PROBLEMS: Final = 20
@@ -176,7 +176,7 @@ def _images(
                 raise _RowError(f"column {column!r}: {_named(error, reference)}") from None
             notes.extend(facts.notes)
             digests[-1].append(sha256(data).hexdigest())
-            entry: dict[str, Any] = {"w": facts.size[0], "h": facts.size[1]}
+            entry: dict[str, Any] = {"w": facts.size[0], "h": facts.size[1], "digest": digests[-1][-1]}
             if reference.place is not None and source.files.local and "://" not in reference.place:
                 entry["place"] = reference.place
             else:

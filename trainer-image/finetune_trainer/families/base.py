@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from finetune_operator.api.recipes import Recipe
 from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
+from finetune_trainer.environment import Environment
 from finetune_trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Inputs:
     settings: Settings
     advanced: Advanced
     store: Store
+    env: Environment
+    check: Callable[[], None]
+    """Called often while loading; raises to stop."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Trainee(Protocol):
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What the optimizer updates, in a fixed order."""
+
+    def split(self, draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
+        """An effective batch as micro-batches of at most `size` samples that fit into one forward pass."""
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
         """Tokens and pixels of some samples; pure, may run in another thread."""
@@ -78,6 +85,19 @@ class Trainee(Protocol):
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
         """`outputs` of the result as it is read back from the files."""
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """A trainee that shows what it has learnt: pictures, clips."""
+
+    def sample(self, step: int, last: bool, folder: Path, stopped: Callable[[], bool]) -> None:
+        """Write the samples that are due after `step` steps below `folder`; gives up once `stopped()`."""
+
+
+def in_order(draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
+    """Micro-batches one after the other, where any samples fit together."""
+    return [draws[at : at + size] for at in range(0, len(draws), size)]
 
 
 class Family(Protocol):
