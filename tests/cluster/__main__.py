@@ -13,6 +13,7 @@ from tests.cluster import binary, packages, supervisor
 from tests.cluster.errors import ClusterError
 from tests.cluster.images import trainer_image
 from tests.cluster.levels import Level, highest
+from tests.cluster.node import sweep_abandoned
 from tests.cluster.node_sweep import unmount_below
 from tests.cluster.paths import cluster_dir
 from tests.cluster.process_node import end_leftover_pods
@@ -112,14 +113,14 @@ def _prepare_node(*, required: bool) -> tuple[Level, str | None]:
 
 
 def _ready(name: str) -> Record:
-    try:
+    if supervisor.owner(name) is not None and supervisor.record_path(name).exists():
         return Record.read(supervisor.record_path(name))
-    except FileNotFoundError:
-        raise ClusterError(f"cluster {name} is not running: python -m tests.cluster up --name {name}") from None
+    raise ClusterError(f"cluster {name} is not running: python -m tests.cluster up --name {name}")
 
 
 def _remove_leftovers(name: str) -> None:
     """Deletes the folder of a cluster whose supervisor is gone, with what still runs or is mounted from it."""
+    sweep_abandoned()
     folder = cluster_dir(name)
     if not folder.exists():
         return

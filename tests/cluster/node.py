@@ -14,7 +14,7 @@ from tests.cluster.errors import ClusterError
 from tests.cluster.exclusive import exclusive
 from tests.cluster.kubelet import Kubelet, make_cgroups
 from tests.cluster.node_network import make_network
-from tests.cluster.node_slot import RUN_FOLDER, SLOTS, NodeSlot, free_slot
+from tests.cluster.node_slot import RUN_FOLDER, SLOTS, NodeSlot, abandoned_slots, free_slot
 from tests.cluster.node_sweep import sweep
 from tests.cluster.pause_image import PauseImage
 
@@ -44,6 +44,13 @@ def node_ground() -> Iterator[NodeGround]:
             make_cgroups(slot)
             yield NodeGround(slot)
         finally:
+            sweep(slot)
+
+
+def sweep_abandoned() -> None:
+    """Removes what nodes left behind whose owners were killed; without root there are none."""
+    for slot in abandoned_slots():
+        with _ip_forward_restored():
             sweep(slot)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import ipaddress
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,15 +74,36 @@ def free_slot() -> Iterator[NodeSlot]:
         slot = NodeSlot(index)
         if _taken_by_others(slot):
             continue
-        slot.folder.mkdir(parents=True, exist_ok=True)
-        with (slot.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield slot
-            return
+        with _held(slot) as held:
+            if held:
+                yield slot
+                return
     raise ClusterError(f"all {len(SLOTS)} places for local nodes are in use: take one down")
+
+
+def abandoned_slots() -> Iterator[NodeSlot]:
+    """The places whose holder is gone without having cleaned up, each locked while the caller looks at it."""
+    if os.geteuid() != 0:
+        return
+    for slot in map(NodeSlot, SLOTS):
+        if slot.scratch.exists() or slot.run_folder.exists():
+            with _held(slot) as held:
+                if held:
+                    yield slot
+
+
+@contextlib.contextmanager
+def _held(slot: NodeSlot) -> Iterator[bool]:
+    """Holds the place's lock during the block, or says that somebody else does."""
+    # Beside the sockets and not in the cache: places are the machine's, caches may be several.
+    RUN_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    with slot.run_folder.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _taken_by_others(slot: NodeSlot) -> bool:

@@ -70,8 +70,21 @@ def test_up_after_everything_was_killed(name: str, level: Level) -> None:
     again = Record.read(supervisor.record_path(name))
     _tool("down", "--name", name)
     if level is Level.NODE:
-        assert not _interface_exists(_slot_of(again).name)
-        assert str(_slot_of(again).scratch) not in Path("/proc/self/mountinfo").read_text()
+        _assert_no_trace(_slot_of(again))
+
+
+def test_down_after_everything_was_killed(name: str, level: Level) -> None:
+    _tool("up", "--name", name, "--level", level)
+    record = Record.read(supervisor.record_path(name))
+    pid = supervisor.owner(name)
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    _until_gone(cluster_dir(name))
+    assert "is not running" in _tool("kubeconfig", "--name", name, expect=1).stderr
+    _tool("down", "--name", name)
+    assert not cluster_dir(name).exists()
+    if level is Level.NODE:
+        _assert_no_trace(_slot_of(record))
 
 
 def test_kubeconfig_of_the_user_is_passed_through() -> None:
@@ -93,6 +106,15 @@ def _tool(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
 def _slot_of(record: Record) -> NodeSlot:
     assert record.containerd_socket
     return NodeSlot(int(record.containerd_socket.parent.name))
+
+
+def _assert_no_trace(slot: NodeSlot) -> None:
+    assert not _interface_exists(slot.name)
+    assert not slot.scratch.exists()
+    assert not slot.run_folder.exists()
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert str(slot.folder) not in mounts
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{slot.name}"))
 
 
 def _interface_exists(name: str) -> bool:
