@@ -55,7 +55,8 @@ def load(kubeconfig: str | None = None, context: str | None = None) -> Access:
         raise NoCluster(f"no cluster to talk to: {error}; give --kubeconfig, or run in a pod") from error
 
     def authorization() -> str | None:
-        value: str | None = configuration.get_api_key_with_prefix("authorization")
+        # The loaders of the package keep it under the first name; older ones kept it under the second.
+        value: str | None = configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         return value
 
     return Access(
