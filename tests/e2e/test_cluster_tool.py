@@ -34,6 +34,7 @@ def name() -> Iterator[str]:
     chosen = f"test-{os.getpid()}"
     yield chosen
     _tool("down", "--name", chosen)
+    cluster_dir(chosen).with_suffix(".lock").unlink(missing_ok=True)
 
 
 def test_up_is_repeatable_and_down_leaves_nothing(name: str, level: Level) -> None:
