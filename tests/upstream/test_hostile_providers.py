@@ -13,7 +13,8 @@ import pytest
 
 from finetune_operator.api.status import FineTuneStatus
 from tests.cluster.control_plane import ControlPlane
-from tests.upstream.test_end_to_end import PROVIDERS, api, living, over, phase, says, words
+from tests.upstream.life import over
+from tests.upstream.test_end_to_end import PROVIDERS, api, living, phase, says, words
 
 __all__ = ["api"]
 
@@ -180,9 +181,9 @@ async def test_a_base_url_that_nobody_allowed_is_never_called(
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("https://169.254.169.254/latest/meta-data.csv", "DatasetHostNotAllowed"),
-        ("https://localhost/train.csv", "DatasetHostNotAllowed"),
-        ("https://[::1]/train.csv", "DatasetHostNotAllowed"),
+        ("https://169.254.169.254/latest/meta-data.csv", "AddressNotAllowed"),
+        ("https://localhost/train.csv", "AddressNotAllowed"),
+        ("https://[::1]/train.csv", "AddressNotAllowed"),
     ],
 )
 async def test_a_dataset_at_a_private_address_is_never_fetched(api: ControlPlane, uri: str, reason: str) -> None:

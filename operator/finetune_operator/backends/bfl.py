@@ -17,6 +17,7 @@ from finetune_operator.api.convert import to_bfl
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Answer, plain
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
+from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, UpstreamError
@@ -181,9 +182,10 @@ class BflUpstream:
         """Nothing of its own."""
         return None
 
-    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
-        """Nothing: the pictures travel inside the create."""
-        return Outcome()
+    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
+        """Look at the pictures, which travel inside the create: what is wrong with them is said before it."""
+        async with examples(run, kit, _needs(run)) as found:
+            return Outcome(data={"pictures": str(len(found))})
 
     async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
         """By the comments of all runs of the account. A run that was just created may not be listed yet."""
@@ -206,11 +208,9 @@ class BflUpstream:
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Download the pictures, and stream them as a ZIP in base64 inside the one call that creates and bills."""
-        assert run.spec is not None
-        needs = needs_of(run.spec.recipe, FORMATS, captions_optional=True)
         folder = kit.spool / "bundle"
         folder.mkdir(exist_ok=True)
-        async with examples(run, kit, needs) as found:
+        async with examples(run, kit, _needs(run)) as found:
             with Spool(folder, kit.disk) as spool:
                 archive = spool.new(".zip")
                 spool.take(await pack(found, archive), "the ZIP of the dataset")
@@ -223,7 +223,7 @@ class BflUpstream:
                     timeout=UPLOAD_SECONDS,
                 )
         made = finetune_id(answer.object())
-        return Outcome(id=made, url=_url(kit, made), data={"pictures": str(len(found))})
+        return Outcome(id=made, url=_url(kit, made))
 
     async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
         """Nothing."""
@@ -267,6 +267,11 @@ async def _details(known: str, kit: Kit) -> Mapping[str, Any]:
     body = (await kit.api.get("/v1/finetune_details", {"finetune_id": known})).object()
     details = body.get("finetune_details")
     return details if isinstance(details, dict) else body
+
+
+def _needs(run: UpstreamRun) -> Needs:
+    assert run.spec is not None
+    return needs_of(run.spec.recipe, FORMATS, captions_optional=True)
 
 
 def _with_artifact(sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
