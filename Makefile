@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds test demo demo-down bench clean
+.PHONY: help venv lock lint format crds test cluster demo demo-down bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,7 +46,10 @@ demo: venv  ## the main job from end to end: cluster, image, operator, a FineTun
 demo-down: venv  ## end what the demo has left running
 	@$(PYTHON) -m examples.demo down
 
-test: lint  ## prove everything (LEVEL=process skips what needs a real kubelet)
+cluster: venv  ## the local Kubernetes' binary (in the cache; minutes the first time)
+	@$(PYTHON) -m tests.cluster.binary >/dev/null
+
+test: lint cluster  ## prove everything
 	$(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 bench: venv  ## how fast FineTunes become Jobs, against what the API server can do at all
