@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_operator.backends.bfl import BflUpstream
-from finetune_operator.backends.failures import Gone, PlanLimit, RateLimited, Rejected, Transient
+from finetune_operator.backends.failures import AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.protocol import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
@@ -375,3 +375,25 @@ async def test_scenario_failure_has_the_jobs_own_words() -> None:
         ended = (await life.poll_until_over())[-1]
         assert ended.state.stage is Stage.FAILED
         assert "The training images are too small. Use at least 512 pixels." in ended.state.message
+
+
+async def test_scenario_without_captions_says_so_and_goes_on() -> None:
+    async with (
+        ScenarioFake().serve() as fake,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, runs.scenario(fake.url)) as life,
+    ):
+        fake.fault("status", "caption", status=404, times=100)
+        await life.call("create")
+        equipped = await life.call("equip")
+        assert "captions were not taken" in equipped.message
+        assert equipped.cost == {"estimate": "250", "unit": "creative units"}
+        assert fake.count("caption") == 1
+
+
+async def test_scenario_at_the_wrong_address_says_where_to_look() -> None:
+    async with (
+        ScenarioFake().serve() as fake,
+        bench(ScenarioUpstream(), fake.origin, runs.SCENARIO_SECRET, runs.scenario(fake.origin)) as life,
+    ):
+        with pytest.raises(AuthFailed, match=r"check backend\.scenario\.baseURL, which ends in /v1"):
+            await life.call("create")

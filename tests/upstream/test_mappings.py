@@ -15,7 +15,7 @@ from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
 from finetune_operator.backends import bfl, octoai, scenario_requests, scenario_states
 from finetune_operator.backends.answers import Answer
-from finetune_operator.backends.failures import Ambiguous, Gone, PlanLimit, RateLimited, Rejected
+from finetune_operator.backends.failures import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.protocol import Stage
 from finetune_operator.backends.upstream import Sighting
@@ -422,7 +422,8 @@ def _limited(**details: object) -> Answer:
         (_answer(429, "slow down"), type(None)),
         (_answer(429, None), type(None)),
         (_answer(403, {"name": "ModelAccessRestrictedError", "details": {"requiredPlan": 50}}), PlanLimit),
-        (_answer(403, {"message": "Missing Authentication Token"}), type(None)),
+        (_answer(403, {"message": "Missing Authentication Token"}), AuthFailed),
+        (_answer(403, {"message": "Forbidden"}), type(None)),
         (_answer(500, {"name": "PlanLimitReachedError"}), type(None)),
     ],
     ids=str,

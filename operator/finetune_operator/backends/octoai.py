@@ -23,7 +23,7 @@ from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.prepare import Example, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import chunks, file_digest
-from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Retired, Transient, UpstreamError
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.shapes import objects, texts
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
@@ -205,9 +205,11 @@ class OctoAiUpstream:
         async with examples(run, kit, needs_of(run.spec.recipe, FORMATS, captions_optional=True)) as found:
             for index, example in enumerate(found):
                 name = asset_name(run, index, await file_digest(example.media.path))
-                asset = there.get(name) or await self._register(run, kit, name, example)
+                asset, address = there.get(name), None
+                if asset is None:
+                    asset, address = await self._register(run, kit, name, example)
                 if asset.get("status") in (None, "ready_to_upload", "uploading"):
-                    await self._upload(kit, str(asset["id"]), example)
+                    await self._upload(kit, str(asset["id"]), address, example)
                 file = {"file_id": str(asset["id"])}
                 files.append({**file, "caption": example.caption} if example.caption else file)
         outcome = Outcome(data=packed(files))
@@ -221,11 +223,12 @@ class OctoAiUpstream:
         """The run's assets that an earlier attempt has left, by name; none where the service has no such listing."""
         try:
             rows = [row async for row in _pages(kit, "/v1/assets", {"name": run.marker})]
-        except Gone:
+        except (Gone, Retired, Rejected):
             return {}
         return {row["name"]: row for row in rows if _usable(row) and str(row["name"]).startswith(f"{run.marker}-")}
 
-    async def _register(self, run: UpstreamRun, kit: Kit, name: str, example: Example) -> Body:
+    async def _register(self, run: UpstreamRun, kit: Kit, name: str, example: Example) -> tuple[Body, str | None]:
+        """The asset, and where its bytes go, if the answer says so."""
         body = asset_request(name, example.media.format)
         try:
             answer = await kit.api.call("POST", "/v1/assets", json=body, repeatable=True)
@@ -234,15 +237,19 @@ class OctoAiUpstream:
             mine = (await self._assets(run, kit)).get(name)
             if mine is None:
                 raise Rejected(f"{example.where}: {error.message}", status=error.status) from None
-            return mine
-        return _member(answer.object(), "asset")
+            return mine, None
+        made = _asset_of(answer.object())
+        if not isinstance(made.get("id"), str):
+            raise Transient("the service names no id of the asset", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+        return made, _address(answer.object(), "put_url")
 
-    async def _upload(self, kit: Kit, asset_id: str, example: Example) -> None:
+    async def _upload(self, kit: Kit, asset_id: str, address: str | None, example: Example) -> None:
         """Bytes to the presigned address, without credentials; then tell the service."""
-        seen = await kit.api.get(_asset_path(asset_id), {"transfer_api_type": "presigned-url"})
-        address = _member(seen.object(), "transfer_api").get("put_url")
-        if not isinstance(address, str):
-            raise Rejected("the service offers no presigned address for uploads (transfer_api.put_url)")
+        if address is None:
+            seen = await kit.api.get(_asset_path(asset_id), {"transfer_api_type": "presigned-url"})
+            address = _address(seen.object(), "put_url")
+        if address is None:
+            raise Permanent("the service offers no presigned address for uploads (transfer_api.put_url)")
         await kit.fetcher.call(
             "PUT",
             address,
@@ -251,8 +258,9 @@ class OctoAiUpstream:
             content=chunks(example.media.path),
         )
         answer = await kit.api.call("POST", f"{_asset_path(asset_id)}/complete-upload", json={}, repeatable=True)
-        if error := answer.object().get("error"):
-            raise Transient(f"{example.where}: the upload was not completed: {plain(str(error))}")
+        if isinstance(answer.body, dict) and answer.body.get("error"):
+            said = plain(str(answer.body["error"]))
+            raise Transient(f"{example.where}: the upload was not completed: {said}")
 
     async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
         """By name; whether `name` filters exactly, by part or not at all is not documented, so it is compared here."""
@@ -326,11 +334,11 @@ class OctoAiUpstream:
         weights = []
         for lora in filter(None, run.data.get("loras", "").split(",")):
             answer = await kit.api.get(_asset_path(lora), {"transfer_api_type": "presigned-url"})
-            address = _member(answer.object(), "transfer_api").get("get_url")
-            if not isinstance(address, str):
+            address = _address(answer.object(), "get_url")
+            if address is None:
                 raise Permanent(f"the service offers no address to download {lora} from (transfer_api.get_url)")
             opened = from_url(kit, address, f"the LoRA {lora}")
-            weights.append(Weights(lora_file(lora, _member(answer.object(), "asset")), _asset_url(kit, lora), opened))
+            weights.append(Weights(lora_file(lora, _asset_of(answer.object())), _asset_url(kit, lora), opened))
         return await deliver(run, kit, weights)
 
 
@@ -350,7 +358,7 @@ async def _judged(kit: Kit, files: Iterable[Mapping[str, str]]) -> _Judged:
         except Gone:  # of the asset, not of the endpoint that creates tunes
             rejected.append(f"{file['file_id']} (deleted at the service)")
             continue
-        asset = _member(answer.object(), "asset")
+        asset = _asset_of(answer.object())
         if asset.get("status") in ("rejected", "error", "deleted"):
             why = plain(str(asset.get("status_details") or asset["status"]))
             rejected.append(f"{asset.get('name') or file['file_id']} ({why})")
@@ -398,11 +406,19 @@ def _usable(asset: Mapping[str, Any]) -> bool:
     return named and asset.get("status") not in ("deleted", "error")
 
 
-def _member(body: Mapping[str, Any], field: str) -> Body:
-    value = body.get(field)
-    if not isinstance(value, dict):
-        raise Transient(f"the service's answer lacks {field}", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return value
+def _asset_of(body: Body) -> Body:
+    """The asset in an answer; some answers are the asset."""
+    asset = body.get("asset", body)
+    if not isinstance(asset, dict):
+        raise Transient("the service's answer lacks the asset", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+    return asset
+
+
+def _address(body: Body, field: str) -> str | None:
+    """The presigned address: put_url or get_url of transfer_api."""
+    transfer = body.get("transfer_api")
+    address = transfer.get(field) if isinstance(transfer, dict) else None
+    return address if isinstance(address, str) and address else None
 
 
 def _word(tune: Mapping[str, Any]) -> str:

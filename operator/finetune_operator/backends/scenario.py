@@ -19,7 +19,7 @@ from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.prepare import Example, Media, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import file_digest
-from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, Transient, UpstreamError
+from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, Retired, Transient, UpstreamError
 from finetune_operator.backends.protocol import Stage
 from finetune_operator.backends.scenario_downloads import download
 from finetune_operator.backends.scenario_requests import (
@@ -119,9 +119,10 @@ class ScenarioUpstream:
             return Outcome(stage=sighting.stage, job_id=sighting.job_id)
         recipe = run.spec.recipe
         formats = SOUND_FORMATS if recipe.kind == "voice" else IMAGE_FORMATS
+        attaching = _Attaching(run, kit, model)
         async with examples(run, kit, needs_of(recipe, formats, captions_optional=True)) as found:
-            await _Attaching(run, kit, model).attach(found)
-        return await self._price(run, kit)
+            await attaching.attach(found)
+        return replace(await self._price(run, kit), message=attaching.remark)
 
     async def _price(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """`dryRun`: answered 269. Where a service ignores the word it has begun to train, and says so."""
@@ -207,6 +208,7 @@ class _Attaching:
         images = [image for image in objects(model.get("trainingImages")) if isinstance(image.get("id"), str)]
         self._there = {str(image.get("name")): image for image in images}
         self._pairs = model.get("trainingImagePairs")
+        self.remark: str | None = None
 
     async def attach(self, found: list[Example]) -> None:
         """All of them, in order, with captions or as pairs."""
@@ -243,15 +245,19 @@ class _Attaching:
         return {"assetId": await upload(self._run, self._kit, name, media)}
 
     async def _caption(self, image: Body, caption: str) -> None:
-        """Captions are the asset's description; a field of the attaching call is ignored."""
-        if caption and image.get("description") != caption:
+        """Captions are the asset's description; a field of the attaching call is ignored.
+
+        A service without that endpoint captions the pictures itself: that is said, and does not end the run.
+        """
+        if not caption or image.get("description") == caption or self.remark:
+            return
+        path = f"/assets/{quote(image['id'], safe='')}"
+        try:
             await self._kit.api.call(
-                "PUT",
-                f"/assets/{quote(image['id'], safe='')}",
-                params=query(self._run),
-                json={"description": caption},
-                repeatable=True,
+                "PUT", path, params=query(self._run), json={"description": caption}, repeatable=True
             )
+        except (Gone, Retired) as error:
+            self.remark = f"The captions were not taken; Scenario's own are used: {error.message}"
 
 
 def _made(model: Mapping[str, Any], kit: Kit) -> Outcome:

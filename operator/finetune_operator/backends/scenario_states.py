@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Answer, plain, said
-from finetune_operator.backends.failures import Gone, PlanLimit, RateLimited, UpstreamError
+from finetune_operator.backends.failures import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.upstream import Sighting
 
@@ -20,6 +20,7 @@ WAITING_STAGES: Final = {
 }
 CAPTCHA_STAGES: Final = ("ready-for-captcha", "pending-captcha")
 ALREADY_TRAINING: Final = "already training"
+NO_ROUTE: Final = "Missing Authentication Token"
 
 
 def sighting_of(model: Object, job: Object | None = None) -> Sighting:
@@ -163,6 +164,12 @@ def explain(answer: Answer) -> UpstreamError | None:
         plan = details.get("requiredPlan")
         needed = f" It needs the plan {plain(str(plan))}." if plan else ""
         return PlanLimit(f"Scenario's plan does not allow this model: {words}.{needed}", status=403)
+    if answer.status == 403 and body.get("message") == NO_ROUTE:
+        return AuthFailed(
+            f"Scenario answers 403: {NO_ROUTE}. Its gateway says so of addresses that it does not have, too: "
+            "check backend.scenario.baseURL, which ends in /v1",
+            status=403,
+        )
     return None
 
 
