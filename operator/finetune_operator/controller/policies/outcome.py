@@ -13,6 +13,9 @@ from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.ownership import is_ours
 from finetune_operator.controller.times import seconds_since
 
+LONGEST_RECHECK = 300.0
+"""Seconds between two looks at a pod that has been waiting for an hour or more."""
+
 
 def read(observation: Observation, draft: Draft) -> bool:
     """Nothing where there is no Job of ours. A terminal state is the last word."""
@@ -31,8 +34,14 @@ def read(observation: Observation, draft: Draft) -> bool:
         return STOP
     if state.stage == Stage.PENDING:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)
-        draft.look_again(observation.rules.recheck_interval)
+        draft.look_again(_patience(job, observation))
     return CONTINUE
+
+
+def _patience(job: dict[str, Any], observation: Observation) -> float:
+    """Looking at a waiting pod costs the API server two lists: the longer it has waited, the less often."""
+    age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now) or 0.0
+    return max(observation.rules.recheck_interval, min(age / 10, LONGEST_RECHECK))
 
 
 def _copy(state: RunState, status: dict[str, Any]) -> None:
