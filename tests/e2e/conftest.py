@@ -58,3 +58,11 @@ def operator(pod_cluster: PodCluster, tmp_path_factory: pytest.TempPathFactory) 
     image = trainer_image(pod_cluster.record)
     with operated(pod_cluster.record, image, tmp_path_factory.mktemp("operator")) as it:
         yield it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One xdist worker for all tests of a level: they share a cluster that takes its time to start."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "pod_cluster" in callspec.params:
+            item.add_marker(pytest.mark.xdist_group(f"pods-{callspec.params['pod_cluster']}"))
