@@ -8,7 +8,10 @@ from finetune_operator.controller.plan import plan
 from tests.unit.observations import RUNNING, job, observe, status_after, waiting_pod
 
 
-@pytest.mark.parametrize(("age", "written", "requeue"), [(0, False, 2), (1, False, 1), (2, True, 30), (500, True, 30)])
+@pytest.mark.parametrize(
+    ("age", "written", "requeue"),
+    [(0, False, 2), (1, False, 1), (2, True, 30), (200, True, 30), (500, True, 50), (9000, True, 300)],
+)
 def test_the_first_pending_is_held_back_for_a_moment(age: float, written: bool, requeue: float) -> None:
     decision = plan(observe(job=job(age=age)))
     assert (decision.status is not None) is written
