@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds test cluster demo demo-down bench clean
+.PHONY: help venv lock lint format crds test cluster demo demo-upstream demo-down bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ crds: venv  ## generate crds/ from the models
 
 demo: venv  ## the main job from end to end: cluster, image, operator, a FineTune, its adapter
 	@$(PYTHON) -m examples.demo run $(if $(LEVEL),--level $(LEVEL))
+
+demo-upstream: venv  ## a FineTune at a fake of each hosted provider (PROVIDERS="oxen bfl" for some), from apply to artifact
+	@$(PYTHON) -m tests.upstream.demo $(PROVIDERS)
 
 demo-down: venv  ## end what the demo has left running
 	@$(PYTHON) -m examples.demo down
