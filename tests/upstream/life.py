@@ -56,6 +56,10 @@ class Case:
     fake: Callable[[], Fake]
     secret: Mapping[str, str]
     spec: Callable[[str], Object]
+    critical: frozenset[str]
+    """Routes that create, start or show a run."""
+    looks: str = "list"
+    """The route that finds a lost create."""
     unknown: bool = False
     """Whether a lost create may end in CreateUnknown."""
 
@@ -92,18 +96,21 @@ CASES = {
             lambda: OxenFake(OxenOptions(enqueued_steps=1, running_steps=1, page_cap=5)),
             {"api-key": "oxen-test-key"},
             oxen,
+            frozenset({"create", "run", "get"}),
         ),
         Case(
             "scenario",
             lambda: ScenarioFake(ScenarioOptions()),
             runs.SCENARIO_SECRET,
             lambda url: _named(runs.scenario(url, "s3://data/out")),
+            frozenset({"create", "train", "get"}),
         ),
         Case(
             "bfl",
             lambda: BflFake(BflOptions(training_steps=1)),
             runs.BFL_SECRET,
             lambda url: _named(runs.bfl(url)),
+            frozenset({"create", "result"}),
             unknown=True,
         ),
         Case(
@@ -111,6 +118,7 @@ CASES = {
             lambda: OctoAiFake(OctoAiOptions(running_steps=1)),
             runs.OCTOAI_SECRET,
             lambda url: _named(runs.octoai(url, "s3://data/out")),
+            frozenset({"create", "get"}),
         ),
     )
 }

@@ -79,34 +79,30 @@ async def sweep_kills(case: Case, kubeconfig: Path) -> Report:
 
 
 async def sweep_faults(case: Case, kubeconfig: Path, *, everywhere: bool = False) -> Report:
-    """Every kind of fault at the first call of every route, and at the second where there is one.
-
-    `everywhere`: at every call.
-    """
+    """Every kind of fault at the calls that decide over money, and at the look-up after a lost create; elsewhere every
+    third kind, another third at each call, so that every kind comes up. `everywhere`: every kind at every call."""
     known = await reference(case, kubeconfig)
     report = Report(f"{case.name}, faults")
     kinds = [*faults_of_a_call(), *(Fault(kind=Kind.STATUS, status=status) for status in REFUSALS)]
-    places = _places(known.routes, len(known.routes) if everywhere else 2)
-    points = [(route, skip, fault) for route, skip in places for fault in kinds]
-    work = [
-        _one(
-            case,
-            kubeconfig,
-            known,
-            report,
-            f"{_called(fault)} at {route} {skip}",
-            _with_fault(fault.model_copy(update={"route": route, "skip": skip})),
-        )
-        for route, skip, fault in points
-    ]
-    await _all(report, work)
+    points: list[tuple[str, Callable[[Life], None]]] = []
+    for place, (route, skip) in enumerate(_places(case, known.routes, everywhere=everywhere)):
+        chosen = kinds if everywhere or route in case.critical else kinds[place % 3 :: 3]
+        for fault in chosen:
+            one = fault.model_copy(update={"route": route, "skip": skip})
+            points.append((f"{_called(fault)} at {route} {skip}", _with_faults(one)))
+    lost = Fault(kind=Kind.RESET, after=True, route="create")
+    for fault in kinds:
+        found = fault.model_copy(update={"route": case.looks})
+        points.append((f"create lost, then {_called(fault)} at {case.looks}", _with_faults(lost, found)))
+    await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
     return report
 
 
-def _places(routes: Sequence[str], most: int) -> list[tuple[str, int]]:
-    """Route, and how many of its calls come before; the first calls of each, and its last."""
+def _places(case: Case, routes: Sequence[str], *, everywhere: bool) -> list[tuple[str, int]]:
+    """Routes, and how many of their calls come before: the first, and of the critical ones the second too."""
     counts = {route: routes.count(route) for route in dict.fromkeys(routes)}
-    return [(route, skip) for route, count in counts.items() for skip in range(min(count, most))]
+    most = {route: count if everywhere else 2 if route in case.critical else 1 for route, count in counts.items()}
+    return [(route, skip) for route, count in counts.items() for skip in range(min(count, most[route]))]
 
 
 def _called(fault: Fault) -> str:
@@ -125,8 +121,12 @@ def _at_call(number: int, processed: bool) -> Callable[[Life], None]:
     return lambda one: one.kill_at_call(number, processed=processed)
 
 
-def _with_fault(fault: Fault) -> Callable[[Life], None]:
-    return lambda one: one.fake.faults.add(fault)
+def _with_faults(*faults: Fault) -> Callable[[Life], None]:
+    def arrange(one: Life) -> None:
+        for fault in faults:
+            one.fake.faults.add(fault)
+
+    return arrange
 
 
 async def _one(

@@ -92,10 +92,16 @@ def _conclude(observation: Observation, draft: Draft) -> Decision:
     return Decision(
         actions=tuple(draft.actions),
         status=status,
-        requeue=draft.requeue,
+        requeue=0.0 if status is not None and _over(observation, draft) else draft.requeue,
         announcement=announcement if status or draft.unwritten else None,
         claim=draft.claim if status else None,
     )
+
+
+def _over(observation: Observation, draft: Draft) -> bool:
+    """The run has just ended, and the finalizer is still there: our own write does not wake us."""
+    ended = draft.state is not None and draft.state.stage.terminal
+    return ended and FINALIZER in observation.finetune.finalizers
 
 
 def _status(observation: Observation, draft: Draft) -> Object:

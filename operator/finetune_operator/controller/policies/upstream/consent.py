@@ -1,4 +1,4 @@
-"""Whether a billed call is still wanted, asked of the FineTune itself at the last moment: it may have waited for long."""
+"""Whether a billed call is still wanted, asked of the FineTune itself at the last moment: it may have waited long."""
 
 from __future__ import annotations
 
