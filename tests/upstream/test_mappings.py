@@ -15,9 +15,13 @@ from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
 from finetune_operator.backends import bfl, octoai, scenario_requests, scenario_states
 from finetune_operator.backends.answers import Answer
+from finetune_operator.backends.bfl import BflUpstream
 from finetune_operator.backends.failures import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected
 from finetune_operator.backends.marks import bears, marked
+from finetune_operator.backends.octoai import OctoAiUpstream
+from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.scenario import ScenarioUpstream
 from finetune_operator.backends.upstream import Sighting
 from tests.upstream import runs
 from tests.upstream.bench import MARKER, run_of
@@ -436,6 +440,20 @@ def test_scenario_credentials_travel_in_both_forms() -> None:
     assert scenario_requests.headers({"token": "t"}) == {"Authorization": "Bearer t"}
     both = scenario_requests.headers({"api-key": "k", "api-secret": "s"})
     assert both == {"Authorization": "Basic azpz"}
+
+
+@pytest.mark.parametrize("value", ["kéy", "two\nlines", "a\rb", "nul\0"])
+def test_a_key_that_no_header_can_carry_is_named_and_not_shown(value: str) -> None:
+    for member, secret in (
+        (BflUpstream(), {"api-key": value}),
+        (OctoAiUpstream(), {"api-key": value}),
+        (OxenUpstream(), {"api-key": value}),
+        (ScenarioUpstream(), {"token": value}),
+    ):
+        with pytest.raises(AuthFailed) as error:
+            member.headers(secret)
+        assert value not in error.value.message
+        assert error.value.message.startswith(f"the Secret's {next(iter(secret))} ")
 
 
 @given(

@@ -21,6 +21,7 @@ from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, UpstreamError
+from finetune_operator.backends.keys import header_value
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.shapes import items
@@ -54,7 +55,7 @@ UPLOAD_SECONDS: Final = 600.0
 
 def headers(credentials: Mapping[str, str]) -> dict[str, str]:
     """`x-key`."""
-    return {"x-key": credentials["api-key"]}
+    return {"x-key": header_value(credentials, "api-key")}
 
 
 def finetune_request(run: UpstreamRun) -> dict[str, Any]:

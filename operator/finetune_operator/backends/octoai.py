@@ -24,6 +24,7 @@ from finetune_operator.backends.datasets.prepare import Example, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import chunks, file_digest
 from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Retired, Transient, UpstreamError
+from finetune_operator.backends.keys import bearer
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.shapes import objects, texts
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
@@ -191,7 +192,7 @@ class OctoAiUpstream:
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """Bearer."""
-        return {"Authorization": f"Bearer {credentials['api-key']}"}
+        return bearer(credentials, "api-key")
 
     def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
         """Nothing of its own."""

@@ -21,6 +21,7 @@ from finetune_operator.backends.answers import Answer, plain
 from finetune_operator.backends.artifacts import Weights, deliver, from_api
 from finetune_operator.backends.datasets.prepare import Original, originals
 from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, UpstreamError
+from finetune_operator.backends.keys import bearer
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.oxen_states import FILES, Place
 from finetune_operator.backends.protocol import Stage
@@ -82,7 +83,7 @@ class OxenUpstream:
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """A bearer token."""
-        return {"Authorization": f"Bearer {credentials['api-key']}"}
+        return bearer(credentials, "api-key")
 
     def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
         """Nothing beyond the general reading."""

@@ -14,8 +14,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.artifacts import Weights, deliver, from_url
+from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import Example, Media, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import file_digest
@@ -56,6 +58,7 @@ SOUND_FORMATS: Final = ("mp3", "wav", "flac", "ogg", "m4a", "webm")
 INLINE_BYTES: Final = 3 * 2**20
 """Larger pictures are uploaded in parts: a gateway bounds the size of a request."""
 MAX_PAGES: Final = 1000
+MIN_PAIRS: Final = 2
 UNIT: Final = "creative units"
 
 
@@ -117,10 +120,8 @@ class ScenarioUpstream:
         sighting = sighting_of(model)
         if not sighting.startable:
             return Outcome(stage=sighting.stage, job_id=sighting.job_id)
-        recipe = run.spec.recipe
-        formats = SOUND_FORMATS if recipe.kind == "voice" else IMAGE_FORMATS
         attaching = _Attaching(run, kit, model)
-        async with examples(run, kit, needs_of(recipe, formats, captions_optional=True)) as found:
+        async with examples(run, kit, dataset_needs(run.spec)) as found:
             await attaching.attach(found)
         return replace(await self._price(run, kit), message=attaching.remark)
 
@@ -258,6 +259,16 @@ class _Attaching:
             )
         except (Gone, Retired) as error:
             self.remark = f"The captions were not taken; Scenario's own are used: {error.message}"
+
+
+def dataset_needs(spec: FineTuneSpec) -> Needs:
+    """Recordings, pictures, or at least two pairs of them."""
+    recipe = spec.recipe
+    if recipe.kind == "voice":
+        return needs_of(recipe, SOUND_FORMATS)
+    return needs_of(
+        recipe, IMAGE_FORMATS, captions_optional=True, min_examples=1 if recipe.kind == "imageGeneration" else MIN_PAIRS
+    )
 
 
 def _made(model: Mapping[str, Any], kit: Kit) -> Outcome:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from finetune_operator.api.backends import Scenario
 from finetune_operator.api.convert import to_scenario
+from finetune_operator.backends.keys import bearer
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.redact import basic
 from finetune_operator.backends.upstream import UpstreamRun
@@ -28,7 +29,7 @@ CLOCK_SKEW: Final = timedelta(minutes=1)
 def headers(credentials: Mapping[str, str]) -> dict[str, str]:
     """A token as Bearer; else key and secret as Basic."""
     if credentials.get("token"):
-        return {"Authorization": f"Bearer {credentials['token']}"}
+        return bearer(credentials, "token")
     return {"Authorization": f"Basic {basic(credentials['api-key'], credentials['api-secret'])}"}
 
 
