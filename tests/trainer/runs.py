@@ -45,13 +45,15 @@ class TrainerRun:
     output: str | None = None
     advanced: dict[str, Any] | None = None
     env: dict[str, str] = field(default_factory=dict)
+    kind: str = "imageToText"
 
     def __post_init__(self) -> None:
         self.claim("data")
         models = self.claim("models")
         if not (models / "tiny").exists():
             shutil.copytree(self.checkpoint, models / "tiny")
-        self.recipe = {**DEFAULTS, **self.recipe}
+        if self.kind == "imageToText":
+            self.recipe = {**DEFAULTS, **self.recipe}
 
     def claim(self, name: str) -> Path:
         """The folder of a claim, made if need be."""
@@ -115,7 +117,7 @@ class TrainerRun:
             "schemaVersion": 1,
             "finetune": {"namespace": "default", "name": "receipts", "uid": "0a1b2c3d-4e5f", "run": 1},
             "baseModel": self.base_model,
-            "recipe": {"imageToText": self.recipe},
+            "recipe": {self.kind: self.recipe},
             "dataset": {"uri": self.dataset},
         }
         if self.output is not None:

@@ -78,9 +78,7 @@ class _Session:
         self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
         self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
         started = time.monotonic()
-        inputs = Inputs(
-            config.base_model, folder, config.recipe.parameters, settings, advanced, store, env, stop.check
-        )
+        inputs = Inputs(config.base_model, folder, config.recipe.parameters, settings, advanced, store, env, stop.check)
         self._trainee: Trainee = family.load(inputs)
         self._notes: list[str] = []
         for note in self._trainee.notes:

@@ -4,9 +4,10 @@ from typing import Any, Final
 
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.base import Family
+from finetune_trainer.families.diffusion import DIFFUSION
 from finetune_trainer.families.qwen3_vl import Qwen3VL
 
-FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(),)
+FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(), *DIFFUSION)
 
 
 def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Family:

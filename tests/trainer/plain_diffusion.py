@@ -1,0 +1,207 @@
+"""Plain training loops, one per diffusion family, from the mathematics and diffusers alone: no batching, no cache."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from peft import LoraConfig
+from PIL import Image
+
+from tests.trainer.tiny_diffusion import AREA, CONDITION_AREA
+
+SEED, RANK, ALPHA, RATE = 7, 4, 32, 0.005
+
+
+@dataclass
+class Row:
+    caption: str
+    target: Image.Image
+    controls: list[Image.Image] = field(default_factory=list)
+
+
+@dataclass
+class Encoded:
+    """x: (1, *latent)."""
+
+    x: torch.Tensor
+    controls: list[torch.Tensor]
+    text: dict[str, torch.Tensor]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """encode: a row by the pipeline's encoders. predict: the model's answer. call: the pipeline's arguments."""
+
+    recipe: str
+    encode: Callable[[Any, Row], Encoded]
+    predict: Callable[[Any, Any, torch.Tensor, torch.Tensor, Encoded], torch.Tensor]
+    call: Callable[[Row], dict[str, Any]]
+    part: str = "transformer"
+    blocks: tuple[str, ...] = ("transformer_blocks",)
+    dead: Callable[[int], set[str]] = lambda layers: set()
+    controls: int = 0
+    patches: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def areas(self):
+        """The pipeline's constants, small."""
+        if not self.patches:
+            yield
+            return
+        name, values = next(iter(self.patches.items()))
+        with patch.multiple(name, **values):
+            yield
+
+
+def seed_of(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def generator(text: str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(text))
+
+
+def fitted(size: tuple[int, int], area: int, multiple: int = 32) -> tuple[int, int]:
+    width = math.sqrt(area * size[0] / size[1])
+    height = width * size[1] / size[0]
+    return round(width / multiple) * multiple, round(height / multiple) * multiple
+
+
+def interpolated(timestep: float) -> float:
+    """trainers.md's table."""
+    import numpy as np
+
+    knots = (
+        "1000 .906, 990 1.043, 980 1.176, 960 1.330, 930 1.460, 876 1.523, 800 1.441, 700 1.264, 600 1.083, 500 .925, "
+        "400 .805, 300 .731, 220 .714, 150 .729, 100 .716, 70 .652, 40 .545, 20 .476, 1 .447"
+    )
+    pairs = sorted((float(pair.split()[0]), float(pair.split()[1])) for pair in knots.split(","))
+    return float(np.interp(timestep, [pair[0] for pair in pairs], [pair[1] for pair in pairs]))
+
+
+def targets(part: torch.nn.Module, family: Family) -> list[str]:
+    names = [name for name, module in part.named_modules() if isinstance(module, torch.nn.Linear)]
+    inside = [name for name in names if any(name.startswith(f"{block}.") for block in family.blocks)]
+    layers = len(part.transformer_blocks) if hasattr(part, "transformer_blocks") else 0
+    return [name for name in inside if name not in family.dead(layers)]
+
+
+def plain_losses(
+    family: Family, folder: Path, rows: Sequence[Row], steps: int, per_step: int, timestep_type: str
+) -> list[float]:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    part = getattr(pipe, family.part).requires_grad_(False)
+    with torch.no_grad():
+        encoded = [family.encode(pipe, row) for row in rows]
+    torch.manual_seed(SEED)
+    part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, family)))
+    weights = [weight for weight in part.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
+    order = [row for epoch in range(steps * per_step) for row in
+             torch.randperm(len(rows), generator=generator(f"{SEED}:epoch:{epoch}")).tolist()]  # fmt: skip
+    part.train()
+    losses = []
+    for step in range(steps):
+        total = torch.zeros(())
+        for index in range(per_step):
+            row = encoded[order[step * per_step + index]]
+            source = generator(f"{SEED}:{step}:{index}")
+            if timestep_type == "sigmoid":
+                sigma = 1 - torch.sigmoid(torch.randn(1, generator=source))
+            else:
+                sigma = torch.rand(1, generator=source)
+            noise = torch.randn(row.x.shape, generator=source)
+            noisy, goal = path(pipe, row.x, noise, sigma)
+            error = ((family.predict(pipe, part, noisy, sigma, row) - goal) ** 2).mean()
+            total = total + error * (interpolated(1000 * sigma.item()) if timestep_type == "weighted" else 1.0)
+        loss = total / per_step
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def path(pipe: Any, x: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The noisy latent and what the model should say: rectified flow, or Stable Diffusion's schedule."""
+    if not hasattr(pipe, "unet"):
+        return (1 - sigma) * x + sigma * noise, noise - x
+    timestep = (sigma * 1000).long().clamp(max=999)
+    alpha = pipe.scheduler.alphas_cumprod[timestep]
+    return alpha.sqrt() * x + (1 - alpha).sqrt() * noise, noise
+
+
+# ------------------------------------------------------------------------------------------------- Qwen-Image
+
+
+def qwen_latent(pipe: Any, image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    pixels = pipe.image_processor.preprocess(image, size[1], size[0]).unsqueeze(2)
+    mean = torch.tensor(pipe.vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    std = torch.tensor(pipe.vae.config.latents_std).view(1, -1, 1, 1, 1)
+    return (pipe.vae.encode(pixels).latent_dist.mode() - mean) / std
+
+
+def qwen_edit_plus_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    seen = [image.resize(fitted(image.size, CONDITION_AREA), Image.Resampling.LANCZOS) for image in row.controls]
+    marks = "".join(f"Picture {i + 1}: <|vision_start|><|image_pad|><|vision_end|>" for i in range(len(seen)))
+    inputs = pipe.processor(
+        text=[pipe.prompt_template_encode.format(marks + row.caption)], images=seen, padding=True, return_tensors="pt"
+    )
+    assert "mm_token_type_ids" in inputs
+    hidden = pipe.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, 64:]
+    controls = [qwen_latent(pipe, image, fitted(image.size, AREA)) for image in row.controls]
+    return Encoded(qwen_latent(pipe, row.target, size), controls, {"embeds": hidden}, size)
+
+
+def qwen_tokens(x: torch.Tensor) -> torch.Tensor:
+    _, channels, _, height, width = x.shape
+    return torch.nn.functional.pixel_unshuffle(x[:, :, 0], 2).flatten(2).transpose(1, 2).reshape(
+        1, height * width // 4, channels * 4
+    )  # fmt: skip
+
+
+def qwen_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    parts = [noisy, *row.controls]
+    answer = part(
+        hidden_states=torch.cat([qwen_tokens(one) for one in parts], dim=1),
+        timestep=sigma,
+        encoder_hidden_states=row.text["embeds"],
+        img_shapes=[[(1, one.shape[3] // 2, one.shape[4] // 2) for one in parts]],
+    ).sample
+    height, width = noisy.shape[3] // 2, noisy.shape[4] // 2
+    picture = answer[:, : height * width].transpose(1, 2).reshape(1, -1, height, width)
+    return torch.nn.functional.pixel_shuffle(picture, 2).unsqueeze(2)
+
+
+def qwen_dead(layers: int) -> set[str]:
+    names = ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+    return {f"transformer_blocks.{layers - 1}.{name}" for name in names}
+
+
+QWEN_EDIT_PLUS = Family(
+    recipe="multiImageEditing",
+    encode=qwen_edit_plus_encode,
+    predict=qwen_predict,
+    call=lambda row: {"prompt": row.caption, "negative_prompt": " ", "image": row.controls},
+    dead=qwen_dead,
+    controls=2,
+    patches={
+        "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus": {
+            "VAE_IMAGE_SIZE": AREA,
+            "CONDITION_IMAGE_SIZE": CONDITION_AREA,
+        }
+    },
+)
+
+PLAIN: dict[str, Family] = {"qwen_image_edit_plus": QWEN_EDIT_PLUS}

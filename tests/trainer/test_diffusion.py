@@ -1,0 +1,166 @@
+"""Image and video families, each on a tiny checkpoint: the numbers, the interruption, and the files that users load."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.trainer import tiny_diffusion
+from tests.trainer.datasets import picture, write_jsonl
+from tests.trainer.plain_diffusion import ALPHA, PLAIN, RANK, RATE, SEED, Family, Row, plain_losses, targets
+from tests.trainer.runs import TrainerRun
+from tests.trainer.tiny_diffusion import AREA, CONDITION_AREA
+
+STEPS, PER_STEP = 6, 2
+SMALL = {"targetArea": AREA, "controlArea": AREA, "conditionArea": CONDITION_AREA, "sampleSteps": 2}
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # diffusers' own
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
+]
+
+
+def write_pictures(folder: Path, controls: int, rows: int = 5) -> list[Row]:
+    """train.jsonl; two shapes of targets and controls, so that some samples fit together and some do not."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    table, found = [], []
+    for number in range(rows):
+        size = (64, 64) if number < 3 else (96, 48)
+        row: dict[str, Any] = {"caption": f"paint it {'very ' * number}red"}
+        for place, column in enumerate(("image", "first", "second")[: controls + 1]):
+            path = folder / "images" / f"{column}{number}.png"
+            picture(3 * number + place, size if place < 2 else (40, 80)).save(path)
+            row[column] = f"images/{path.name}"
+        table.append(row)
+        opened = [Image.open(folder / row[column]).convert("RGB") for column in list(row)[1:]]
+        found.append(Row(row["caption"], opened[0], opened[1:]))
+    write_jsonl(folder / "train.jsonl", table)
+    return found
+
+
+def recipe_of(family: Family, **recipe: Any) -> dict[str, Any]:
+    columns: dict[str, Any] = {"captionColumn": "caption", "imageColumn": "image"}
+    if family.recipe == "multiImageEditing":
+        columns["controlImageColumns"] = ["first", "second"][: family.controls]
+    if family.recipe == "imageEditing":
+        columns["controlImageColumn"] = "first"
+    if family.controls:
+        columns |= {"sampleWidth": 64, "sampleHeight": 64}
+    defaults = {
+        "steps": STEPS,
+        "batchSize": PER_STEP,
+        "loraRank": RANK,
+        "loraAlpha": ALPHA,
+        "learningRate": RATE,
+        "seed": SEED,
+        "timestepType": "weighted",
+    }
+    return {**columns, **defaults, **recipe}
+
+
+class Trained:
+    """A finished run of a family, and its rows."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        torch.set_num_threads(1)
+        self.name, self.family = name, PLAIN[name]
+        folder = tiny_diffusion.make(name, root / "checkpoint")
+        (root / "run").mkdir()
+        self.run = TrainerRun(
+            root / "run",
+            folder,
+            kind=self.family.recipe,
+            recipe=recipe_of(self.family, sampleEvery=3, samples=[{"prompt": "an ox"}]),
+            advanced={**SMALL, "keepCheckpoints": 10},
+        )
+        self.rows = write_pictures(self.run.data, self.family.controls)
+        self.result = self.run.execute()
+
+
+@pytest.fixture(scope="module", params=list(PLAIN))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    root = tmp_path_factory.mktemp(request.param)
+    yield Trained(request.param, root)
+    shutil.rmtree(root)
+
+
+def test_losses_equal_a_plain_loop(trained: Trained) -> None:
+    assert (trained.result.code, trained.result.message) == (0, "")
+    expected = plain_losses(trained.family, trained.run.checkpoint, trained.rows, STEPS, PER_STEP, "weighted")
+    assert trained.run.losses() == pytest.approx(expected, abs=1e-5)
+
+
+def test_four_and_two_steps_are_six_bit_for_bit(trained: Trained) -> None:
+    run, output = trained.run, trained.run.output_dir
+    before = contents(output)
+    pictures = {path.name: path.read_bytes() for path in sorted((output / "samples").iterdir())}
+    metrics = run.metrics()
+    for step in (5, 6):
+        shutil.rmtree(run.checkpoints / f"step-{step:08d}", ignore_errors=True)
+    for path in [*output.glob("*.safetensors"), *output.glob("samples/step-6-*"), output / "manifest.json"]:
+        path.unlink()
+
+    assert run.execute().code == 0
+
+    assert run.metrics() == metrics
+    torch.testing.assert_close(contents(output), before, rtol=0, atol=0)
+    assert {path.name: path.read_bytes() for path in sorted((output / "samples").iterdir())} == pictures
+    assert sorted(pictures) == ["step-3-0.png", "step-6-0.png"]
+
+
+def contents(output: Path) -> dict[str, Any]:
+    """Tensors and metadata of the adapter files (the order of the metadata in the bytes is any)."""
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for path in sorted(output.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {f"{path.name}:{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found[path.name] = torch.tensor(list(str(sorted((file.metadata() or {}).items())).encode()))
+    return found
+
+
+def test_both_files_give_the_same_picture_where_users_load_them(trained: Trained) -> None:
+    base = image(trained, lambda pipe: None)
+    expected = image(trained, lambda pipe: put_checkpoint(pipe, trained))
+    assert np.abs(expected - base).max() > 0.01
+
+    for name in ("pytorch_lora_weights.safetensors", "comfyui.safetensors"):
+        path = trained.run.output_dir / name
+        assert path.stat().st_mode & 0o777 == 0o644
+        found = image(trained, lambda pipe, name=name: pipe.load_lora_weights(trained.run.output_dir, weight_name=name))
+        assert np.abs(found - expected).max() <= 1e-6, name
+
+
+def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
+    """One picture of the stock pipeline, (height, width, 3) in [0, 1]."""
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(trained.run.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    prepare(pipe)
+    with trained.family.areas():
+        result = pipe(
+            **trained.family.call(trained.rows[0]),
+            width=64,
+            height=64,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        )
+    return result[0][0]
+
+
+def put_checkpoint(pipe: Any, trained: Trained) -> None:
+    """The trained matrices themselves, out of the last checkpoint."""
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    part = getattr(pipe, trained.family.part)
+    part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, trained.family)))
+    weights = load_file(trained.run.checkpoints / f"step-{STEPS:08d}" / "adapter.safetensors")
+    assert not set_peft_model_state_dict(part, weights).unexpected_keys

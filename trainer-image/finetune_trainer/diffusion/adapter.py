@@ -1,0 +1,114 @@
+"""LoRA on the trained part of a pipeline: attached, saved, restored, exported in two layouts, and read back."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from finetune_trainer.diffusion.denoiser import Denoiser
+from finetune_trainer.settings import Settings
+
+CHECKPOINT: Final = "adapter.safetensors"
+DIFFUSERS_FILE: Final = "pytorch_lora_weights.safetensors"
+COMFYUI_FILE: Final = "comfyui.safetensors"
+
+
+def targets(model: torch.nn.Module, blocks: Iterable[str], dead: set[str]) -> str:
+    """A regular expression that matches every Linear below `blocks` but the dead ones, by full name."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and any(re.match(rf"{block}\.", name) for block in blocks)
+    ]
+    kinds = sorted({re.sub(r"(^|\.)\d+(?=\.)", r"\1#", name) for name in names if name not in dead})
+    pattern = "|".join(re.escape(kind).replace(r"\#", r"\d+") for kind in kinds)
+    but = "|".join(re.escape(name) for name in sorted(dead))
+    return f"(?!(?:{but})$)(?:{pattern})" if but else f"(?:{pattern})"
+
+
+def attach(denoiser: Denoiser, settings: Settings, dropout: float) -> None:
+    """Put LoRA matrices (float32) on the frozen model. The seed is set immediately before."""
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=dropout,
+        target_modules=targets(denoiser.model, denoiser.blocks, denoiser.dead()),
+    )
+    torch.manual_seed(settings.seed)
+    denoiser.model.add_adapter(config)
+    for weight in denoiser.model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def save(model: Any, folder: Path) -> None:
+    """The exact weights."""
+    save_file(_weights(model), folder / CHECKPOINT)
+
+
+def restore(model: Any, folder: Path) -> None:
+    """The exact weights that `save` wrote."""
+    weights = load_file(folder / CHECKPOINT)
+    if _weights(model).keys() != weights.keys():
+        raise ValueError(f"the adapter in {folder.name} does not fit the model")
+    set_peft_model_state_dict(model, weights)
+
+
+def export(denoiser: Denoiser, settings: Settings, folder: Path) -> None:
+    """The file for diffusers, with alpha in its metadata, and the one for ComfyUI or kohya's tools."""
+    from diffusers.training_utils import _collate_lora_metadata
+
+    model, part = denoiser.model, denoiser.part
+    type(denoiser.pipe).save_lora_weights(
+        folder,
+        **{f"{part}_lora_layers": denoiser.diffusers_names(_weights(model))},
+        **_collate_lora_metadata({part: model}),
+    )
+    weights = denoiser.comfyui(_weights(model), settings.lora_alpha / settings.lora_rank, settings.lora_rank)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / COMFYUI_FILE)
+
+
+def with_reloaded(denoiser: Denoiser, file: Path, outputs: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """`outputs()` with the adapter that the pipeline loads from the file instead of the trained one."""
+    model, pipe = denoiser.model, denoiser.pipe
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a second adapter beside the trained one, and its removal
+        try:
+            pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="reloaded")
+            if "reloaded" not in model.peft_config:
+                raise ValueError(f"{file.name} has been loaded without any effect")
+            model.set_adapter("reloaded")
+            return outputs()
+        finally:
+            if "reloaded" in model.peft_config:
+                model.delete_adapters("reloaded")
+            model.set_adapter("default")
+
+
+def prefixed(weights: dict[str, torch.Tensor], prefix: str, scale: float, rank: int) -> dict[str, torch.Tensor]:
+    """`<prefix>.<module>.lora_A.weight`, `.lora_B.weight` and `.alpha`."""
+    found = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+    for name in weights:
+        if name.endswith(".lora_A.weight"):
+            found[f"{prefix}.{name.removesuffix('.lora_A.weight')}.alpha"] = torch.tensor(scale * rank)
+    return found
+
+
+def folded(weights: dict[str, torch.Tensor], prefix: str, scale: float) -> dict[str, torch.Tensor]:
+    """Without alpha: the scale is multiplied into the second matrix."""
+    return {
+        f"{prefix}.{name}": tensor * scale if name.endswith(".lora_B.weight") else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    found = get_peft_model_state_dict(model, adapter_name="default")
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}

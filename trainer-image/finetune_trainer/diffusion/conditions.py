@@ -1,0 +1,78 @@
+"""Rows as the encoders see them, out of the cache where they have been encoded before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+
+from finetune_trainer.diffusion.areas import Size
+from finetune_trainer.diffusion.cache import TensorCache, fingerprint
+from finetune_trainer.diffusion.denoiser import Denoiser, Tensors
+
+
+@dataclass(frozen=True)
+class Picture:
+    """digest: of the file's bytes. size: (width, height) upright. load: decodes it."""
+
+    digest: str
+    size: Size
+    load: Callable[[], Image.Image] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one sample is made of."""
+
+    caption: str
+    target: Picture
+    controls: tuple[Picture, ...]
+
+
+class Conditions:
+    """Encodes what is asked for and not yet in the cache."""
+
+    def __init__(self, denoiser: Denoiser, cache: TensorCache) -> None:
+        self._denoiser, self._cache = denoiser, cache
+        base = denoiser.base
+        self._numbers = f"{base.dtype}:{type(denoiser).__name__}"
+        self._vae = fingerprint(base.folder / "vae")
+        self._text = [fingerprint(folder) for folder in denoiser.text_folders]
+
+    def shapes(self, row: Row) -> tuple[Size, ...]:
+        """Sizes of target and controls: rows with the same ones fit into one forward pass."""
+        return (
+            self._denoiser.target_size(row.target.size),
+            *(self._denoiser.control_size(control.size) for control in row.controls),
+        )
+
+    def target(self, row: Row) -> torch.Tensor:
+        """The latent to learn."""
+        return self._latent(row.target, self._denoiser.target_size(row.target.size))
+
+    def controls(self, row: Row) -> list[torch.Tensor]:
+        """The latents of the images to edit."""
+        return [self._latent(control, self._denoiser.control_size(control.size)) for control in row.controls]
+
+    @torch.no_grad()
+    def text(self, prompt: str, controls: tuple[Picture, ...]) -> Tensors:
+        """What the text encoder says; it is loaded if the cache does not know."""
+        seen = [(control.digest, self._denoiser.condition_size(control.size)) for control in controls]
+        key = self._cache.key(text=prompt, pictures=seen, encoder=self._text, numbers=self._numbers)
+        found = self._cache.get(key)
+        if found is None:
+            found = self._denoiser.encode_text(prompt, [control.load() for control in controls])
+            found = {name: tensor.detach().cpu() for name, tensor in found.items()}
+            self._cache.put(key, found)
+        return found
+
+    @torch.no_grad()
+    def _latent(self, picture: Picture, size: Size) -> torch.Tensor:
+        key = self._cache.key(picture=picture.digest, size=size, encoder=self._vae, numbers=self._numbers)
+        found = self._cache.get(key)
+        if found is None:
+            found = {"latent": self._denoiser.encode_picture(picture.load(), size).cpu()}
+            self._cache.put(key, found)
+        return found["latent"]

@@ -1,0 +1,297 @@
+"""What one family of diffusion models does its own way; everything else is shared (`trainee.py`)."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import torch
+from PIL import Image
+
+from finetune_trainer.config import Advanced
+from finetune_trainer.diffusion.areas import Areas, Size, fitted
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.models import check_weights
+
+Tensors = dict[str, torch.Tensor]
+EMBEDS: Final = "embeds"
+"""Name of the text embedding of variable length, (tokens, width); a batch pads it and gets a mask."""
+MASK: Final = "embeds_mask"
+SCHEDULED: Final = ("scheduler", "vae")
+"""The components that stay loaded beside the trained part."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model's folder, what the user calls it, and where and in which numbers it runs."""
+
+    folder: Path
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A micro-batch half way to noise. latents: (samples, *latent) in the model's dtype; sigma: (samples,) float32.
+
+    controls: one (samples, *latent) per image to edit. text: what `encode_text` gave, batched.
+    """
+
+    latents: torch.Tensor
+    sigma: torch.Tensor
+    controls: list[torch.Tensor]
+    text: Tensors
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample to make. texts and negative: as `encode_text` gives them."""
+
+    text: Tensors
+    negative: Tensors
+    controls: tuple[Image.Image, ...]
+    size: Size
+    steps: int
+    seed: int
+
+
+class Denoiser(ABC):
+    """Encoders, the trained part, and the pipeline that users run. Latents have no batch dimension unless said."""
+
+    part: ClassVar[str] = "transformer"
+    """The component that is trained."""
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+    """Where its repeated blocks are; every Linear inside gets LoRA matrices."""
+    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 384**2)
+    multiple: ClassVar[int] = 32
+    """Sides of pictures are multiples of this."""
+    negative_prompt: ClassVar[str] = ""
+
+    def __init__(self, base: Base, advanced: Advanced) -> None:
+        self.base = base
+        self._areas = Areas(
+            advanced.target_area or self.areas.target,
+            advanced.control_area or self.areas.control,
+            advanced.condition_area or self.areas.condition,
+        )
+        self._index = read_index(base)
+        self.pipe = self._pipeline(set(SCHEDULED))
+        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe.vae.requires_grad_(False)
+        self._texts: Any = None
+        self.model: Any = None
+
+    # ------------------------------------------------------------------ sizes
+
+    def target_size(self, size: Size) -> Size:
+        """What a picture to learn is brought to."""
+        return fitted(size, self._areas.target, self.multiple)
+
+    def control_size(self, size: Size) -> Size:
+        """What an image to edit is brought to."""
+        return fitted(size, self._areas.control, self.multiple)
+
+    def condition_size(self, size: Size) -> Size:
+        """What the text encoder sees of an image to edit."""
+        return fitted(size, self._areas.condition, self.multiple)
+
+    # --------------------------------------------------------------- encoders
+
+    @property
+    def text_folders(self) -> list[Path]:
+        """The folders of everything that decides a text embedding."""
+        return [self.base.folder / name for name in self._components() if name not in {*SCHEDULED, *self._heavy()}]
+
+    def texts(self) -> Any:
+        """The pipeline with its text encoders, loaded now if they are not."""
+        if self._texts is None:
+            self._texts = self._pipeline(set(self._components()) - {"vae", *self._heavy()})
+        return self._texts
+
+    def free_texts(self) -> None:
+        """Give the text encoders' memory back."""
+        self._texts = None
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @abstractmethod
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """Everything that the model is told about a prompt (and, for some, the images to edit)."""
+
+    def told(self, size: Size) -> Tensors:
+        """What the model is told beside the text about a picture whose size was this."""
+        del size
+        return {}
+
+    def encode_picture(self, image: Image.Image, size: Size) -> torch.Tensor:
+        """The latent of a picture at this size: the mode of the autoencoder's distribution, normalised."""
+        pixels = self.pipe.image_processor.preprocess(image, size[1], size[0])
+        return self.encode_pixels(pixels.to(self.base.device, self.base.dtype))[0]
+
+    @abstractmethod
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(1, 3, height, width) in [-1, 1] to a batch of one latent."""
+
+    # ------------------------------------------------------------ the model
+
+    def load_model(self) -> None:
+        """Load the trained part, frozen. Raises ConfigError."""
+        self.model = self._load_part(self.base.folder, self.base.name)
+        self.pipe.register_modules(**{self.part: self.model})
+
+    def load_exported(self, folder: Path) -> Any:
+        """The trained part as it is read back from an export of all weights."""
+        return self._load_part(folder, "just exported")
+
+    def dead(self) -> set[str]:
+        """Linear modules inside the blocks that no output depends on: LoRA matrices there would never learn."""
+        return set()
+
+    def noised(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """float32 batches in, float32 out. Rectified flow: (1 - sigma) x + sigma noise."""
+        share = _spread(sigma, latents)
+        return (1 - share) * latents + share * noise
+
+    def goal(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """What `predict` should say, float32. Rectified flow: noise - x."""
+        del sigma
+        return noise - latents
+
+    @abstractmethod
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """The model's answer in the shape of the noisy latents."""
+
+    # ------------------------------------------------------------- samples
+
+    @abstractmethod
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """Arguments of the pipeline's call, without size, steps, generator."""
+
+    @contextmanager
+    def pipeline_areas(self) -> Iterator[None]:
+        """The pipeline uses the areas that `advanced` asks for inside."""
+        yield
+
+    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> Image.Image:
+        """One sample by the pipeline that users run."""
+        with self.pipeline_areas():
+            result = self.pipe(
+                **self.call(shown),
+                width=shown.size[0],
+                height=shown.size[1],
+                num_inference_steps=shown.steps,
+                generator=torch.Generator("cpu").manual_seed(shown.seed),
+                callback_on_step_end=on_step,
+            )
+        image: Image.Image = result.images[0]
+        return image
+
+    # --------------------------------------------------------------- files
+
+    def diffusers_names(self, weights: Tensors) -> Tensors:
+        """The adapter's weights under the names that the pipeline saves. weights: peft names."""
+        return weights
+
+    @abstractmethod
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """The adapter in the key layout of ComfyUI or kohya. weights: peft names; scale: alpha / rank."""
+
+    # ------------------------------------------------------------- inside
+
+    def _components(self) -> list[str]:
+        return [name for name, value in self._index.items() if isinstance(value, list) and value[0] is not None]
+
+    def _heavy(self) -> set[str]:
+        return {self.part}
+
+    def _pipeline(self, wanted: set[str]) -> Any:
+        import diffusers
+
+        absent = {name: None for name, value in self._index.items() if isinstance(value, list) and name not in wanted}
+        with naming(self.base.name):
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                self.base.folder, dtype=self.base.dtype, local_files_only=True, **absent
+            )
+        return pipe.to(self.base.device)
+
+    def _load_part(self, folder: Path, name: str) -> Any:
+        import diffusers
+
+        check_weights(folder / self.part, name)
+        kind = getattr(diffusers, self._index[self.part][1], None)
+        if kind is None:
+            raise ConfigError(
+                f"the base model {name} names a class that diffusers does not have: {self._index[self.part]}"
+            )
+        with naming(name):
+            model, info = kind.from_pretrained(
+                folder,
+                subfolder=self.part,
+                dtype=self.base.dtype,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        lost = [*info["missing_keys"], *info["mismatched_keys"]]
+        if lost:
+            raise ConfigError(f"the base model {name} lacks {len(lost)} weights, for example {lost[0]}")
+        return model.requires_grad_(False).to(self.base.device)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Whatever a broken folder makes of the libraries becomes a ConfigError inside."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, ConfigError):
+        raise
+    except Exception as error:
+        raise ConfigError(f"the base model {name} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def replaced(module: Any, **values: Any) -> Iterator[None]:
+    """The module has these attributes inside: the constants of diffusers' pipelines are no parameters."""
+    before = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def read_index(base: Base) -> dict[str, Any]:
+    """model_index.json. Raises ConfigError."""
+    try:
+        index = json.loads((base.folder / "model_index.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the file model_index.json of the base model {base.name} cannot be read: {error}") from error
+    if not isinstance(index, dict):
+        raise ConfigError(f"the file model_index.json of the base model {base.name} is no JSON object")
+    return index
+
+
+def batched(texts: Sequence[Mapping[str, torch.Tensor]]) -> Tensors:
+    """Texts of several samples with a batch dimension; embeddings padded with zeros, and a mask where they differ."""
+    from torch.nn.utils.rnn import pad_sequence
+
+    together: Tensors = {}
+    for name in texts[0]:
+        rows = [text[name] for text in texts]
+        if name == EMBEDS and len({len(row) for row in rows}) > 1:
+            together[MASK] = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+            together[name] = pad_sequence(rows, batch_first=True)
+        else:
+            together[name] = torch.stack(rows)
+    return together
+
+
+def _spread(sigma: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    return sigma.view(-1, *[1] * (latents.dim() - 1))

@@ -1,0 +1,134 @@
+"""Pictures made while training, by the pipeline that users run, so that progress can be seen.
+
+Every round makes the same pictures from the same noise. A sample that is interrupted is not written, and made again by
+the run that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from PIL import Image
+
+from finetune_trainer.data.fetch import Fetcher, FetchError
+from finetune_trainer.data.images import ImageError, decode
+from finetune_trainer.data.needs import Needs
+from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
+from finetune_trainer.diffusion.denoiser import Denoiser, Shown
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.files import flush
+from finetune_trainer.order import seed_of
+from finetune_trainer.settings import parameter
+
+if TYPE_CHECKING:
+    from finetune_trainer.diffusion.areas import Size
+    from finetune_trainer.families.base import Inputs
+
+FOLDER: Final = "samples"
+MAX_BYTES: Final = 100 * 2**20
+
+
+class _StoppedError(Exception):
+    """The pod was asked to stop in the middle of a sample."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    prompt: str
+    controls: tuple[Picture, ...]
+
+
+class Samples:
+    """The recipe's samples. Raises ConfigError for a picture that cannot be had."""
+
+    def __init__(
+        self, inputs: Inputs, denoiser: Denoiser, conditions: Conditions, first: Row, notes: list[str]
+    ) -> None:
+        self._denoiser, self._conditions = denoiser, conditions
+        self._seed, self._steps = inputs.settings.seed, inputs.advanced.sample_steps
+        self._every: int = parameter(inputs.recipe, "sample_every") or 200
+        self._trigger: str | None = getattr(inputs.recipe, "trigger_word", None)
+        self._size = self._choose_size(inputs)
+        self._fetcher = Fetcher(inputs.env.allowed_hosts)
+        self._needs = Needs(max_pixels=inputs.advanced.max_image_pixels)
+        samples = parameter(inputs.recipe, "samples") or []
+        self._wanted = [self._want(number, sample, first, notes) for number, sample in enumerate(samples)]
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether samples are made after this step: every `sampleEvery`, and at the end."""
+        return bool(self._wanted) and (last or step % self._every == 0)
+
+    def encode(self) -> None:
+        """What the prompts mean, into the cache, while the text encoders are there."""
+        for wanted in self._wanted:
+            self._texts(wanted)
+
+    def make(self, step: int, folder: Path, stopped: Callable[[], bool]) -> None:
+        """Write `samples/step-<step>-<number>.png`; ends early once `stopped()`."""
+
+        def on_step(_pipe: Any, _index: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+            if stopped():
+                raise _StoppedError
+            return {}
+
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        for number, wanted in enumerate(self._wanted):
+            path = folder / FOLDER / f"step-{step}-{number}.png"
+            if path.exists():
+                continue
+            try:
+                with torch.no_grad():
+                    image = self._denoiser.show(self._shown(number, wanted), on_step)
+            except _StoppedError:
+                return
+            partial_path = path.with_name(f".{path.name}")
+            image.save(partial_path, "PNG")
+            partial_path.chmod(0o644)
+            flush(partial_path)
+            partial_path.rename(path)
+
+    def _shown(self, number: int, wanted: _Wanted) -> Shown:
+        text, negative = self._texts(wanted)
+        controls = tuple(control.load() for control in wanted.controls)
+        seed = seed_of(f"{self._seed}:sample:{number}") % 2**63
+        return Shown(text, negative, controls, self._size, self._steps, seed)
+
+    def _texts(self, wanted: _Wanted) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        prompts = wanted.prompt, self._denoiser.negative_prompt
+        text, negative = (self._conditions.text(prompt, wanted.controls) for prompt in prompts)
+        return text, negative
+
+    def _choose_size(self, inputs: Inputs) -> Size:
+        width, height = parameter(inputs.recipe, "sample_width"), parameter(inputs.recipe, "sample_height")
+        if width is None or height is None:
+            return self._denoiser.target_size((1, 1))
+        multiple = self._denoiser.multiple
+        return max(multiple, width // multiple * multiple), max(multiple, height // multiple * multiple)
+
+    def _want(self, number: int, sample: Any, first: Row, notes: list[str]) -> _Wanted:
+        single = getattr(sample, "ctrl_img_url", None)
+        urls = getattr(sample, "ctrl_img_urls", None) or ([single] if single else [])
+        prompt = sample.prompt.replace("[trigger]", self._trigger) if self._trigger else sample.prompt
+        if not urls and first.controls:
+            notes.append(f"samples[{number}] names no images to edit: those of the dataset's first row are used")
+            return _Wanted(prompt, first.controls)
+        return _Wanted(prompt, tuple(self._fetched(number, url) for url in urls))
+
+    def _fetched(self, number: int, url: str) -> Picture:
+        try:
+            data = self._fetcher.get(url, MAX_BYTES)
+            image = decode(data, self._needs)
+        except (FetchError, ImageError) as error:
+            raise ConfigError(f"samples[{number}]: {error}") from None
+        return Picture(sha256(data).hexdigest(), image.size, partial(_reopened, image))
+
+
+def _reopened(image: Image.Image) -> Image.Image:
+    copy: Image.Image = image.copy()
+    return copy

@@ -1,0 +1,232 @@
+"""Training a diffusion model on cached latents: the same for every family.
+
+The loss of a sample is the mean squared error (float32) between what the model says about its noisy latent and the
+family's goal (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
+sample's own generator (`order.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
+positions are those of the first one. Grouping changes no number, because the draws belong to samples.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import torch
+
+from finetune_operator.api.recipes import ImageRecipe
+from finetune_trainer import full
+from finetune_trainer.diffusion import adapter
+from finetune_trainer.diffusion.cache import TensorCache
+from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
+from finetune_trainer.diffusion.denoiser import Base, Denoiser, Noisy, batched
+from finetune_trainer.diffusion.samples import Samples
+from finetune_trainer.diffusion.timesteps import draw_sigma, weight
+from finetune_trainer.errors import DataError
+from finetune_trainer.families.base import Batch, Inputs
+from finetune_trainer.order import Draw, sample_generator
+from finetune_trainer.report import say
+from finetune_trainer.settings import parameter
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CACHE: Final = "latents"
+TEXT: Final = "text."
+CONTROL: Final = "control."
+
+
+class DiffusionTrainee:
+    """The heavy half of every image and video family."""
+
+    def __init__(self, inputs: Inputs, kind: type[Denoiser], control_columns: tuple[str, ...]) -> None:
+        self._inputs, self._settings = inputs, inputs.settings
+        self._recipe = cast(ImageRecipe, inputs.recipe)
+        self._control_columns = control_columns
+        self._timestep_type: str = parameter(self._recipe, "timestep_type")
+        self._trigger: str | None = getattr(self._recipe, "trigger_word", None)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        base = Base(inputs.folder, inputs.base_model, device, dtype)
+        self._denoiser = kind(base, inputs.advanced)
+        self.rows: Sequence[int] = range(len(inputs.store))
+        self.notes: list[str] = []
+        self._require_one_target()
+        self._row = lru_cache(maxsize=4096)(self._read_row)
+        self._conditions = Conditions(self._denoiser, TensorCache(inputs.env.cache_dir / CACHE))
+        self._samples = Samples(inputs, self._denoiser, self._conditions, self._row(0), self.notes)
+        self._encode_all()
+        self._denoiser.load_model()
+        self._choose_weights()
+        self._denoiser.model.train()
+
+    # ---------------------------------------------------------------- Trainee
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """LoRA matrices, or all weights of the denoiser."""
+        return [weight for weight in self._denoiser.model.parameters() if weight.requires_grad]
+
+    def split(self, draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
+        """Samples whose target and controls come to the same sizes, in the order in which they first appear."""
+        alike: dict[Any, list[Draw]] = defaultdict(list)
+        for draw in draws:
+            alike[self._conditions.shapes(self._row(draw.row))].append(draw)
+        return [group[at : at + size] for group in alike.values() for at in range(0, len(group), size)]
+
+    def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
+        """Latents and embeddings out of the cache, timesteps and noise; float32 noise of the latent's shape.
+
+        Without `noise` (the probe) they are drawn all the same: a denoiser has nothing to do without.
+        """
+        del noise
+        rows = [self._row(draw.row) for draw in draws]
+        latents = torch.stack([self._conditions.target(row) for row in rows])
+        generators = [sample_generator(self._settings.seed, draw.step, draw.index) for draw in draws]
+        sigmas = [draw_sigma(self._timestep_type, generator) for generator in generators]
+        tensors = {
+            "latents": latents,
+            "sigma": torch.tensor(sigmas),
+            "weight": torch.tensor([weight(self._timestep_type, sigma) for sigma in sigmas]),
+            "noise": torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators]),
+        }
+        controls = [self._conditions.controls(row) for row in rows]
+        for number in range(len(controls[0])):
+            tensors[f"{CONTROL}{number}"] = torch.stack([control[number] for control in controls])
+        texts = [
+            {**self._conditions.text(row.caption, row.controls), **self._denoiser.told(row.target.size)} for row in rows
+        ]
+        tensors.update({TEXT + name: tensor for name, tensor in batched(texts).items()})
+        tokens = len(rows) * (latents[0].numel() + sum(control.numel() for control in controls[0]))
+        return Batch(tensors, len(rows), len(rows), tokens // latents.shape[1])
+
+    def train(self, training: bool) -> None:
+        """Dropout on or off."""
+        self._denoiser.model.train(training)
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Weighted mean squared errors, summed over the samples."""
+        prediction, tensors = self._predict(batch)
+        latents, noise = tensors["latents"].float(), tensors["noise"]
+        error = (prediction.float() - self._denoiser.goal(latents, noise, tensors["sigma"])) ** 2
+        return (error.flatten(1).mean(1) * tensors["weight"]).sum()
+
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """The model's answer, float32 on the CPU."""
+        return self._predict(batch)[0].float().cpu()
+
+    def recompute(self) -> None:
+        """Activation checkpointing of the repeated blocks."""
+        self._denoiser.model.enable_gradient_checkpointing()
+
+    def save(self, folder: Path) -> None:
+        """The adapter, or all trained weights."""
+        (adapter.save if self._settings.use_lora else full.save)(self._denoiser.model, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Exactly what `save` wrote."""
+        (adapter.restore if self._settings.use_lora else full.restore)(self._denoiser.model, folder)
+
+    def export(self, folder: Path) -> None:
+        """Two adapter files, or the trained part's own folder."""
+        if self._settings.use_lora:
+            adapter.export(self._denoiser, self._settings, folder)
+        else:
+            self._denoiser.model.save_pretrained(folder / self._denoiser.part)
+
+    def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
+        """`outputs` of the exported file that acts least like the trained model."""
+        if self._settings.use_lora:
+            expected = self.outputs(batch)
+            found = [
+                adapter.with_reloaded(self._denoiser, folder / name, partial(self.outputs, batch))
+                for name in (adapter.DIFFUSERS_FILE, adapter.COMFYUI_FILE)
+            ]
+            return max(found, key=lambda output: float((output - expected).abs().max()))
+        trained = self._denoiser.model
+        try:
+            self._denoiser.model = self._denoiser.load_exported(folder)
+            return self.outputs(batch)
+        finally:
+            self._denoiser.model = trained
+
+    # --------------------------------------------------------------- Sampling
+
+    def sample(self, step: int, last: bool, folder: Path, stopped: Callable[[], bool]) -> None:
+        """Write the samples that are due."""
+        if self._samples.due(step, last):
+            self.train(False)
+            try:
+                self._samples.make(step, folder, stopped)
+            finally:
+                self.train(True)
+
+    # ----------------------------------------------------------------- inside
+
+    def _predict(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        base = self._denoiser.base
+        tensors = {name: tensor.to(base.device, non_blocking=True) for name, tensor in batch.tensors.items()}
+        noisy = self._denoiser.noised(tensors["latents"].float(), tensors["noise"], tensors["sigma"])
+        controls = [tensors[name] for name in tensors if name.startswith(CONTROL)]
+        text = {name.removeprefix(TEXT): tensor for name, tensor in tensors.items() if name.startswith(TEXT)}
+        with torch.autocast(base.device.type, base.dtype, enabled=base.dtype is torch.bfloat16):
+            seen = Noisy(noisy.to(base.dtype), tensors["sigma"], controls, text)
+            return self._denoiser.predict(self._denoiser.model, seen), tensors
+
+    def _choose_weights(self) -> None:
+        if self._settings.use_lora:
+            adapter.attach(self._denoiser, self._settings, self._inputs.advanced.lora_dropout)
+        else:
+            full.require_memory(self._denoiser.model, [self._denoiser.model])
+            self._denoiser.model.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
+
+    def _encode_all(self) -> None:
+        """Every latent into the cache, and every text unless the recipe leaves that to the first use."""
+        texts_now = parameter(self._recipe, "cache_text_embeddings") is not False
+        self._samples.encode()
+        for number in range(len(self.rows)):
+            self._inputs.check()
+            row = self._row(number)
+            self._conditions.target(row)
+            self._conditions.controls(row)
+            if texts_now:
+                self._conditions.text(row.caption, row.controls)
+            if number % 100 == 99:
+                say("encoding", rows=number + 1, of=len(self.rows))
+        if texts_now:
+            self._denoiser.free_texts()
+
+    def _read_row(self, number: int) -> Row:
+        store = self._inputs.store
+        index = self.rows[number]
+        sample = store[index]
+        pictures = {
+            column: [
+                Picture(image["digest"], (image["w"], image["h"]), partial(self._load, index, column, place))
+                for place, image in enumerate(sample.images[column])
+            ]
+            for column in (self._recipe.image_column, *self._control_columns)
+        }
+        controls = tuple(picture for column in self._control_columns for picture in pictures[column])
+        caption = self._with_trigger(sample.text[self._recipe.caption_column])
+        return Row(caption, pictures[self._recipe.image_column][0], controls)
+
+    def _load(self, index: int, column: str, place: int) -> Image.Image:
+        store = self._inputs.store
+        return store.load_images(store[index], (column,))[place]
+
+    def _with_trigger(self, caption: str) -> str:
+        if not self._trigger:
+            return caption
+        caption = caption.replace("[trigger]", self._trigger)
+        return caption if self._trigger in caption else f"{self._trigger} {caption}"
+
+    def _require_one_target(self) -> None:
+        column, store = self._recipe.image_column, self._inputs.store
+        wrong = [store[index].row for index in self.rows if len(store[index].images[column]) != 1]
+        if wrong:
+            listed = ", ".join(map(str, wrong[:20]))
+            raise DataError(
+                f"column {column!r} holds several pictures in {len(wrong)} rows, and one is learnt: {listed}"
+            )

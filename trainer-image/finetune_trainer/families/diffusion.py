@@ -1,0 +1,83 @@
+"""The image and video families' light half: what each trains, and which columns that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, cast
+
+from finetune_operator.api.recipes import ImageEditing, ImageRecipe, MultiImageEditing, Recipe
+from finetune_trainer.config import Advanced
+from finetune_trainer.data.needs import Needs
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.families.base import Inputs
+
+if TYPE_CHECKING:
+    from finetune_trainer.diffusion.trainee import DiffusionTrainee
+
+QWEN_RESERVED: Final = (
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|im_start|>",
+    "<|im_end|>",
+)
+EDITING: Final = frozenset({"imageEditing", "multiImageEditing"})
+ONE_IMAGE: Final = frozenset({"imageEditing"})
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """module and denoiser: where its heavy half is, below `finetune_trainer.families`."""
+
+    kinds: frozenset[str]
+    recipes: frozenset[str]
+    module: str
+    denoiser: str
+    reserved: tuple[str, ...] = ()
+
+    def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
+        """A caption, a picture, and every image to edit. Raises ConfigError."""
+        recipe = cast(ImageRecipe, recipe)
+        controls = control_columns(recipe)
+        if self.recipes <= EDITING and not controls:
+            raise ConfigError("controlImageColumns is empty: an editing model learns from at least one image to edit")
+        return Needs(
+            text=(recipe.caption_column,),
+            images=(recipe.image_column, *controls),
+            reserved=self.reserved,
+            image_in_every_column=True,
+            max_pixels=advanced.max_image_pixels,
+        )
+
+    def load(self, inputs: Inputs) -> DiffusionTrainee:
+        """Encode and cache the dataset, free the encoders, load the denoiser, attach the adapter."""
+        from finetune_trainer.diffusion.trainee import DiffusionTrainee
+
+        heavy = getattr(import_module(f"finetune_trainer.families.{self.module}"), self.denoiser)
+        return DiffusionTrainee(inputs, heavy, control_columns(cast(ImageRecipe, inputs.recipe)))
+
+
+def control_columns(recipe: ImageRecipe) -> tuple[str, ...]:
+    """The columns with images to edit, in the order of the instruction."""
+    if isinstance(recipe, ImageEditing):
+        return (recipe.control_image_column,)
+    if isinstance(recipe, MultiImageEditing):
+        return tuple(recipe.control_image_columns)
+    return ()
+
+
+GENERATION: Final = frozenset({"imageGeneration"})
+DIFFUSION: Final = (
+    Diffusion(frozenset({"QwenImageEditPlusPipeline"}), EDITING, "qwen_image_edit", "QwenImageEditPlus", QWEN_RESERVED),
+    Diffusion(frozenset({"QwenImageEditPipeline"}), ONE_IMAGE, "qwen_image_edit", "QwenImageEdit", QWEN_RESERVED),
+    Diffusion(frozenset({"QwenImagePipeline"}), GENERATION, "qwen_image", "QwenImage", QWEN_RESERVED),
+    Diffusion(frozenset({"FluxPipeline"}), GENERATION, "flux", "Flux"),
+    Diffusion(frozenset({"FluxKontextPipeline"}), ONE_IMAGE, "flux", "FluxKontext"),
+    Diffusion(frozenset({"StableDiffusionXLPipeline"}), GENERATION, "stable_diffusion", "StableDiffusionXL"),
+    Diffusion(frozenset({"StableDiffusionPipeline"}), GENERATION, "stable_diffusion", "StableDiffusion"),
+    Diffusion(frozenset({"ZImagePipeline"}), GENERATION, "z_image", "ZImage", QWEN_RESERVED),
+    Diffusion(frozenset({"Flux2Pipeline"}), GENERATION, "flux2", "Flux2"),
+    Diffusion(frozenset({"Flux2KleinPipeline"}), GENERATION, "flux2", "Flux2Klein", QWEN_RESERVED),
+)

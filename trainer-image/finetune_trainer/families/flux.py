@@ -1,0 +1,108 @@
+"""FLUX.1: text to image; and Kontext, which edits an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from finetune_trainer.config import Advanced
+from finetune_trainer.diffusion.adapter import prefixed
+from finetune_trainer.diffusion.areas import Size
+from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.families.qwen_image import pack, unpack
+
+POOLED = "pooled"
+TRAINED_GUIDANCE = 1.0
+"""What guidance-distilled models are told while training, as diffusers' and ai-toolkit's trainers do."""
+
+
+class Flux(Denoiser):
+    """FLUX.1. Latents are (channels, height, width)."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    guidance: ClassVar[float] = 3.5
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """512 tokens of T5 and CLIP's pooled vector."""
+        del controls
+        embeds, pooled, _ = self.texts().encode_prompt(prompt, device=self.base.device)
+        return {EMBEDS: embeds[0], POOLED: pooled[0]}
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(x - shift) * scale."""
+        config = self.pipe.vae.config
+        return (self.pipe.vae.encode(pixels).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """Patches of the picture, then those of the image to edit, whose positions have a 1 in front."""
+        count, _, height, width = noisy.latents.shape
+        tokens = torch.cat([pack(part.to(noisy.latents.dtype)) for part in (noisy.latents, *noisy.controls)], dim=1)
+        positions = [self._positions(noisy.latents, 0), *(self._positions(control, 1) for control in noisy.controls)]
+        guided = model.config.guidance_embeds
+        answer = model(
+            hidden_states=tokens,
+            timestep=noisy.sigma,
+            guidance=noisy.sigma.new_full((count,), TRAINED_GUIDANCE) if guided else None,
+            pooled_projections=noisy.text[POOLED],
+            encoder_hidden_states=noisy.text[EMBEDS],
+            txt_ids=noisy.sigma.new_zeros(noisy.text[EMBEDS].shape[1], 3),
+            img_ids=torch.cat(positions),
+            return_dict=False,
+        )[0]
+        return unpack(answer[:, : height * width // 4], height, width)
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """Guidance as the model card has it."""
+        device = self.base.device
+        return {
+            "prompt_embeds": shown.text[EMBEDS][None].to(device),
+            "pooled_prompt_embeds": shown.text[POOLED][None].to(device),
+            "guidance_scale": self.guidance,
+        }
+
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """`transformer.` and diffusers' names: the form that both ComfyUI and diffusers read (others do nothing)."""
+        return prefixed(weights, "transformer", scale, rank)
+
+    def _positions(self, latents: torch.Tensor, image: int) -> torch.Tensor:
+        height, width = latents.shape[-2] // 2, latents.shape[-1] // 2
+        rows = torch.arange(height, device=latents.device)[:, None].expand(height, width)
+        columns = torch.arange(width, device=latents.device)[None].expand(height, width)
+        return torch.stack([torch.full_like(rows, image), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+class FluxKontext(Flux):
+    """FLUX.1-Kontext: one image to edit, brought to one of the sizes that the model was trained on."""
+
+    guidance: ClassVar[float] = 2.5
+
+    def __init__(self, base: Base, advanced: Advanced) -> None:
+        super().__init__(base, advanced)
+        self._preferred = advanced.control_area is None
+
+    def control_size(self, size: Size) -> Size:
+        """The preferred size with the closest aspect ratio, as the pipeline chooses."""
+        from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
+
+        if not self._preferred:
+            return super().control_size(size)
+        ratio = size[0] / size[1]
+        _, width, height = min(
+            (abs(ratio - width / height), width, height) for width, height in PREFERRED_KONTEXT_RESOLUTIONS
+        )
+        multiple = self.pipe.vae_scale_factor * 2
+        return width // multiple * multiple, height // multiple * multiple
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """The image to edit in its size."""
+        image = shown.controls[0]
+        width, height = self.control_size(image.size)
+        return {
+            **super().call(shown),
+            "image": self.pipe.image_processor.resize(image, height, width),
+            "_auto_resize": False,
+            "max_area": shown.size[0] * shown.size[1],
+        }

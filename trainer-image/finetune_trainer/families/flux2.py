@@ -1,0 +1,67 @@
+"""FLUX.2 (dev and klein): text to image on latents that are patches already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from finetune_trainer.diffusion.adapter import folded
+from finetune_trainer.diffusion.denoiser import EMBEDS, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.families.flux import TRAINED_GUIDANCE
+
+
+class Flux2(Denoiser):
+    """FLUX.2. Latents are (4 * channels, height / 2, width / 2), normalised by the autoencoder's batch statistics."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    guidance: ClassVar[float] = 4.0
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """Hidden states of three layers side by side."""
+        del controls
+        embeds, _ = self.texts().encode_prompt(prompt, device=self.base.device)
+        return {EMBEDS: embeds[0]}
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """2x2 patches, (x - mean) / std per channel."""
+        vae = self.pipe.vae
+        latents = self.pipe._patchify_latents(vae.encode(pixels).latent_dist.mode())
+        mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents)
+        std = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).to(latents)
+        return (latents - mean) / std
+
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """One token per patch."""
+        count, _, height, width = noisy.latents.shape
+        embeds, device = noisy.text[EMBEDS], noisy.latents.device
+        guided = getattr(model.config, "guidance_embeds", True)
+        answer = model(
+            hidden_states=noisy.latents.flatten(2).transpose(1, 2),
+            timestep=noisy.sigma,
+            guidance=noisy.sigma.new_full((count,), TRAINED_GUIDANCE) if guided else None,
+            encoder_hidden_states=embeds,
+            txt_ids=self.pipe._prepare_text_ids(embeds).to(device),
+            img_ids=self.pipe._prepare_latent_ids(noisy.latents).to(device),
+            return_dict=False,
+        )[0]
+        return answer.transpose(1, 2).reshape(count, -1, height, width)
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """Guidance as the model card has it."""
+        return {"prompt_embeds": shown.text[EMBEDS][None].to(self.base.device), "guidance_scale": self.guidance}
+
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """`transformer.` and diffusers' names, with alpha multiplied in: diffusers refuses alpha keys here."""
+        del rank
+        return folded(weights, "transformer", scale)
+
+
+class Flux2Klein(Flux2):
+    """FLUX.2 klein: classifier-free guidance instead of a guidance embedding (the distilled ones ignore it)."""
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """With the empty prompt's embedding."""
+        return {**super().call(shown), "negative_prompt_embeds": shown.negative[EMBEDS][None].to(self.base.device)}

@@ -1,0 +1,84 @@
+"""Qwen-Image: text to image. The base of the editing models, which add images to the prompt and to the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from finetune_trainer.diffusion.adapter import prefixed
+from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors
+
+
+class QwenImage(Denoiser):
+    """Qwen-Image. Latents are (channels, 1, height, width)."""
+
+    negative_prompt = " "
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """The last hidden states behind the template's own tokens, at most as many as the pipeline takes."""
+        del controls
+        embeds, _ = self.texts().encode_prompt(prompt, device=self.base.device)
+        return {EMBEDS: embeds[0]}
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(x - mean) / std per channel."""
+        latents = self.pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
+        config = self.pipe.vae.config
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.device, latents.dtype)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return (latents - mean) / std
+
+    def dead(self) -> set[str]:
+        """The text stream ends with the last block: what writes into it there is thrown away."""
+        last = f"transformer_blocks.{len(self.model.transformer_blocks) - 1}"
+        return {f"{last}.attn.to_add_out", f"{last}.txt_mlp.net.0.proj", f"{last}.txt_mlp.net.2"}
+
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """2x2 patches of the picture, then those of the controls; only the picture's are looked at."""
+        parts = [noisy.latents, *noisy.controls]
+        count, _, _, height, width = noisy.latents.shape
+        tokens = torch.cat([pack(part.to(noisy.latents.dtype)) for part in parts], dim=1)
+        shapes = [(1, part.shape[-2] // 2, part.shape[-1] // 2) for part in parts]
+        answer = model(
+            hidden_states=tokens,
+            timestep=noisy.sigma,
+            encoder_hidden_states=noisy.text[EMBEDS],
+            encoder_hidden_states_mask=noisy.text.get(MASK),
+            img_shapes=[shapes] * count,
+            return_dict=False,
+        )[0]
+        return unpack(answer[:, : height * width // 4], height, width).unsqueeze(2)
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """True classifier-free guidance, as the model card does it."""
+        device = self.base.device
+        return {
+            "prompt_embeds": shown.text[EMBEDS][None].to(device),
+            "prompt_embeds_mask": torch.ones(1, len(shown.text[EMBEDS]), device=device, dtype=torch.long),
+            "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
+            "negative_prompt_embeds_mask": torch.ones(1, len(shown.negative[EMBEDS]), device=device, dtype=torch.long),
+            "true_cfg_scale": 4.0,
+        }
+
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """`diffusion_model.` and diffusers' names, which ComfyUI's model shares."""
+        return prefixed(weights, "diffusion_model", scale, rank)
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, [1,] height, width) to (batch, height / 2 * width / 2, 4 * channels)."""
+    count, channels, height, width = latents.shape[0], latents.shape[1], latents.shape[-2], latents.shape[-1]
+    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(count, height // 2 * (width // 2), channels * 4)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The way back, to (batch, channels, height, width)."""
+    count, _, wide = tokens.shape
+    patches = tokens.view(count, height // 2, width // 2, wide // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(count, wide // 4, height, width)

@@ -1,0 +1,80 @@
+"""Qwen-Image-Edit (one image) and Qwen-Image-Edit-2509/-2511 (several): an instruction and images in, an image out.
+
+The text encoder sees the images too. diffusers does not hand the processor's `mm_token_type_ids` to it, without which
+image tokens get one-dimensional positions under transformers 5; prompts are encoded here with all that the processor
+says, for training and for samples. -2511's `zero_cond_t` is in the transformer's configuration, and diffusers reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from finetune_trainer.diffusion.areas import Areas
+from finetune_trainer.diffusion.denoiser import EMBEDS, Shown, Tensors, replaced
+from finetune_trainer.families.qwen_image import QwenImage
+
+IMAGE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+class QwenImageEdit(QwenImage):
+    """Qwen-Image-Edit: one image, which the text encoder and the autoencoder see at the same size."""
+
+    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 1024**2)
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """The last hidden states behind the template's first 64 tokens."""
+        pipe = self.texts()
+        sizes = [self.condition_size(image.size) for image in controls]
+        images = [
+            pipe.image_processor.resize(image, height, width)
+            for image, (width, height) in zip(controls, sizes, strict=True)
+        ]
+        text = pipe.prompt_template_encode.format(self.marks(len(images)) + prompt)
+        encoded = pipe.processor(text=[text], images=images, padding=True, return_tensors="pt").to(self.base.device)
+        encoded["pixel_values"] = encoded["pixel_values"].to(self.base.dtype)
+        hidden = pipe.text_encoder.model(**encoded, use_cache=False).last_hidden_state
+        return {EMBEDS: hidden[0, pipe.prompt_template_encode_start_idx :].to(self.base.dtype)}
+
+    def marks(self, images: int) -> str:
+        """What stands before the instruction; here the template has the image's place itself."""
+        del images
+        return ""
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """The images to edit as they are; the pipeline resizes them."""
+        return {**super().call(shown), "image": list(shown.controls)}
+
+    @contextmanager
+    def pipeline_areas(self) -> Iterator[None]:
+        """The pipeline has its area in its code."""
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as module
+
+        original = module.calculate_dimensions
+
+        def dimensions(_area: int, ratio: float) -> Any:
+            return original(self._areas.control, ratio)
+
+        with replaced(module, calculate_dimensions=dimensions):
+            yield
+
+
+class QwenImageEditPlus(QwenImageEdit):
+    """Qwen-Image-Edit-2509 and -2511: several images, each with its number in the prompt."""
+
+    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 384**2)
+
+    def marks(self, images: int) -> str:
+        """What stands before the instruction."""
+        return "".join(f"Picture {number}: {IMAGE_MARK}" for number in range(1, images + 1))
+
+    @contextmanager
+    def pipeline_areas(self) -> Iterator[None]:
+        """The pipeline keeps its areas in its module."""
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
+
+        with replaced(module, VAE_IMAGE_SIZE=self._areas.control, CONDITION_IMAGE_SIZE=self._areas.condition):
+            yield

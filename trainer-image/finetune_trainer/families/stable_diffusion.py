@@ -1,0 +1,127 @@
+"""Stable Diffusion 1.5 and XL: a U-Net that predicts the noise (or the velocity) on a schedule of 1000 timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from finetune_trainer.config import Advanced
+from finetune_trainer.diffusion.areas import Areas, Size
+from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors
+
+POOLED = "pooled"
+ORIGINAL = "original"
+
+
+class StableDiffusion(Denoiser):
+    """Stable Diffusion 1.5. LoRA is on every Linear of the attention blocks, as kohya's tools have it."""
+
+    part: ClassVar[str] = "unet"
+    blocks: ClassVar[tuple[str, ...]] = (r"(?:down_blocks|up_blocks)\.\d+\.attentions", r"mid_block\.attentions")
+    areas: ClassVar[Areas] = Areas(512**2, 512**2, 512**2)
+    multiple: ClassVar[int] = 64
+    guidance: ClassVar[float] = 7.5
+
+    def __init__(self, base: Base, advanced: Advanced) -> None:
+        from diffusers import DDPMScheduler
+
+        super().__init__(base, advanced)
+        self._schedule = DDPMScheduler.from_config(self.pipe.scheduler.config)
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """77 tokens of CLIP."""
+        del controls
+        embeds, _ = self.texts().encode_prompt(prompt, self.base.device, 1, do_classifier_free_guidance=False)
+        return {EMBEDS: embeds[0]}
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """x * scale."""
+        return self.pipe.vae.encode(pixels).latent_dist.mode() * self.pipe.vae.config.scaling_factor
+
+    def noised(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The schedule's mixture at timestep floor(1000 sigma)."""
+        return self._schedule.add_noise(latents, noise, self._timesteps(sigma))
+
+    def goal(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The noise, or the velocity for models that predict it."""
+        if self._schedule.config.prediction_type == "v_prediction":
+            return self._schedule.get_velocity(latents, noise, self._timesteps(sigma))
+        return noise
+
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """The U-Net's answer."""
+        return model(
+            noisy.latents,
+            self._timesteps(noisy.sigma),
+            encoder_hidden_states=noisy.text[EMBEDS],
+            added_cond_kwargs=self.added(noisy),
+            return_dict=False,
+        )[0]
+
+    def added(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
+        """What else the U-Net is told."""
+        del noisy
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """Classifier-free guidance against the empty prompt."""
+        device = self.base.device
+        return {
+            "prompt_embeds": shown.text[EMBEDS][None].to(device),
+            "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
+            "guidance_scale": self.guidance,
+        }
+
+    def diffusers_names(self, weights: Tensors) -> Tensors:
+        """The names that diffusers gives to a U-Net's LoRA."""
+        from diffusers.utils import convert_state_dict_to_diffusers
+
+        return convert_state_dict_to_diffusers(dict(weights))
+
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """kohya's names. diffusers' own conversion writes the rank as alpha."""
+        from diffusers.utils import convert_state_dict_to_kohya
+
+        names = convert_state_dict_to_kohya({f"unet.{name}": tensor for name, tensor in weights.items()})
+        return {
+            name: torch.tensor(scale * rank) if name.endswith(".alpha") else tensor for name, tensor in names.items()
+        }
+
+    def _timesteps(self, sigma: torch.Tensor) -> torch.Tensor:
+        return (sigma * 1000).long().clamp(max=self._schedule.config.num_train_timesteps - 1)
+
+
+class StableDiffusionXL(StableDiffusion):
+    """SDXL: two text encoders, and the picture's own size as a condition (no cropping)."""
+
+    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 1024**2)
+    guidance: ClassVar[float] = 5.0
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """Both encoders' hidden states side by side, and the second one's pooled vector."""
+        del controls
+        found = self.texts().encode_prompt(prompt, device=self.base.device, do_classifier_free_guidance=False)
+        return {EMBEDS: found[0][0], POOLED: found[2][0]}
+
+    def told(self, size: Size) -> Tensors:
+        """(height, width) of the picture before it was brought to size."""
+        return {ORIGINAL: torch.tensor([size[1], size[0]], dtype=torch.float32)}
+
+    def added(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
+        """Pooled text, and (height, width) of the original, 0, 0, (height, width) of what is learnt."""
+        original = noisy.text[ORIGINAL]
+        scale = self.pipe.vae_scale_factor
+        learnt = original.new_tensor([noisy.latents.shape[-2] * scale, noisy.latents.shape[-1] * scale])
+        sizes = torch.cat([original, torch.zeros_like(original), learnt.expand_as(original)], dim=1)
+        return {"text_embeds": noisy.text[POOLED], "time_ids": sizes}
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """With pooled vectors."""
+        device = self.base.device
+        return {
+            **super().call(shown),
+            "pooled_prompt_embeds": shown.text[POOLED][None].to(device),
+            "negative_pooled_prompt_embeds": shown.negative[POOLED][None].to(device),
+        }

@@ -1,0 +1,49 @@
+"""Z-Image: text to image. Its clock runs from noise (0) to picture (1), and it answers with the opposite velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from finetune_trainer.diffusion.adapter import prefixed
+from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors
+
+
+class ZImage(Denoiser):
+    """Z-Image. Latents are (channels, height, width)."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("layers",)
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """The hidden states before the last layer, without padding."""
+        del controls
+        embeds, _ = self.texts().encode_prompt(prompt, device=self.base.device, do_classifier_free_guidance=False)
+        return {EMBEDS: embeds[0]}
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(x - shift) * scale."""
+        config = self.pipe.vae.config
+        return (self.pipe.vae.encode(pixels).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """One list entry per sample, so that texts of any length fit together."""
+        embeds, mask = noisy.text[EMBEDS], noisy.text.get(MASK)
+        texts = list(embeds) if mask is None else [row[kept] for row, kept in zip(embeds, mask, strict=True)]
+        answers = model(list(noisy.latents.unsqueeze(2)), 1 - noisy.sigma, texts, return_dict=False)[0]
+        return -torch.stack(list(answers)).squeeze(2)
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """Classifier-free guidance against the empty prompt."""
+        device = self.base.device
+        return {
+            "prompt_embeds": [shown.text[EMBEDS].to(device)],
+            "negative_prompt_embeds": [shown.negative[EMBEDS].to(device)],
+            "guidance_scale": 4.0,
+        }
+
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """`diffusion_model.` and diffusers' names, which ComfyUI maps onto its fused matrices."""
+        return prefixed(weights, "diffusion_model", scale, rank)
