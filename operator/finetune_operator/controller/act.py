@@ -59,6 +59,9 @@ class Actor:
         for action in decision.actions:
             if not await self._carried_out(action, finetune, observation, memory):
                 return True
+        if any(isinstance(action, Patch) for action in decision.actions):
+            # The status is to tell of the Job as it is now; the watch is silent about versions that we have already.
+            return True
         if decision.status is not None and not await self._write_status(finetune, decision, observation):
             return True
         if decision.announcement is not None:
@@ -75,13 +78,14 @@ class Actor:
         try:
             await self._change(action, finetune.namespace)
         except (NotFound, Conflict):
-            # It is gone, or another one of that name has taken its place: the watch brings the news.
+            # It is gone, or another one of that name has taken its place.
             self._cache.jobs.remove((finetune.namespace, action.name), action.uid)
+            return False
         except Invalid as error:
             if isinstance(action, Delete):
                 raise
             logger.info("%s/%s: the Job has changed since: %s", *finetune.key, error)
-            return True
+            return False
         return True
 
     async def _change(self, action: Delete | Patch, namespace: str) -> None:

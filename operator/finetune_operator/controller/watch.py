@@ -198,6 +198,9 @@ class Watches:
                 await self._stream_once(stream, watches)
             except (aiohttp.ClientError, errors.APIError, watching.WatchingError, OSError, kopf.LoginError) as error:
                 logger.warning("watch of %s ended: %s: %s", stream.resource.plural, type(error).__name__, error)
+            except Exception:
+                # Something between us and the API server has answered with what is no list and no event.
+                logger.exception("watch of %s ended", stream.resource.plural)
 
     async def _stream_once(self, stream: Stream, pace: _Pace) -> None:
         """One list, and what follows it until it is time for the next: after a 410, or when the sweep is due."""

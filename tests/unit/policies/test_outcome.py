@@ -11,7 +11,9 @@ from tests.unit.observations import (
     ANOTHER_UID,
     COMPLETE,
     RUNNING,
+    STARTED,
     at,
+    condition,
     ended_pod,
     failed,
     finetune,
@@ -59,6 +61,30 @@ def test_results_of_a_failed_attempt_are_kept_for_the_next() -> None:
     done = planned(observe(job=job(status=COMPLETE)), status).status
     assert done is not None
     assert done["checkpoint"]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        {"active": 0, "ready": 0, "uncountedTerminatedPods": {"succeeded": ["pod-uid"]}},
+        {"active": 0, "ready": 0, "uncountedTerminatedPods": {"failed": ["pod-uid"]}, "failed": 1},
+        {"active": 0, "conditions": [condition("SuccessCriteriaMet")]},
+        {"active": 1, "terminating": 1, "conditions": [condition("FailureTarget", "DeadlineExceeded")]},
+    ],
+)
+def test_a_job_that_is_still_counting_its_pods_is_waited_for(between: dict) -> None:
+    """Between the pod's end and the Job's the Job looks as if it were pending."""
+    running = status_after(observe(job=job(status=RUNNING)))
+    decision = plan(observe(None, running, job=job(status={"startTime": STARTED, **between})))
+    assert decision.status is None
+    assert decision.actions == ()
+    assert decision.requeue == 30
+    assert plan(observe(finetune(cancel=True), running, job=job(status=between))).actions != ()
+
+
+def test_the_time_to_live_runs_from_the_very_write_that_ends_the_run() -> None:
+    """No event follows the operator's own write: who does not ask to be woken sleeps until the next sweep."""
+    assert plan(observe(finetune(ttlSecondsAfterFinished=60), job=job(status=COMPLETE))).requeue == 60
 
 
 class TestProgress:

@@ -39,6 +39,15 @@ def finished(job: Object) -> bool:
     return condition(job, "Complete") is not None or condition(job, "Failed") is not None
 
 
+def settling(job: Object) -> bool:
+    """A pod has ended and the Job controller is still counting it: what the Job says now holds for a moment only."""
+    if finished(job):
+        return False
+    uncounted = job.get("status", {}).get("uncountedTerminatedPods") or {}
+    counting = bool(uncounted.get("succeeded") or uncounted.get("failed"))
+    return counting or condition(job, "SuccessCriteriaMet") is not None or condition(job, "FailureTarget") is not None
+
+
 def carried_parameters(job: Object) -> Object | None:
     """The resolved parameters as the Job carries them: what the run was started with, whoever upgrades us since."""
     annotations = job["spec"]["template"]["metadata"].get("annotations") or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.job.interpret import carried_parameters, interpret
+from finetune_operator.backends.job.interpret import carried_parameters, interpret, settling
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
@@ -18,10 +18,16 @@ LONGEST_RECHECK = 300.0
 
 
 def read(observation: Observation, draft: Draft) -> bool:
-    """Nothing where there is no Job of ours. A terminal state is the last word."""
+    """Nothing where there is no Job of ours. A terminal state is the last word, and one that is near is waited for."""
     job = observation.job
     if job is None or not is_ours(job, observation.finetune):
         return CONTINUE
+    spec = observation.finetune.spec
+    if settling(job) and not (spec is not None and spec.cancel):
+        # The Job's next event says how it ended; to call it Pending until then would be one write more, and untrue.
+        draft.unwritten = True
+        draft.look_again(observation.rules.recheck_interval)
+        return STOP
     state = interpret(job, observation.pods, observation.events)
     draft.state = state
     draft.status["job"] = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
@@ -31,6 +37,8 @@ def read(observation: Observation, draft: Draft) -> bool:
     _copy(state, draft.status)
     _report(observation, state, draft)
     if state.stage.terminal:
+        if spec is not None and spec.ttl_seconds_after_finished is not None:
+            draft.look_again(spec.ttl_seconds_after_finished)  # nothing else may ever happen to a finished run
         return STOP
     if state.stage == Stage.PENDING:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)

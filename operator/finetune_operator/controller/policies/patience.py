@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.reasons import Phase
 from finetune_operator.backends.protocol import Stage
 from finetune_operator.controller.draft import CONTINUE, Draft
 from finetune_operator.controller.model import Observation
@@ -9,9 +10,10 @@ from finetune_operator.controller.times import seconds_since
 
 
 def wait(observation: Observation, draft: Draft) -> bool:
-    """Hold the first `Pending` back for a moment: in a burst, waiting Job creations go before it."""
+    """Hold news of a young Job back while it is `Pending`: in a burst, waiting Job creations go before it."""
     state, job = draft.state, observation.job
-    untold = observation.status.get("phase") is None
+    told = observation.status
+    untold = told.get("phase") in (None, Phase.PENDING) and told.get("run") in (None, observation.finetune.run)
     if job is None or state is None or state.stage != Stage.PENDING or state.troubled or not untold:
         return CONTINUE
     age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now)
