@@ -11,20 +11,12 @@ import pytest
 
 from finetune_operator.kube import resources
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.crd import install_crd
 from tests.upstream import runs
 from tests.upstream.bench import wave
 from tests.upstream.life import CASES, Life, life, over
 
 Object = dict[str, Any]
 PROVIDERS = ("scenario", "bfl", "octoai")
-
-
-@pytest.fixture(scope="session")
-def api(control_plane: ControlPlane) -> ControlPlane:
-    """The session's control plane, with the CRD."""
-    install_crd(control_plane)
-    return control_plane
 
 
 @asynccontextmanager

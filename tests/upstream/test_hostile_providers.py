@@ -14,9 +14,7 @@ import pytest
 from finetune_operator.api.status import FineTuneStatus
 from tests.cluster.control_plane import ControlPlane
 from tests.upstream.life import over
-from tests.upstream.test_end_to_end import PROVIDERS, api, living, phase, says, words
-
-__all__ = ["api"]
+from tests.upstream.test_end_to_end import PROVIDERS, living, phase, says, words
 
 Object = dict[str, Any]
 

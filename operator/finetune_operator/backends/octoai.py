@@ -58,6 +58,9 @@ MAX_CHUNKS: Final = 48
 """`status.upstream.data` has room for so many texts of 4096 characters."""
 
 
+_FILES: Final = re.compile(r"files[0-9]{2}")
+
+
 def tune_name(run: UpstreamRun) -> str:
     """`<display name>-<marker>` in the characters that the SDK allows."""
     slug = re.sub(r"[^a-zA-Z0-9_-]+", "-", run.display_name)[:MAX_SLUG].strip("-")
@@ -107,7 +110,7 @@ def packed(files: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def unpacked(data: Mapping[str, str]) -> list[dict[str, str]]:
     """The inverse of `packed`; empty where nothing was uploaded."""
-    text = "".join(data[name] for name in sorted(data) if re.fullmatch(r"files[0-9]{2}", name))
+    text = "".join(data[name] for name in sorted(data) if _FILES.fullmatch(name))
     return list(json.loads(text)) if text else []
 
 
@@ -268,13 +271,18 @@ class OctoAiUpstream:
         for query in ({"name": tune_name(run)}, {}):
             async for tune in _pages(kit, "/v1/tunes", query):
                 if bears_name(tune.get("name"), run.marker) and not tune.get("deleted_at"):
-                    return self._made(kit, tune)
+                    return self._made(run, kit, tune)
         return None
 
-    def _made(self, kit: Kit, tune: Mapping[str, Any]) -> Outcome:
+    def _made(self, run: UpstreamRun, kit: Kit, tune: Mapping[str, Any]) -> Outcome:
         if not isinstance(tune.get("id"), str) or not tune["id"]:
             raise Ambiguous("the service names no id of the tune", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-        return Outcome(id=tune["id"], url=f"{kit.api.base_url}/v1/tune/{quote(tune['id'], safe='')}", stage=_word(tune))
+        return Outcome(
+            id=tune["id"],
+            url=f"{kit.api.base_url}/v1/tune/{quote(tune['id'], safe='')}",
+            stage=_word(tune),
+            data={name: "" for name in run.data if _FILES.fullmatch(name)},  # no longer needed
+        )
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """The one call that creates, starts and bills the tune; not before the service has looked at every picture."""
@@ -294,7 +302,7 @@ class OctoAiUpstream:
                 retry_after=UNREADY_SECONDS,
             )
         answer = await kit.api.call("POST", "/v1/tune", json=tune_request(run, files))
-        return self._made(kit, answer.object())
+        return self._made(run, kit, answer.object())
 
     async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
         """Nothing."""
