@@ -10,7 +10,6 @@ from hypothesis import settings
 
 from tests.cluster.control_plane import ControlPlane
 
-
 # How long an example takes says more of the machine's other work than of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
