@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds test cluster demo demo-upstream demo-down bench clean
+.PHONY: help venv lock lint format crds test cluster demo demo-upstream demo-down bench bench-upstream clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,6 +57,9 @@ test: lint cluster  ## prove everything
 
 bench: venv  ## how fast FineTunes become Jobs, against what the API server can do at all
 	$(PYTHON) -m tests.bench
+
+bench-upstream: venv  ## a hanging provider beside Jobs and other polls, and the cost of a thousand polls
+	$(PYTHON) -m tests.bench.upstream
 
 clean:  ## remove what the checkout itself built (the cache stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -67,13 +67,9 @@ async def sweep_kills(case: Case, kubeconfig: Path) -> Report:
     known = await reference(case, kubeconfig)
     report = Report(f"{case.name}, kills")
     points: list[tuple[str, Callable[[Life], None]]] = []
-    for number, write in enumerate(known.writes):
-        for after in (False, True):
-            points.append((f"{'after' if after else 'before'} write {number} ({write})", _at_write(number, after)))
-    for number, route in enumerate(known.routes):
-        for processed in (False, True):
-            moment = "after" if processed else "before"
-            points.append((f"{moment} call {number} ({route})", _at_call(number, processed)))
+    for moment, after in (("before", False), ("after", True)):
+        points += [(f"{moment} write {n} ({write})", _at_write(n, after)) for n, write in enumerate(known.writes)]
+        points += [(f"{moment} call {n} ({route})", _at_call(n, after)) for n, route in enumerate(known.routes)]
     await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
     return report
 
@@ -154,7 +150,7 @@ def _judge(case: Case, known: Reference, one: Life, body: Object, report: Report
         return f"billed {billed} times"
     if end == known.end:
         return "" if billed == 1 else "succeeded without a billed run"
-    if end["phase"] == "Failed" and body["status"]["reason"] not in ("InternalError",):
+    if end["phase"] == "Failed" and body["status"]["reason"] != "InternalError":
         report.failed_truthfully += 1
         return "" if billed == 0 or body["status"]["upstream"].get("id") else "failed, and forgot a billed run"
     return f"ended as {end['phase']} {end['reason']}: {_difference(end, known.end)}"
@@ -189,6 +185,4 @@ async def _main(kubeconfig: Path, names: Sequence[str], everywhere: bool) -> int
 
 if __name__ == "__main__":
     arguments = [argument for argument in sys.argv[1:] if argument != "--everywhere"]
-    raise SystemExit(
-        1 if uvloop.run(_main(Path(arguments[0]), arguments[1:], "--everywhere" in sys.argv)) else 0
-    )
+    raise SystemExit(1 if uvloop.run(_main(Path(arguments[0]), arguments[1:], "--everywhere" in sys.argv)) else 0)

@@ -1,0 +1,288 @@
+"""Oxen: the fake against Oxen's documents, each call against the fake, and what each answer means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+
+from finetune_operator.backends import oxen_states
+from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Retired, Transient
+from finetune_operator.backends.oxen import OxenUpstream
+from finetune_operator.backends.protocol import Stage
+from tests.upstream.bench import MARKER, Bench, bench, picture
+from tests.upstream.exchange import Exchange
+from tests.upstream.fakes.faults import Kind
+from tests.upstream.fakes.oxen import WEIGHTS, OxenFake, OxenOptions
+from tests.upstream.life import oxen as spec_at
+from tests.upstream.specs import spec
+
+KEY = {"api-key": "oxen-test-key"}
+HEADERS = {"Authorization": "Bearer oxen-test-key"}
+REPOSITORY = "/api/repos/ox/receipts"
+CREATE = {
+    "resource": "main/train.parquet",
+    "base_model": "Qwen/Qwen3-0.6B",
+    "script_type": "text_generation",
+    "training_params": {"question_column": "q", "answer_column": "a", "epochs": 1},
+}
+# The documented minimum of a fine-tune is "extend as needed": the rest is what tutorials and the run call show.
+RICHER = (
+    ".display_name",
+    ".description",
+    ".error",
+    ".resource",
+    ".script_type",
+    ".training_params",
+    ".use_lora",
+    ".gpu_count",
+    ".gpu_model",
+    ".queue_position",
+    ".rate_per_second",
+    ".credits_used",
+    ".started_at",
+    ".finished_at",
+    ".output_resource",
+    ".fine_tune",
+)
+
+
+@asynccontextmanager
+async def living(**options: Any) -> AsyncIterator[tuple[OxenFake, Bench]]:
+    """A fake, and a run at it whose dataset is a table in a bucket."""
+    async with (
+        OxenFake(OxenOptions(**options)).serve() as fake,
+        bench(OxenUpstream(), fake.url, KEY, spec_at(fake.url)) as life,
+    ):
+        life.store.objects["data/tables/train.csv"] = b"q,a,image\nwhat,this,https://example.com/1.png\n"
+        yield fake, life
+
+
+async def prepared(life: Bench) -> None:
+    outcome = await life.call("prepare")
+    life.run = replace(life.run, resource=outcome.resource)
+
+
+async def test_the_fake_answers_as_the_documents_say() -> None:
+    async with aiohttp.ClientSession() as session, OxenFake().serve() as fake:
+        exchange = Exchange(session, fake.url, spec("oxen-hub-openapi.json"), HEADERS, accepted=RICHER)
+        made = (await exchange.call("POST", f"{REPOSITORY}/fine_tunes", CREATE, expect=201))["fine_tune"]["id"]
+        one = f"{REPOSITORY}/fine_tunes/{made}"
+        await exchange.call("PATCH", one, {"description": "mine"})
+        listed = await exchange.call("GET", f"{REPOSITORY}/fine_tunes", params={"page": "1", "sort": "newest"})
+        assert set(listed["fine_tunes"][0]) == {"id", "name", "status", "base_model", "created_at", "updated_at"}
+        await exchange.call("POST", f"{one}/actions/run")
+        for _ in range(6):
+            answer = await exchange.call("GET", one)
+        assert answer["fine_tune"]["status"] == "completed"
+        found = await exchange.call("GET", f"{one}/checkpoints")
+        assert [each["step"] for each in found["checkpoints"]] == [1, 2, 3]
+        await exchange.call("GET", f"{one}/logs")
+        await exchange.call("DELETE", one)
+        await exchange.call("GET", one, expect=404)
+        await exchange.call("POST", f"{REPOSITORY}/fine_tunes", {**CREATE, "script_type": "dance"}, expect=400)
+    assert exchange.differences == [], "\n".join(exchange.differences)
+    assert len(fake.billed) == 1
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+async def test_from_a_bucket_to_a_bucket(as_text: bool, wrapped: bool) -> None:
+    async with living(resource_as_text=as_text, wrapped=wrapped) as (fake, life):
+        await prepared(life)
+        assert life.run.resource == f"main/finetunes/{MARKER}/train.csv"
+        await life.call("create")
+        first = await life.call("poll")
+        assert (first.state.stage, first.startable) == (Stage.PENDING, True)
+        await life.call("start")
+        seen = await life.poll_until_over()
+        assert [one.state.stage for one in seen][-1] is Stage.SUCCEEDED
+        assert seen[0].queue_position == 2
+        assert any((one.state.progress or {}).get("loss") for one in seen)
+        assert seen[-1].cost == {"amount": "1.25", "unit": "credits"}
+        fetched = await life.call("fetch")
+        assert {each["name"] for each in fetched.artifacts} == {"model.safetensors", "adapter_config.json"}
+        assert life.store.objects["data/out/model.safetensors"] == WEIGHTS
+    assert fake.billed_for(MARKER) == 1
+
+
+async def test_an_upload_is_not_repeated() -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        await prepared(life)
+        assert (fake.count("upload"), fake.count("repo")) == (1, 2)
+
+
+async def test_a_missing_repository_is_made() -> None:
+    async with living() as (fake, life):
+        fake.repositories.clear()
+        await prepared(life)
+        assert ("ox", "receipts") in fake.repositories
+
+
+async def test_a_dataset_at_oxen_is_used_where_it_is() -> None:
+    async with OxenFake().serve() as fake:
+        there = {**spec_at(fake.url), "dataset": {"uri": "oxen://ox/receipts/main/train.parquet"}}
+        async with bench(OxenUpstream(), fake.url, KEY, there) as life:
+            await prepared(life)
+            assert life.run.resource == "main/train.parquet"
+            await life.call("create")
+            made, life.run = life.run.id, replace(life.run, id=None)
+            assert (await life.call("find")).id == made, "the description bears the marker"
+
+
+async def test_pictures_beside_the_table_are_refused_with_the_way_out() -> None:
+    async with living() as (_, life):
+        life.store.objects["data/tables/one.png"] = picture()
+        folder = {**spec_at(life.base_url), "dataset": {"uri": "s3://data/tables", "secretRef": {"name": "s3"}}}
+        async with bench(OxenUpstream(), life.base_url, KEY, folder) as other:
+            other.store.objects |= life.store.objects
+            with pytest.raises(Permanent, match="oxen://"):
+                await other.call("prepare")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_lost_create_is_found_on_any_page(whole: bool) -> None:
+    async with living(whole_items=whole, page_cap=2) as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        made, life.run = life.run.id, replace(life.run, id=None)
+        for _ in range(5):
+            fake.plant(fake.repository("ox", "receipts"), "main/finetunes/ft-8d3b61f2-0123456789ac/train.csv")
+        assert (await life.call("find")).id == made
+        life.run = replace(life.run, id=None, marker="ft-00000000-999999999999")
+        assert await life.call("find") is None
+
+
+async def test_a_refused_run_of_what_runs_is_success_and_of_what_does_not_is_none() -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        await life.call("start")
+        assert len(fake.billed) == 1
+        await life.call("cancel")
+        await life.call("cancel")
+        assert (await life.call("poll")).state.stage is Stage.CANCELLED
+        await life.call("delete")
+        await life.call("delete")
+        await life.call("cancel")
+        with pytest.raises(Gone):
+            await life.call("poll")
+    async with living() as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        fake.fault(Kind.STATUS, "run", status=400)
+        with pytest.raises(Rejected):
+            await life.call("start")
+
+
+@pytest.mark.parametrize(("status", "failure"), [(404, Rejected), (405, Retired), (410, Gone), (500, Ambiguous)])
+async def test_a_refused_create(status: int, failure: type[Exception]) -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        fake.fault(Kind.STATUS, "create", status=status)
+        with pytest.raises(failure):
+            await life.call("create")
+        assert len(fake.billed) == 0
+
+
+async def test_what_a_failed_run_says_last_is_told() -> None:
+    async with living(outcome="fail") as (_, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        last = (await life.poll_until_over())[-1]
+        assert last.state.stage is Stage.FAILED
+        assert "CUDA out of memory" in last.state.message
+
+
+async def test_success_without_weights_is_said() -> None:
+    async with living(artifacts=False) as (_, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        await life.poll_until_over()
+        with pytest.raises(Permanent, match="no weights"):
+            await life.call("fetch")
+
+
+async def test_one_request_for_each_poll_of_a_running_run() -> None:
+    async with living(outcome="stay") as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        before = len(fake.calls)
+        for _ in range(20):
+            await life.call("poll")
+        assert len(fake.calls) - before == 20
+
+
+@pytest.mark.parametrize(
+    ("status", "stage", "startable"),
+    [
+        ("created", Stage.PENDING, True),
+        ("tokenizing", Stage.PENDING, True),
+        ("enqueued", Stage.PENDING, False),
+        ("pending", Stage.PENDING, False),
+        ("running", Stage.RUNNING, False),
+        ("completed", Stage.SUCCEEDED, False),
+        ("deployed", Stage.SUCCEEDED, False),
+        ("errored", Stage.FAILED, False),
+        ("failed", Stage.FAILED, False),
+        ("stopped", Stage.CANCELLED, False),
+        ("contemplating", Stage.RUNNING, False),
+        (None, Stage.RUNNING, False),
+    ],
+)
+def test_every_state(status: str | None, stage: Stage, startable: bool) -> None:
+    sighting = oxen_states.sighting_of({"id": "ft_1", "status": status})
+    assert (sighting.state.stage, sighting.startable) == (stage, startable)
+    assert sighting.state.uncertain == (status in ("contemplating", None))
+
+
+@pytest.mark.parametrize("body", [{}, {"fine_tune": None}, {"fine_tune": []}, {"status": "success"}])
+def test_an_answer_without_a_fine_tune_is_unreadable(body: dict[str, Any]) -> None:
+    with pytest.raises(Ambiguous):
+        oxen_states.fine_tune(body)
+
+
+@pytest.mark.parametrize("value", [True, -1, 1e300, float("nan"), "7", None, {}, []])
+def test_odd_steps_are_no_progress(value: object) -> None:
+    state = oxen_states.sighting_of({"id": "x", "status": "running", "current_step": value}).state
+    assert not state.progress
+
+
+@pytest.mark.parametrize(
+    ("output", "place"),
+    [
+        ({"path": "models/x", "version": "models/x"}, ("models/x", "models/x")),
+        ("models/x/models/x", ("models/x", "models/x")),
+        ("main/weights/model.safetensors", ("main", "weights/model.safetensors")),
+        (None, ("models/ox", "models/ox")),
+        (7, ("models/ox", "models/ox")),
+    ],
+)
+def test_where_the_weights_are(output: object, place: tuple[str, str]) -> None:
+    first = next(oxen_states.places_of({"name": "ox", "output_resource": output}, {}))
+    assert (first.branch, first.path) == place
+
+
+def test_the_marker_is_a_whole_part_of_the_path() -> None:
+    now = datetime.now(UTC)
+    assert oxen_states.resource_path({"path": "a/b", "version": "main"}) == "a/b"
+    assert oxen_states.older_than({"created_at": "2020-01-01T00:00:00"}, now)
+    assert not oxen_states.older_than({"inserted_at": now.isoformat()}, now)
+    assert not oxen_states.older_than({"created_at": "yesterday"}, now)
+
+
+async def test_a_hanging_list_is_no_answer_and_no_none() -> None:
+    async with living() as (fake, life):
+        fake.fault(Kind.SHAPE, "list", after=True)
+        with pytest.raises((Ambiguous, Transient)):
+            await life.call("find")
