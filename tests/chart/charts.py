@@ -58,7 +58,8 @@ EVERYTHING: Object = {
             "kind": "ConfigMap",
             "metadata": {"name": "{{ .Release.Name }}-extra", "namespace": "{{ .Release.Namespace }}"},
         },
-        'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "{{ .Chart.Name }}-text", namespace: {{ .Release.Namespace }}}',
+        "kind: ConfigMap\napiVersion: v1\n"
+        'metadata: {name: "{{ .Chart.Name }}-text", namespace: "{{ .Release.Namespace }}"}',
     ],
 }
 NAMESPACED: Object = {"namespaces": ["team-a", "team-b"], "crds": {"enabled": False}}

@@ -1,4 +1,4 @@
-"""The tools that the chart is tested with: built from Go modules, or taken from Debian packages, once, into the cache."""
+"""What the chart is tested with: built from Go modules, or taken from Debian packages, once, into the cache."""
 
 from __future__ import annotations
 

@@ -1,0 +1,277 @@
+"""The chart's roles against the audit log of a real API server: all that the operator does, and nothing else.
+
+The operator runs under the chart's ServiceAccount through everything that makes it call the API server: runs of its
+own and at a provider, taken names, missing things, progress reports, suspension, cancellation, a second replica.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from finetune_operator.api.names import PROGRESS_AUDIENCE
+from finetune_operator.progress.server import progress_path
+from tests.api.finetunes import fine_tune
+from tests.chart.charts import CHART, kinds, only, render
+from tests.chart.charts import helm as run_helm
+from tests.chart.conftest import Audited
+from tests.chart.operators import Operator, account_kubeconfig, eventually, running
+from tests.chart.provider import Provider, provider
+from tests.cluster.kubectl import Kubectl
+
+Object = dict[str, Any]
+Permission = tuple[str, str, str]
+"""API group, resource with its subresource, verb."""
+
+NOT_A_CALL: set[Permission] = {("finetune.dev", "finetunes/finalizers", "update")}
+"""Asked for by the admission plugin OwnerReferencesPermissionEnforcement when a Job names its owner."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A release of the chart on the audited API server; FineTunes live in `namespace`."""
+
+    audited: Audited
+    kubectl: Kubectl
+    objects: list[Object]
+    release_namespace: str
+    namespace: str
+    folder: Path
+
+    @property
+    def user(self) -> str:
+        """The operator's name to the API server."""
+        return f"system:serviceaccount:{self.release_namespace}:perm-finetune-operator"
+
+    def operator(self, name: str, **changes: str) -> Operator:
+        """One replica."""
+        kubeconfig = self.folder / f"{name}.kubeconfig"
+        account_kubeconfig(self.kubectl, self.release_namespace, "perm-finetune-operator", kubeconfig)
+        settings = only(self.objects, "ConfigMap")["data"]
+        own = {f"FINETUNE_{setting}": value for setting, value in changes.items()}
+        return Operator(kubeconfig, settings, self.folder / f"{name}.log", **own)
+
+    def apply(self, *objects: Object) -> None:
+        for each in objects:
+            each["metadata"]["namespace"] = self.namespace
+        self.kubectl.apply(*objects)
+
+    def patch(self, name: str, **spec: Any) -> None:
+        body = json.dumps({"spec": spec})
+        self.kubectl("patch", "finetune", name, "-n", self.namespace, "--type=merge", "-p", body)
+
+    def status(self, name: str) -> Object:
+        status: Object = self.kubectl.get("finetune", name, "-n", self.namespace).get("status") or {}
+        return status
+
+    def wait(self, name: str, holds: Callable[[Object], object]) -> None:
+        """Until its status is so; else fails with what it is."""
+        try:
+            eventually(lambda: holds(self.status(name)), "a status", 60)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {self.status(name)}") from error
+
+    def reason(self, name: str, reason: str) -> None:
+        self.wait(name, lambda status: status.get("reason") == reason)
+
+    def used(self) -> set[Permission]:
+        """What the API server has let the operator do."""
+        return {_permission(event) for event in self.audited.requests(self.user)}
+
+    def refused(self) -> list[str]:
+        """What its roles have not allowed, and why.
+
+        What admission refuses is another matter: right after the CRD has come, it does not know the owner's kind yet.
+        """
+        return [
+            f"{event['verb']} {event['requestURI']}: {event['responseStatus']}"
+            for event in self.audited.requests(self.user)
+            if event["annotations"].get("authorization.k8s.io/decision") != "allow"
+        ]
+
+
+def _permission(event: Object) -> Permission:
+    target = event["objectRef"]
+    resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
+    return target.get("apiGroup", ""), resource, event["verb"]
+
+
+@pytest.fixture(scope="module", params=["cluster", "namespaced"])
+def released(request: pytest.FixtureRequest, audited: Audited, tmp_path_factory: pytest.TempPathFactory) -> Released:
+    mode = request.param
+    namespace, own = f"team-{mode}", f"operator-{mode}"
+    values: Object = {"pendingStatusDelay": "100ms"}
+    if mode == "namespaced":
+        values |= {"namespaces": [namespace], "crds": {"enabled": False}}
+    kubectl = Kubectl(audited.plane.kubeconfig)
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    run_helm(
+        "install", "perm", CHART, "--namespace", own, "--create-namespace", values=values, kubeconfig=kubectl.kubeconfig
+    )
+    kubectl("wait", "--for=condition=Established", "crd/finetunes.finetune.dev", "--timeout=60s")
+    manifest = run_helm("get", "manifest", "perm", "--namespace", own, kubeconfig=kubectl.kubeconfig)
+    objects = [each for each in yaml.safe_load_all(manifest) if each]
+    return Released(audited, kubectl, objects, own, namespace, tmp_path_factory.mktemp(mode))
+
+
+def granted(objects: list[Object]) -> set[Permission]:
+    """What the roles that are bound to the operator allow."""
+    roles = {each["metadata"]["name"]: each for each in kinds(objects, "ClusterRole") + kinds(objects, "Role")}
+    bindings = kinds(objects, "ClusterRoleBinding") + kinds(objects, "RoleBinding")
+    rules = [rule for each in bindings for rule in roles[each["roleRef"]["name"]]["rules"]]
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def secret(name: str, values: Mapping[str, str]) -> Object:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": dict(values)}
+
+
+def strangers(name: str) -> Iterator[Object]:
+    """A Job and a claim that somebody else has given the names that a FineTune's children would have."""
+    container = {"name": "c", "image": "c", "command": ["true"]}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    yield {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": template}}
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": claim}
+
+
+def test_roles_allow_what_the_operator_does_and_nothing_else(released: Released) -> None:
+    with provider("bfl") as there:
+        local = {"ALLOW_BASE_URL": there.url, "ALLOW_DATASET_HOST": "127.0.0.1", "POLL_INTERVAL": "0.2"}
+        with running(released.operator("first", **local)) as first:
+            a_run_at_a_provider(released, there)
+            a_run_of_ones_own(released, first)
+            names_that_are_taken(released)
+            assert first.stop() == 0
+    another_authority(released)
+    with running(released.operator("second")) as second, running(released.operator("standby")) as standby:
+        a_second_replica(released, second, standby)
+    assert released.refused() == []
+    assert released.used() == granted(released.objects) - NOT_A_CALL
+
+
+def a_run_of_ones_own(released: Released, operator: Operator) -> None:
+    released.apply(fine_tune("own"))
+    job = ["-n", released.namespace, "-l", "job-name=own-1"]
+    (pod,) = eventually(lambda: released.kubectl.get("pods", *job)["items"], "a pod")
+    released.wait("own", lambda status: status.get("phase") == "Pending")
+    report(released, operator, pod)
+    released.wait("own", lambda status: status.get("progress", {}).get("percentage") == 30)
+    released.patch("own", suspend=True)
+    released.reason("own", "SuspendedBySpec")
+    released.patch("own", cancel=True)
+    released.reason("own", "Cancelled")
+
+
+def report(released: Released, operator: Operator, pod: Object) -> None:
+    """As the trainer in the pod does."""
+    name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+    flags = [f"--audience={PROGRESS_AUDIENCE}", "--bound-object-kind=Pod", f"--bound-object-name={name}"]
+    flags += [f"--bound-object-uid={uid}", "-n", released.namespace]
+    token = released.kubectl("create", "token", "default", *flags).strip()
+    trust = ssl.create_default_context(cadata=pod["metadata"]["annotations"]["finetune.dev/progress-ca"])
+    address = urlsplit(operator.progress)
+    connection = http.client.HTTPSConnection(str(address.hostname), address.port, context=trust, timeout=30)
+    body = json.dumps({"trainerStatus": {"progressPercentage": 30, "metrics": []}})
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection.request("POST", progress_path(released.namespace, "own", 1), body, headers)
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    connection.close()
+
+
+def names_that_are_taken(released: Released) -> None:
+    job, _ = strangers("job-taken-1")
+    released.apply(job, fine_tune("job-taken"))
+    released.reason("job-taken", "NameConflict")
+    _, claim = strangers("claim-taken-1")
+    released.apply(claim, fine_tune("claim-taken"))
+    released.reason("claim-taken", "NameConflict")
+
+
+def a_run_at_a_provider(released: Released, there: Provider) -> None:
+    """The finalizer is there before the first call, and goes after the last."""
+    released.apply(*(secret(name, values) for name, values in there.secrets.items()))
+    api_version = "finetune.dev/v1alpha1"
+    released.apply(
+        {"apiVersion": api_version, "kind": "FineTune", "metadata": {"name": "at-provider"}, "spec": there.spec}
+    )
+    released.wait("at-provider", lambda status: status.get("phase") == "Succeeded")
+    released.kubectl("delete", "finetune", "at-provider", "-n", released.namespace, "--timeout=60s")
+
+
+def another_authority(released: Released) -> None:
+    """What is in the Secret is spoilt; the next replica writes it anew."""
+    path = ["-n", released.release_namespace, "secret", "finetune-operator-progress"]
+    spoilt = base64.b64encode(b"spoilt").decode()
+    released.kubectl("patch", *path, "--type=merge", "-p", json.dumps({"data": {"ca.crt": spoilt}}))
+
+
+def a_second_replica(released: Released, leader: Operator, standby: Operator) -> None:
+    lease = ["lease", "perm-finetune-operator", "-n", released.release_namespace]
+
+    def holder() -> str:
+        return str(released.kubectl.get(*lease)["spec"].get("holderIdentity") or "")
+
+    leading = eventually(holder, "a leader")
+    eventually(lambda: _get(standby.metrics, "/readyz") == 200, "the standby's readiness")
+    assert _get(standby.metrics, "/healthz") == 200
+    (winner,) = [each for each in (leader, standby) if f"{each.process.pid}" in leading] or [leader]
+    assert winner.stop() == 0
+    eventually(lambda: holder() not in ("", leading), "another leader")
+    released.apply(fine_tune("after"))
+    released.wait("after", lambda status: status.get("phase"))
+
+
+def _get(base: str, path: str) -> int:
+    address = urlsplit(base)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_people_get_their_rights_by_aggregation(audited: Audited, released: Released) -> None:
+    """view reads, edit writes; nobody of them writes a status."""
+    kubectl = released.kubectl
+
+    def may(role: str, verb: str, resource: str) -> bool:
+        user = f"{role}-{released.namespace}"
+        subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
+        binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "roleRef": reference}
+        kubectl.apply({**binding, "metadata": {"name": user, "namespace": released.namespace}, "subjects": [subject]})
+        try:
+            return kubectl("auth", "can-i", verb, resource, "--as", user, "-n", released.namespace).strip() == "yes"
+        except Exception:
+            return False
+
+    eventually(lambda: may("view", "list", "finetunes.finetune.dev"), "the aggregation")
+    assert not may("view", "create", "finetunes.finetune.dev")
+    for role in ("edit", "admin"):
+        assert may(role, "create", "finetunes.finetune.dev")
+        assert may(role, "get", "finetunes.finetune.dev")
+        assert not may(role, "patch", "finetunes.finetune.dev/status")
+
+
+def test_the_default_is_the_installed_one(released: Released) -> None:
+    """The manifest that the permissions were compared with is what the chart gives."""
+    assert granted(released.objects) == granted(render({}))
