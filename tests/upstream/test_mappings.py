@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from finetune_operator.api.backends import ScenarioParameters
 from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
-from finetune_operator.backends import bfl, octoai, scenario_requests, scenario_states
+from finetune_operator.backends import bfl, octoai_requests, octoai_states, scenario_requests, scenario_states
 from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.bfl import BflUpstream
 from finetune_operator.backends.failures import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected
@@ -102,31 +102,31 @@ def test_octoai_request_has_every_field_of_the_reference() -> None:
         dataset="s3://data/pictures",
     )
     files = [{"file_id": "asset_1", "caption": "a cat"}]
-    request = octoai.tune_request(run_of(made["spec"], display_name="My mascot!"), files)
+    request = octoai_requests.tune_request(run_of(made["spec"], display_name="My mascot!"), files)
     details = {**OCTOAI_BODY["details"], "files": files}
     assert request == {**OCTOAI_BODY, "details": details, "name": f"My-mascot-{MARKER}"}
 
 
 def test_octoai_names_keep_their_marker_however_long_the_name_is() -> None:
     run = run_of(runs.octoai("https://tunes.example.com"), display_name="é" * 300 + "x" * 300)
-    name = octoai.tune_name(run)
+    name = octoai_requests.tune_name(run)
     assert len(name) <= 100
-    assert octoai.bears_name(name, MARKER)
-    assert not octoai.bears_name(f"{name}0", MARKER)
-    assert not octoai.bears_name(f"x{MARKER}", MARKER)
+    assert octoai_requests.bears_name(name, MARKER)
+    assert not octoai_requests.bears_name(f"{name}0", MARKER)
+    assert not octoai_requests.bears_name(f"x{MARKER}", MARKER)
 
 
 @given(st.lists(st.text(max_size=2000), max_size=20))
 def test_octoai_files_survive_the_status(captions: list[str]) -> None:
     files = [{"file_id": f"asset_{index}", "caption": caption} for index, caption in enumerate(captions)]
-    packed = octoai.packed(files)
+    packed = octoai_requests.packed(files)
     assert all(len(text) <= 4096 for text in packed.values())
-    assert octoai.unpacked({**packed, "attempt": "1"}) == files
+    assert octoai_requests.unpacked({**packed, "attempt": "1"}) == files
 
 
 def test_octoai_says_when_the_captions_are_too_long() -> None:
     with pytest.raises(Rejected, match="use fewer or shorter"):
-        octoai.packed([{"file_id": "a", "caption": "x" * 300_000}])
+        octoai_requests.packed([{"file_id": "a", "caption": "x" * 300_000}])
 
 
 SCENARIO_PARAMETERS: dict[str, Body] = {
@@ -300,7 +300,7 @@ def test_bfl_lists_of_any_shape() -> None:
     ],
 )
 def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
-    state = octoai.sighting_of({"id": "t", "status": status}, "https://tunes.example.com").state
+    state = octoai_states.sighting_of({"id": "t", "status": status}, "https://tunes.example.com").state
     assert (state.stage, state.reason) == (stage, reason)
     assert state.uncertain == (reason == UNKNOWN)
 
@@ -308,13 +308,13 @@ def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
 def test_octoai_says_why_and_which() -> None:
     result = {"rejected_assets": ["a", "b"], "unready_assets": ["c"]}
     tune = {"id": "t", "status": "failed", "status_details": "No pictures.", "result": result}
-    message = octoai.sighting_of(tune, "").state.message
+    message = octoai_states.sighting_of(tune, "").state.message
     assert message == "The tune has failed: No pictures. Rejected assets: a, b. Unready assets: c."
-    made = octoai.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
+    made = octoai_states.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
     assert made.data == {"loras": "l"}
     assert made.state.artifacts == ({"name": "l", "uri": "https://x/v1/assets/l"},)
     with pytest.raises(Gone):
-        octoai.sighting_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
+        octoai_states.sighting_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def _scenario(body: Body) -> Sighting:
 
 
 def _octoai(body: Body) -> Sighting:
-    return octoai.sighting_of(body, "")
+    return octoai_states.sighting_of(body, "")
 
 
 def _bfl(body: Body) -> Sighting:

@@ -15,7 +15,7 @@ from finetune_operator.api.backends import Oxen, Scenario
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends import bfl, octoai, scenario_requests
+from finetune_operator.backends import bfl, octoai_requests, scenario_requests
 from finetune_operator.backends.members import members
 from finetune_operator.backends.oxen import BRANCH, folder_of, repository_path
 from finetune_operator.backends.upstream_run import Traits, UpstreamRun
@@ -135,12 +135,12 @@ def _bfl(run: UpstreamRun, address: _Address) -> Iterator[Request]:
 
 
 def _octoai(run: UpstreamRun, address: _Address) -> Iterator[Request]:
-    asset = octoai.asset_request(octoai.asset_name(run, 0, "<digest>"), "<png or jpeg>")
+    asset = octoai_requests.asset_request(octoai_requests.asset_name(run, 0, "<digest>"), "<png or jpeg>")
     yield address.request(
         "POST", "/v1/assets", asset, "once for each picture; its bytes go to the address in the answer"
     )
     yield address.request("POST", "/v1/assets/<id>/complete-upload", {}, "once for each picture")
-    tune = octoai.tune_request(run, [{"file_id": "<asset>", "caption": "<caption>"}])
+    tune = octoai_requests.tune_request(run, [{"file_id": "<asset>", "caption": "<caption>"}])
     yield address.request("POST", "/v1/tune", tune, "creates and starts the tune; billed")
 
 
