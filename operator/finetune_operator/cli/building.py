@@ -1,0 +1,201 @@
+"""From flags and files to a FineTune that is right before it is sent. Pure.
+
+Every function raises UsageError, naming the field and the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_operator.api.backends import BACKENDS
+from finetune_operator.api.matrix import SCRIPT_TYPES, TRAINS
+from finetune_operator.api.names import API_VERSION, KIND, PRIORITY_CLASS_LABEL, QUEUE_LABEL, camel
+from finetune_operator.api.recipes import RECIPES
+from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.api.unsupported import unsupported
+from finetune_operator.cli.errors import UsageError
+from finetune_operator.cli.table import backend_of, recipe_of
+from finetune_operator.cli.values import Schema, assign, split_assignment
+
+Object = dict[str, Any]
+
+SIMPLE: Mapping[str, str] = {
+    "model": "baseModel",
+    "model_secret": "modelSecretRef.name",
+    "dataset": "dataset.uri",
+    "dataset_secret": "dataset.secretRef.name",
+    "output": "output.uri",
+    "output_secret": "output.secretRef.name",
+    "run": "run",
+    "deadline": "activeDeadlineSeconds",
+    "ttl": "ttlSecondsAfterFinished",
+}
+"""Flags of submit, and the member of the spec that each sets."""
+OF_BACKEND: Mapping[str, str] = {
+    "gpus": "gpus",
+    "gpu_resource": "gpuResourceName",
+    "image": "image",
+    "storage": "storage.size",
+    "storage_class": "storage.storageClassName",
+    "storage_claim": "storage.claimName",
+    "cache_claim": "cache.claimName",
+    "secret": "secretRef.name",
+}
+"""Flags of submit, and the member of the chosen backend that each sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the flags say. `values`: by the names in SIMPLE and OF_BACKEND; None where a flag was not given."""
+
+    name: str | None = None
+    recipe: str | None = None
+    backend: str | None = None
+    parameters: Sequence[str] = ()
+    backend_parameters: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    queue: str | None = None
+    priority_class: str | None = None
+    suspend: bool = False
+    values: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def from_file(text: str, source: str) -> Object:
+    """The one FineTune of a YAML or JSON file."""
+    import yaml
+
+    try:
+        documents = [each for each in yaml.safe_load_all(text) if each is not None]
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: {' '.join(str(error).split())}") from None
+    finetunes = [each for each in documents if isinstance(each, dict) and each.get("kind") == KIND]
+    if len(finetunes) != 1:
+        raise UsageError(
+            f"{source}: holds {len(finetunes) or 'no'} FineTunes, must be one",
+            "For files with more, or with other objects: kubectl apply -f.",
+        )
+    found: Object = finetunes[0]
+    if found.get("apiVersion") != API_VERSION:
+        raise UsageError(f"{source}: apiVersion {found.get('apiVersion')}: must be {API_VERSION}")
+    if not isinstance(found.setdefault("metadata", {}), dict) or not isinstance(found.get("spec"), dict):
+        raise UsageError(f"{source}: metadata and spec must be objects")
+    return found
+
+
+def built(wishes: Wishes, start: Object | None = None) -> Object:
+    """A FineTune: `start` (of a file) with the flags over it. It is not checked yet."""
+    finetune = start or {"apiVersion": API_VERSION, "kind": KIND, "metadata": {}, "spec": {}}
+    metadata: Object = finetune["metadata"]
+    if wishes.name:
+        metadata["name"] = wishes.name
+        metadata.pop("generateName", None)
+    _label(metadata, wishes)
+    finetune["spec"] = changed(finetune["spec"], wishes)
+    return finetune
+
+
+def changed(spec: Object, wishes: Wishes) -> Object:
+    """A spec with the flags over it."""
+    schema: Schema = FineTuneSpec.model_json_schema(by_alias=True)
+    recipe, backend = _chosen_recipe(spec, wishes), _chosen_backend(spec, wishes)
+    for flag, path in SIMPLE.items():
+        if (value := wishes.values.get(flag)) is not None:
+            assign(spec, schema, path, value, _flag(flag))
+    for flag, path in OF_BACKEND.items():
+        if (value := wishes.values.get(flag)) is not None:
+            assign(spec, schema, path, value, _flag(flag), ("backend", _needed(backend, "backend")))
+    for member, name, texts, flag in (
+        ("recipe", recipe, wishes.parameters, "--param"),
+        ("backend", backend, wishes.backend_parameters, "--backend-param"),
+    ):
+        for text in texts:
+            path, value = split_assignment(text, flag)
+            assign(spec, schema, path, value, flag, (member, _needed(name, member)))
+    for text in wishes.settings:
+        path, value = split_assignment(text, "--set")
+        assign(spec, schema, path.removeprefix("spec."), value)
+    if wishes.suspend:
+        spec["suspend"] = True
+    order = {str(field.alias): place for place, field in enumerate(FineTuneSpec.model_fields.values())}
+    return dict(sorted(spec.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def checked(finetune: Mapping[str, Any]) -> FineTuneSpec:
+    """The spec, once it is complete and its backend can honour it."""
+    spec = finetune["spec"]
+    metadata = finetune["metadata"]
+    if not metadata.get("name") and not metadata.get("generateName"):
+        raise UsageError("the FineTune has no name", "Give --name NAME.")
+    _complete(spec)
+    try:
+        parsed = FineTuneSpec.model_validate(spec)
+    except ValidationError as error:
+        first, *more = _sentences(error)
+        raise UsageError("; ".join([first, *more])) from None
+    if findings := unsupported(parsed):
+        raise UsageError("; ".join(str(finding) for finding in findings))
+    return parsed
+
+
+def _complete(spec: Mapping[str, Any]) -> None:
+    """What a beginner leaves out, by the flag that gives it."""
+    for member, flag in (("baseModel", "--model"), ("recipe", "--recipe"), ("dataset", "--dataset")):
+        if not spec.get(member):
+            raise UsageError(
+                f"spec.{member} is missing", f"Give {flag}, or a file; `kubectl finetune submit --help` has an example."
+            )
+
+
+def _sentences(error: ValidationError) -> Iterable[str]:
+    # The input itself stays out: it may be long, and hostile.
+    for problem in error.errors(include_input=False, include_url=False):
+        place = ".".join(["spec", *(str(part) for part in problem["loc"])])
+        yield f"{place}: {problem['msg']}"
+
+
+def _label(metadata: Object, wishes: Wishes) -> None:
+    given = [split_assignment(text, "--label") for text in wishes.labels]
+    given += [(QUEUE_LABEL, wishes.queue)] if wishes.queue else []
+    given += [(PRIORITY_CLASS_LABEL, wishes.priority_class)] if wishes.priority_class else []
+    if given:
+        metadata["labels"] = {**(metadata.get("labels") or {}), **dict(given)}
+
+
+def _chosen_recipe(spec: Object, wishes: Wishes) -> str | None:
+    there = recipe_of(spec)
+    if wishes.recipe is None:
+        return there or None
+    recipe = SCRIPT_TYPES.get(wishes.recipe) or camel(wishes.recipe)
+    if recipe not in RECIPES:
+        raise UsageError(f"--recipe {wishes.recipe}: there is none of that name", f"Known are {', '.join(RECIPES)}.")
+    if there != recipe:
+        spec["recipe"] = {recipe: {}}
+    return recipe
+
+
+def _chosen_backend(spec: Object, wishes: Wishes) -> str | None:
+    there = backend_of(spec)
+    backend = wishes.backend or there or "job"
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend}: there is none of that name", f"Known are {', '.join(BACKENDS)}.")
+    if there != backend:
+        spec["backend"] = {backend: {}}
+    if (recipe := recipe_of(spec)) and recipe in RECIPES and recipe not in TRAINS[backend]:
+        able = ", ".join(name for name in BACKENDS if recipe in TRAINS[name])
+        raise UsageError(f"backend {backend} does not train {recipe}", f"Give --backend: {able}.")
+    return backend
+
+
+def _needed(name: str | None, member: str) -> str:
+    if name is None:
+        raise UsageError(f"parameters of the {member} need a {member}", f"Give --{member}.")
+    return name
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

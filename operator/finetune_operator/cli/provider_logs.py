@@ -1,0 +1,198 @@
+"""What a provider says of a run while it trains: its own log where it has one, else the states that the operator sees.
+
+The seam: `LOGS` maps a provider to a coroutine that gives all lines of a run's log so far. Another provider's log is
+one function and one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.finetunes import find
+from finetune_operator.cli.line import plain_line
+from finetune_operator.cli.printing import note, out
+from finetune_operator.cli.snapshot import snapshot
+from finetune_operator.cli.table import backend_of
+from finetune_operator.kube import resources
+from finetune_operator.kube.errors import ApiError
+
+if TYPE_CHECKING:
+    from finetune_operator.backends.calls import Api
+
+POLL_SECONDS: Final = 5.0
+STATE_POLL_SECONDS: Final = 1.0
+DEEPEST: Final = 5
+
+ProviderLog = Callable[["Api", Mapping[str, Any], str], Awaitable[list[str]]]
+"""(API, the backend's member of the spec, the run's id there) -> all lines so far."""
+
+
+def print_provider_log(
+    cluster: Cluster, finetune: Object, *, follow: bool, tail: int | None, allow: Sequence[str] = ()
+) -> None:
+    """Lines go to stdout. `allow`: base URLs besides the provider's own that may be given the credentials."""
+    provider = backend_of(finetune["spec"])
+    reader = None
+    if LOGS.get(provider) is None:
+        note(f"{provider} gives no log of a run; this is what the operator sees of it")
+    else:
+        reader = _Reader(cluster, finetune, provider, allow)
+        if problem := reader.problem:
+            note(f"{problem}; this is what the operator sees of it")
+            reader = None
+    if reader is None:
+        _print_states(cluster, finetune, follow=follow)
+    else:
+        asyncio.run(reader.print(follow=follow, tail=tail))
+
+
+def _print_states(cluster: Cluster, finetune: Object, *, follow: bool) -> None:
+    shown = ""
+    while True:
+        line = state_line(finetune)
+        if line != shown:
+            out(line)
+            shown = line
+        if not follow or snapshot(finetune).over:
+            return
+        time.sleep(STATE_POLL_SECONDS)
+        finetune = find(cluster, finetune["metadata"]["name"])
+
+
+def state_line(finetune: Mapping[str, Any]) -> str:
+    """The snapshot with the provider's own words. Pure."""
+    upstream = (finetune.get("status") or {}).get("upstream") or {}
+    words = [upstream.get("stage"), upstream.get("message"), upstream.get("url")]
+    return "  ".join([plain_line(snapshot(finetune)), *(str(word) for word in words if word)])
+
+
+class _Reader:
+    """The log of one run at its provider, read with the FineTune's own Secret."""
+
+    def __init__(self, cluster: Cluster, finetune: Object, provider: str, allow: Sequence[str]) -> None:
+        from finetune_operator.backends.members import members
+
+        self._cluster = cluster
+        self._finetune = finetune
+        self._provider = provider
+        self._backend: Mapping[str, Any] = finetune["spec"]["backend"][provider]
+        self._member = members()[provider]
+        self._base_url = str(self._backend.get("baseURL") or self._member.traits.base_url or "").rstrip("/")
+        self._allow = allow
+        self._credentials: dict[str, str] = {}
+        self.problem = self._prepare()
+
+    @property
+    def _id(self) -> str:
+        return str(((self._finetune.get("status") or {}).get("upstream") or {}).get("id") or "")
+
+    def _prepare(self) -> str:
+        """Why the provider cannot be asked; empty where it can."""
+        traits = self._member.traits
+        official = {each.rstrip("/") for each in (traits.base_url, *traits.also) if each}
+        if self._base_url not in official | {each.rstrip("/") for each in self._allow}:
+            # Whoever wrote the FineTune chose that address; the Secret is not sent there on somebody else's word.
+            return f"{self._base_url} is not {self._provider}'s own address: allow it with --allow-base-url"
+        name = (self._backend.get("secretRef") or {}).get("name") or ""
+        namespace = self._finetune["metadata"]["namespace"]
+        try:
+            secret = self._cluster.get(resources.core(namespace, "secrets", name))
+        except ApiError as error:
+            return f"Secret {name} cannot be read ({error.message})"
+        found = decoded(secret.get("data") or {})
+        for keys in traits.secret_keys:
+            if all(found.get(key) for key in keys):
+                self._credentials = {key: found[key] for key in keys}
+                return ""
+        wanted = " or ".join(" and ".join(keys) for keys in traits.secret_keys)
+        return f"Secret {name} needs {wanted}"
+
+    async def print(self, *, follow: bool, tail: int | None) -> None:
+        """Raises CommandError where the provider cannot be asked."""
+        from finetune_operator.backends.failures import Transient, UpstreamError
+        from finetune_operator.backends.guard import AddressGuard
+        from finetune_operator.backends.http import Client
+        from finetune_operator.backends.redact import Redactor
+
+        client = Client(AddressGuard(base_urls=self._allow))
+        headers = self._member.headers(self._credentials)
+        redact = Redactor(self._credentials.values())
+        api = client.api(self._provider, self._base_url, headers, redact=redact, explain=self._member.explain)
+        printed: list[str] | None = None
+        try:
+            while True:
+                over = snapshot(self._finetune).over
+                try:
+                    lines = await LOGS[self._provider](api, self._backend, self._id) if self._id else []
+                except Transient:
+                    if not follow:
+                        raise
+                    lines = printed or []
+                fresh = new_lines(printed or [], lines)
+                if printed is None and tail is not None:
+                    fresh = fresh[len(fresh) - min(tail, len(fresh)) :]
+                for line in fresh:
+                    out(redact(line))
+                printed = lines
+                if over or not follow:
+                    return
+                await asyncio.sleep(POLL_SECONDS)
+                self._finetune = find(self._cluster, self._finetune["metadata"]["name"])
+        except UpstreamError as error:
+            raise CommandError(
+                f"{self._provider}: {error.message}", "What the operator knows: kubectl finetune describe."
+            ) from None
+        finally:
+            await client.close()
+
+
+async def _oxen(api: Api, backend: Mapping[str, Any], run_id: str) -> list[str]:
+    from finetune_operator.api.backends import Oxen
+    from finetune_operator.backends.oxen import repository_path
+
+    path = repository_path(Oxen.model_validate(dict(backend)))
+    return lines_in((await api.get(f"{path}/fine_tunes/{run_id}/logs")).body)
+
+
+LOGS: Final[Mapping[str, ProviderLog]] = {"oxen": _oxen}
+
+
+def lines_in(body: object, depth: int = 0) -> list[str]:
+    """Every line of a log, whatever shape its JSON has. Pure."""
+    if isinstance(body, str):
+        return body.splitlines()
+    if depth > DEEPEST:
+        return []
+    if isinstance(body, Mapping):
+        wanted = ("logs", "log", "lines", "entries", "message", "text", "line")
+        return [line for name in wanted if name in body for line in lines_in(body[name], depth + 1)]
+    if isinstance(body, list):
+        return [line for each in body for line in lines_in(each, depth + 1)]
+    return []
+
+
+def new_lines(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """What `now` has after the end of `before`; the provider may have dropped lines at the beginning. Pure."""
+    for start in range(len(before) + 1):
+        kept = before[start:]
+        if list(now[: len(kept)]) == list(kept):
+            return list(now[len(kept) :])
+    return list(now)
+
+
+def decoded(data: Mapping[str, str]) -> dict[str, str]:
+    """A Secret's values as text, without the newline that `--from-file` leaves; what is no text is left out. Pure."""
+    found = {}
+    for key, value in data.items():
+        try:
+            found[key] = base64.b64decode(value).decode().strip()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return found

@@ -1,0 +1,43 @@
+"""Which Secrets a FineTune names, and which keys they need. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from finetune_operator.cli.table import backend_of
+
+STORE_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "s3": (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),),
+    "hf": (("HF_TOKEN",),),
+}
+
+
+class SecretNeed(NamedTuple):
+    """`keys`: alternatives of keys that go together; none where any will do."""
+
+    name: str
+    field: str
+    keys: tuple[tuple[str, ...], ...]
+
+
+def secret_needs(finetune: Mapping[str, Any]) -> Iterator[SecretNeed]:
+    """In the order of the spec."""
+    spec = finetune.get("spec") or {}
+    for field, place, uri in (
+        ("dataset.secretRef", (spec.get("dataset") or {}).get("secretRef"), (spec.get("dataset") or {}).get("uri")),
+        ("output.secretRef", (spec.get("output") or {}).get("secretRef"), (spec.get("output") or {}).get("uri")),
+        ("modelSecretRef", spec.get("modelSecretRef"), "hf://"),
+    ):
+        if name := (place or {}).get("name"):
+            yield SecretNeed(str(name), field, STORE_KEYS.get(str(uri).partition("://")[0], ()))
+    backend = backend_of(spec)
+    if name := ((spec.get("backend") or {}).get(backend, {}).get("secretRef") or {}).get("name"):
+        yield SecretNeed(str(name), f"backend.{backend}.secretRef", provider_keys(backend))
+
+
+def provider_keys(provider: str) -> tuple[tuple[str, ...], ...]:
+    """As the operator asks for them."""
+    from finetune_operator.backends.members import members
+
+    return members()[provider].traits.secret_keys

@@ -1,0 +1,78 @@
+"""What cancel, suspend and resume change, and what they say where there is nothing to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.finetunes import change
+from finetune_operator.cli.gitops import git_warning
+from finetune_operator.cli.printing import note, out
+from finetune_operator.cli.snapshot import snapshot
+from finetune_operator.cli.table import backend_of
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A change of the spec (none where all is so already), what to say, and the command that undoes or follows it."""
+
+    said: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    next: str = ""
+
+    def carry_out(self, cluster: Cluster, finetune: Object, flags: str) -> None:
+        """Raises CommandError where somebody else has changed the FineTune meanwhile."""
+        if self.spec:
+            change(cluster, finetune, self.spec)
+            if warning := git_warning(finetune):
+                note(warning)
+        out(self.said)
+        if self.next:
+            out(f"  next: kubectl finetune {self.next} {finetune['metadata']['name']}{flags}")
+
+
+def suspended(finetune: Object) -> Switch:
+    """Pure. Raises CommandError for a run that has ended or that cannot be suspended."""
+    name, spec, now = finetune["metadata"]["name"], finetune["spec"], snapshot(finetune)
+    if now.ended:
+        raise CommandError(f"{name} has ended already ({now.phase})", f"Run it again: kubectl finetune retry {name}")
+    if spec.get("suspend"):
+        return Switch(f"{name} is suspended already", next="resume")
+    if backend_of(spec) == "job":
+        return Switch(f"{name} saves a checkpoint and frees its devices", {"suspend": True}, "resume")
+    if ((finetune.get("status") or {}).get("upstream") or {}).get("startedTime"):
+        raise CommandError(
+            f"{name} has started at the provider, which cannot pause it",
+            f"Let it finish, or stop it for good: kubectl finetune cancel {name}",
+        )
+    return Switch(f"{name} is held back before anything is billed", {"suspend": True}, "resume")
+
+
+def resumed(finetune: Object) -> Switch:
+    """Pure. Raises CommandError for a run that has ended or was cancelled."""
+    name, spec, now = finetune["metadata"]["name"], finetune["spec"], snapshot(finetune)
+    if now.ended or spec.get("cancel"):
+        how = now.phase if now.ended else "cancelled"
+        raise CommandError(
+            f"{name} cannot be resumed: it has ended ({how})", f"Run it again: kubectl finetune retry {name}"
+        )
+    if spec.get("suspend"):
+        return Switch(f"{name} goes on from its last checkpoint", {"suspend": False}, "watch")
+    if now.reason in ("QueuedByKueue", "Preempted"):
+        return Switch(
+            f"{name} is not suspended: Kueue holds it back, and admits it when there is room", next="describe"
+        )
+    return Switch(f"{name} is not suspended", next="watch")
+
+
+def cancelled(finetune: Object) -> Switch:
+    """Pure. Nothing to do for a run that has ended."""
+    name, now = finetune["metadata"]["name"], snapshot(finetune)
+    if now.ended:
+        return Switch(f"{name} has ended already ({now.phase}); there is nothing to cancel")
+    if finetune["spec"].get("cancel"):
+        return Switch(f"{name} is being cancelled already", next="watch")
+    return Switch(f"{name} is being cancelled; its record stays", {"cancel": True}, "watch")
