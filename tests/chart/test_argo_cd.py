@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lupa.lua51 as lua
+import lupa.lua51 as lua  # type: ignore[import-untyped]
 import pytest
 import yaml
 
