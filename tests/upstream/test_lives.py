@@ -75,8 +75,9 @@ async def test_bfl_needs_three_errors_in_a_row_to_fail() -> None:
         assert "training diverged" in seen[-1].state.message
 
 
-async def test_bfl_takes_an_expired_result_for_a_success_only_of_a_run_that_it_has_seen() -> None:
-    options = BflOptions(pending_steps=1, training_steps=0, result_expires_after=1)
+@pytest.mark.parametrize("status", [200, 404])
+async def test_bfl_takes_an_expired_result_for_a_success_only_of_a_run_that_it_has_seen(status: int) -> None:
+    options = BflOptions(pending_steps=1, training_steps=0, result_expires_after=1, result_unknown=status)
     async with (
         BflFake(options).serve() as fake,
         bench(BflUpstream(), fake.url, runs.BFL_SECRET, runs.bfl(fake.url)) as life,

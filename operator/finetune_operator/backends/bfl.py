@@ -237,16 +237,18 @@ class BflUpstream:
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
         """`get_result`; where that knows nothing, `finetune_details` decides: results expire, runs do not."""
         assert run.id is not None
-        body = (await kit.api.get("/v1/get_result", {"id": run.id})).object()
-        if body.get("status") != "Task not found":
-            return _with_artifact(sighting_of(body, run.data), run, kit)
+        with suppress(Gone):  # some answer 404 with the same words
+            body = (await kit.api.get("/v1/get_result", {"id": run.id})).object()
+            if body.get("status") != "Task not found":
+                return _with_artifact(sighting_of(body, run.data), run, kit)
+        words = ""
         try:
             known = bool(await _details(run.id, kit))
-        except (Gone, Rejected):
-            known = False
+        except (Gone, Rejected) as error:
+            known, words = False, f": {error.message}"
         sighting = sighting_of_unknown(known, run.data)
         if sighting is None:
-            raise Gone(f"Black Forest Labs knows the run {run.id} no more")
+            raise Gone(f"Black Forest Labs knows the run {run.id} no more{words}")
         return _with_artifact(sighting, run, kit)
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002

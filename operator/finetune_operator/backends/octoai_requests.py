@@ -93,4 +93,5 @@ def tune_path(run: UpstreamRun) -> str:
 
 
 def asset_path(asset: str) -> str:
+    """An asset's address below the base URL."""
     return f"/v1/assets/{quote(asset, safe='')}"

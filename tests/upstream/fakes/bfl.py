@@ -63,6 +63,8 @@ class BflOptions(Options):
     """How many of the first polls say `Error` although nothing is wrong."""
     result_expires_after: int = 0
     """Polls after the end from which on `get_result` says `Task not found`; 0: never."""
+    result_unknown: int = 200
+    """Status code of `Task not found`."""
     delete_unknown: int = 404
     id_field: str = "finetune_id"
     pending_steps: int = 1
@@ -173,7 +175,8 @@ class BflFake(Fake):
                 "progress": progress,
                 "details": {"error": "training diverged"} if status == "Error" else None,
                 "preview": None,
-            }
+            },
+            status=self.behaviour.result_unknown if status == "Task not found" else 200,
         )
 
     def _status(self, run: Finetune) -> tuple[str, float | None]:
