@@ -121,7 +121,11 @@ def _scenario(run: UpstreamRun, address: _Address) -> Iterator[Request]:
     model = scenario_requests.model_request(run)
     yield address.request("POST", f"/models{project}", model, "creates an empty model, free of charge")
     yield address.request("POST", f"{path}/training-images{project}", image, "once for each picture or recording")
-    if run.spec is not None and run.spec.recipe.kind in ("imageEditing", "multiImageEditing"):
+    recipe = run.spec.recipe.kind if run.spec is not None else ""
+    if recipe == "imageGeneration":
+        caption = {"description": "<caption>"}
+        yield address.request("PUT", f"/assets/<picture>{project}", caption, "captions each picture")
+    if recipe in ("imageEditing", "multiImageEditing"):
         pair = {"sourceId": "<picture>", "targetId": "<picture>", "instruction": "<caption>"}
         yield address.request("PUT", f"{path}/training-images/pairs{project}", [pair], "pairs the pictures")
     dry = f"{path}/train{project}{'&' if project else '?'}dryRun=true"
