@@ -46,7 +46,7 @@ class Operated:
         status: Object = self.kubectl.get("finetune", name).get("status") or {}
         return status
 
-    def wait(self, name: str, holds: Callable[[Object], object], timeout: float = 180.0) -> Object:
+    def wait(self, name: str, holds: Callable[[Object], object], timeout: float = 600.0) -> Object:
         """Its status once `holds`; fails with what it is where that does not happen in time."""
         deadline = time.monotonic() + timeout
         while True:
@@ -57,7 +57,7 @@ class Operated:
                 raise AssertionError(f"{name} after {timeout:.0f} s: {status}\n{self.log.read_text()[-3000:]}")
             time.sleep(0.3)
 
-    def finished(self, name: str, timeout: float = 180.0) -> Object:
+    def finished(self, name: str, timeout: float = 600.0) -> Object:
         """Its status once the run is over."""
         return self.wait(name, lambda status: status.get("completionTime"), timeout)
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from tests.e2e.operator import Operated, digest, job_backend
 
-LONG = {"epochs": 40, "saveStrategy": "steps", "saveStepsRatio": 1.0}
-"""Enough steps (240) to be interrupted in the middle."""
+LONG = {"epochs": 20, "saveStrategy": "steps", "saveStepsRatio": 1.0}
+"""Enough steps (120) to be interrupted in the middle."""
 
 
 def condition(status: dict, kind: str) -> dict:
@@ -51,7 +51,7 @@ def test_the_whole_life_of_a_run(operator: Operated) -> None:
 
 def test_suspended_and_resumed_it_ends_with_the_same_weights(operator: Operated, uninterrupted: str) -> None:
     operator.create("suspended", recipe=LONG)
-    operator.at_step("suspended", 10)
+    operator.at_step("suspended", 5)
     operator.patch("suspended", suspend=True)
     held = operator.wait("suspended", lambda status: status.get("phase") == "Suspended")
     assert condition(held, "Suspended")["reason"] == "SuspendedBySpec"
@@ -65,7 +65,7 @@ def test_suspended_and_resumed_it_ends_with_the_same_weights(operator: Operated,
 
 def test_a_killed_pod_is_replaced_and_goes_on_where_it_was(operator: Operated, uninterrupted: str) -> None:
     operator.create("killed", recipe=LONG)
-    operator.at_step("killed", 10)
+    operator.at_step("killed", 5)
     operator.kubectl("delete", "pod", "-l", "batch.kubernetes.io/job-name=killed-1", "--wait=false")
     status = operator.finished("killed")
     assert status["phase"] == "Succeeded", status
