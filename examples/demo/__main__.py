@@ -1,7 +1,7 @@
 """`make demo`: the main job from end to end, on a real Kubernetes that it makes on this machine.
 
-Cluster, trainer image, resource, operator, a small dataset and a tiny model on a claim, then examples/image-to-text.yaml
-until its adapter is there, loaded back, and compared with the base model.
+Cluster, trainer image, resource, operator, a small dataset and a tiny model on a claim, then the example
+(examples/image-to-text.yaml) until its adapter is there, loaded back, and compared with the base model.
 """
 
 from __future__ import annotations
