@@ -103,9 +103,7 @@ def finetune(name: str, **spec: Any) -> Object:
         "metadata": {"name": name},
         "spec": {
             "baseModel": "Qwen/Qwen3-VL-8B-Instruct",
-            "recipe": {
-                "imageToText": {"questionColumn": "prompt", "answerColumn": "text", "imageColumns": ["image"]}
-            },
+            "recipe": {"imageToText": {"questionColumn": "prompt", "answerColumn": "text", "imageColumns": ["image"]}},
             "dataset": {"uri": "https://data.example.com/receipts/train.parquet"},
             "output": {"uri": "hf://example/receipts"},
             "backend": {"job": {"gpus": 1}},
