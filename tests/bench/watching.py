@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import kopf
-from kopf._cogs.structs.ephemera import Memo
+from kopf._cogs.structs.ephemera import AnyMemo, Memo
 from kopf._core.engines.indexing import OperatorIndexers
 from kopf._core.intents.registries import OperatorRegistry
 from kopf._core.reactor.inventory import ResourceMemories
@@ -44,7 +44,7 @@ async def _kopf() -> float:
         return None
 
     settings = kopf.OperatorSettings()
-    memories, indexers, memo = ResourceMemories(), OperatorIndexers(), Memo()
+    memories, indexers, memo = ResourceMemories(), OperatorIndexers(), AnyMemo(Memo())
     events = _events()
     started = time.process_time()
     for event in events:
