@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds test cluster demo demo-upstream demo-down bench bench-upstream clean
+.PHONY: help venv lock lint format crds test cluster demo demo-upstream demo-down bench bench-upstream chart images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,6 +60,18 @@ bench: venv  ## how fast FineTunes become Jobs, against what the API server can 
 
 bench-upstream: venv  ## a hanging provider beside Jobs and other polls, and the cost of a thousand polls
 	$(PYTHON) -m tests.bench.upstream
+
+chart: crds  ## generate what of the chart follows from the CRD, the settings and values.yaml
+	$(PYTHON) charts/generate.py
+
+images:  ## both images, with docker or buildah (VERSION=, REGISTRY=, BASE=)
+	@.ci/images operator trainer
+
+sbom: venv  ## the parts of both images as CycloneDX, from the hash-locked requirement files
+	@mkdir -p build
+	@for part in operator trainer-image; do \
+	  $(VENV)/bin/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml \
+	    --output-reproducible --of JSON -o build/$$part.cdx.json $$part/requirements.txt && echo build/$$part.cdx.json; done
 
 clean:  ## remove what the checkout itself built (the cache stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
