@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -10,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
+from finetune_operator.api.names import PROGRESS_AUDIENCE
+from finetune_operator.progress.server import progress_path
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import CHECKOUT
 from tests.cluster.ports import free_port
@@ -78,3 +84,32 @@ def eventually(look: Callable[[], Any], what: str, seconds: float = 90) -> Any:
             error = last
         time.sleep(0.2)
     raise AssertionError(f"not in {seconds:.0f} s: {what}") from error
+
+
+def get(base: str, path: str) -> tuple[int, str]:
+    """Status and text of one of the operator's plain addresses."""
+    address = urlsplit(base)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def report(kubectl: Kubectl, operator: Operator, pod: Mapping[str, Any], name: str, status: Mapping[str, Any]) -> None:
+    """Post progress as the trainer in the pod does: by a token bound to it, trusting the authority that it was told."""
+    metadata = pod["metadata"]
+    flags = [f"--audience={PROGRESS_AUDIENCE}", "--bound-object-kind=Pod", "-n", metadata["namespace"]]
+    flags += [f"--bound-object-name={metadata['name']}", f"--bound-object-uid={metadata['uid']}"]
+    token = kubectl("create", "token", "default", *flags).strip()
+    trust = ssl.create_default_context(cadata=metadata["annotations"]["finetune.dev/progress-ca"])
+    address = urlsplit(operator.progress)
+    connection = http.client.HTTPSConnection(str(address.hostname), address.port, context=trust, timeout=30)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = json.dumps({"trainerStatus": status})
+    connection.request("POST", progress_path(metadata["namespace"], name, 1), body, headers)
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    connection.close()

@@ -7,25 +7,20 @@ own and at a provider, taken names, missing things, progress reports, suspension
 from __future__ import annotations
 
 import base64
-import http.client
 import json
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from finetune_operator.api.names import PROGRESS_AUDIENCE
-from finetune_operator.progress.server import progress_path
 from tests.api.finetunes import fine_tune
 from tests.chart.charts import CHART, kinds, only, render
 from tests.chart.charts import helm as run_helm
 from tests.chart.conftest import Audited
-from tests.chart.operators import Operator, account_kubeconfig, eventually, running
+from tests.chart.operators import Operator, account_kubeconfig, eventually, get, report, running
 from tests.chart.provider import Provider, provider
 from tests.cluster.kubectl import Kubectl, KubectlError
 
@@ -171,29 +166,12 @@ def a_run_of_ones_own(released: Released, operator: Operator) -> None:
     job = ["-n", released.namespace, "-l", "job-name=own-1"]
     (pod,) = eventually(lambda: released.kubectl.get("pods", *job)["items"], "a pod")
     released.wait("own", lambda status: status.get("phase") == "Pending")
-    report(released, operator, pod)
+    report(released.kubectl, operator, pod, "own", {"progressPercentage": 30, "metrics": []})
     released.wait("own", lambda status: status.get("progress", {}).get("percentage") == 30)
     released.patch("own", suspend=True)
     released.reason("own", "SuspendedBySpec")
     released.patch("own", cancel=True)
     released.reason("own", "Cancelled")
-
-
-def report(released: Released, operator: Operator, pod: Object) -> None:
-    """As the trainer in the pod does."""
-    name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
-    flags = [f"--audience={PROGRESS_AUDIENCE}", "--bound-object-kind=Pod", f"--bound-object-name={name}"]
-    flags += [f"--bound-object-uid={uid}", "-n", released.namespace]
-    token = released.kubectl("create", "token", "default", *flags).strip()
-    trust = ssl.create_default_context(cadata=pod["metadata"]["annotations"]["finetune.dev/progress-ca"])
-    address = urlsplit(operator.progress)
-    connection = http.client.HTTPSConnection(str(address.hostname), address.port, context=trust, timeout=30)
-    body = json.dumps({"trainerStatus": {"progressPercentage": 30, "metrics": []}})
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection.request("POST", progress_path(released.namespace, "own", 1), body, headers)
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
-    connection.close()
 
 
 def names_that_are_taken(released: Released) -> None:
@@ -230,23 +208,13 @@ def a_second_replica(released: Released, leader: Operator, standby: Operator) ->
         return str(released.kubectl.get(*lease)["spec"].get("holderIdentity") or "")
 
     leading = eventually(holder, "a leader")
-    eventually(lambda: _get(standby.metrics, "/readyz") == 200, "the standby's readiness")
-    assert _get(standby.metrics, "/healthz") == 200
+    eventually(lambda: get(standby.metrics, "/readyz")[0] == 200, "the standby's readiness")
+    assert get(standby.metrics, "/healthz")[0] == 200
     (winner,) = [each for each in (leader, standby) if f"{each.process.pid}" in leading] or [leader]
     assert winner.stop() == 0
     eventually(lambda: holder() not in ("", leading), "another leader")
     released.apply(fine_tune("after"))
     released.wait("after", lambda status: status.get("phase"))
-
-
-def _get(base: str, path: str) -> int:
-    address = urlsplit(base)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def test_people_get_their_rights_by_aggregation(audited: Audited, released: Released) -> None:
