@@ -204,4 +204,183 @@ QWEN_EDIT_PLUS = Family(
     },
 )
 
-PLAIN: dict[str, Family] = {"qwen_image_edit_plus": QWEN_EDIT_PLUS}
+
+def qwen_edit_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    seen = row.controls[0].resize(fitted(row.controls[0].size, CONDITION_AREA), Image.Resampling.LANCZOS)
+    text = pipe.prompt_template_encode.format(row.caption)
+    inputs = pipe.processor(text=[text], images=[seen], padding=True, return_tensors="pt")
+    hidden = pipe.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, 64:]
+    control = qwen_latent(pipe, row.controls[0], fitted(row.controls[0].size, AREA))
+    return Encoded(qwen_latent(pipe, row.target, size), [control], {"embeds": hidden}, size)
+
+
+def small_dimensions(_area: int, ratio: float) -> tuple[int, int, None]:
+    return *fitted((round(1000 * ratio), 1000), AREA), None
+
+
+QWEN_EDIT = Family(
+    recipe="imageEditing",
+    encode=qwen_edit_encode,
+    predict=qwen_predict,
+    call=lambda row: {"prompt": row.caption, "negative_prompt": " ", "image": row.controls[0]},
+    dead=qwen_dead,
+    controls=1,
+    patches={"diffusers.pipelines.qwenimage.pipeline_qwenimage_edit": {"calculate_dimensions": small_dimensions}},
+)
+
+
+def qwen_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    ids = pipe.tokenizer([pipe.prompt_template_encode.format(row.caption)], return_tensors="pt")["input_ids"]
+    hidden = pipe.text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1][:, 34:]
+    return Encoded(qwen_latent(pipe, row.target, size), [], {"embeds": hidden}, size)
+
+
+QWEN = Family(
+    recipe="imageGeneration",
+    encode=qwen_encode,
+    predict=qwen_predict,
+    call=lambda row: {"prompt": row.caption, "negative_prompt": " "},
+    dead=qwen_dead,
+)
+
+# -------------------------------------------------------------------------------------------------- FLUX.1
+
+
+def pixels(pipe: Any, image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    return pipe.image_processor.preprocess(image, size[1], size[0])
+
+
+def kl_latent(pipe: Any, image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    config = pipe.vae.config
+    mode = pipe.vae.encode(pixels(pipe, image, size)).latent_dist.mode()
+    return (mode - (config.shift_factor or 0)) * config.scaling_factor
+
+
+def flux_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    embeds, pooled, ids = pipe.encode_prompt(row.caption, None)
+    controls = [kl_latent(pipe, image, fitted(image.size, AREA)) for image in row.controls]
+    text = {"embeds": embeds, "pooled": pooled, "ids": ids}
+    return Encoded(kl_latent(pipe, row.target, size), controls, text, size)
+
+
+def flux_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    tokens, ids = [], []
+    for number, latent in enumerate([noisy, *row.controls]):
+        _, channels, height, width = latent.shape
+        tokens.append(pipe._pack_latents(latent, 1, channels, height, width))
+        place = pipe._prepare_latent_image_ids(1, height // 2, width // 2, "cpu", torch.float32)
+        place[..., 0] = number
+        ids.append(place)
+    answer = part(
+        hidden_states=torch.cat(tokens, dim=1),
+        timestep=sigma,
+        guidance=torch.ones(1),
+        pooled_projections=row.text["pooled"],
+        encoder_hidden_states=row.text["embeds"],
+        txt_ids=row.text["ids"],
+        img_ids=torch.cat(ids),
+    ).sample
+    height, width = noisy.shape[2:]
+    scale = pipe.vae_scale_factor
+    return pipe._unpack_latents(answer[:, : height * width // 4], height * scale, width * scale, scale)
+
+
+def prompted(row: Row) -> dict[str, Any]:
+    return {"prompt": row.caption}
+
+
+FLUX_BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+FLUX = Family("imageGeneration", flux_encode, flux_predict, prompted, blocks=FLUX_BLOCKS)
+
+
+def kontext_call(row: Row) -> dict[str, Any]:
+    return {"prompt": row.caption, "image": row.controls[0].resize((64, 64)), "_auto_resize": False, "max_area": AREA}
+
+
+KONTEXT = Family("imageEditing", flux_encode, flux_predict, kontext_call, blocks=FLUX_BLOCKS, controls=1)
+
+# ---------------------------------------------------------------------------------------- Stable Diffusion
+
+
+def sd_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA, 64)
+    embeds, _ = pipe.encode_prompt(row.caption, "cpu", 1, False)
+    return Encoded(kl_latent(pipe, row.target, size), [], {"embeds": embeds}, size)
+
+
+def sd_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    return part(noisy, (sigma * 1000).long(), encoder_hidden_states=row.text["embeds"]).sample
+
+
+def xl_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA, 64)
+    embeds, _, pooled, _ = pipe.encode_prompt(row.caption, do_classifier_free_guidance=False)
+    before = (row.target.size[1], row.target.size[0])
+    ids = torch.tensor([[*before, 0, 0, size[1], size[0]]], dtype=torch.float32)
+    text = {"embeds": embeds, "pooled": pooled, "ids": ids}
+    return Encoded(kl_latent(pipe, row.target, size), [], text, size)
+
+
+def xl_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    return part(
+        noisy,
+        (sigma * 1000).long(),
+        encoder_hidden_states=row.text["embeds"],
+        added_cond_kwargs={"text_embeds": row.text["pooled"], "time_ids": row.text["ids"]},
+    ).sample
+
+
+UNET_BLOCKS = ("down_blocks.1.attentions", "mid_block.attentions", "up_blocks.0.attentions")
+SD15 = Family("imageGeneration", sd_encode, sd_predict, prompted, part="unet", blocks=UNET_BLOCKS)
+SDXL = Family("imageGeneration", xl_encode, xl_predict, prompted, part="unet", blocks=UNET_BLOCKS)
+
+# ------------------------------------------------------------------------------------------- Z-Image, FLUX.2
+
+
+def z_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    embeds, _ = pipe.encode_prompt(row.caption, do_classifier_free_guidance=False)
+    return Encoded(kl_latent(pipe, row.target, size), [], {"embeds": embeds[0]}, size)
+
+
+def z_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    return -part([noisy[0].unsqueeze(1)], 1 - sigma, [row.text["embeds"]], return_dict=False)[0][0].squeeze(1)[None]
+
+
+def flux2_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    embeds, ids = pipe.encode_prompt(row.caption)
+    x = pipe._encode_vae_image(pixels(pipe, row.target, size), None)
+    return Encoded(x, [], {"embeds": embeds, "ids": ids}, size)
+
+
+def flux2_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    ids = pipe._prepare_latent_ids(noisy)
+    answer = part(
+        hidden_states=pipe._pack_latents(noisy),
+        timestep=sigma,
+        guidance=None,
+        encoder_hidden_states=row.text["embeds"],
+        txt_ids=row.text["ids"],
+        img_ids=ids,
+    ).sample
+    return pipe._unpack_latents_with_ids(answer, ids, *noisy.shape[2:])
+
+
+Z_IMAGE = Family("imageGeneration", z_encode, z_predict, prompted, blocks=("layers",))
+FLUX2 = Family("imageGeneration", flux2_encode, flux2_predict, prompted, blocks=FLUX_BLOCKS)
+
+PLAIN: dict[str, Family] = {
+    "qwen_image_edit_plus": QWEN_EDIT_PLUS,
+    "qwen_image": QWEN,
+    "qwen_image_edit": QWEN_EDIT,
+    "flux_kontext": KONTEXT,
+    "flux": FLUX,
+    "stable_diffusion_xl": SDXL,
+    "stable_diffusion": SD15,
+    "z_image": Z_IMAGE,
+    "flux2_klein": FLUX2,
+}

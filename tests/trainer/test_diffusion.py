@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ STEPS, PER_STEP = 6, 2
 SMALL = {"targetArea": AREA, "controlArea": AREA, "conditionArea": CONDITION_AREA, "sampleSteps": 2}
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # diffusers' own
-    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
 
@@ -132,8 +133,8 @@ def test_both_files_give_the_same_picture_where_users_load_them(trained: Trained
     for name in ("pytorch_lora_weights.safetensors", "comfyui.safetensors"):
         path = trained.run.output_dir / name
         assert path.stat().st_mode & 0o777 == 0o644
-        found = image(trained, lambda pipe, name=name: pipe.load_lora_weights(trained.run.output_dir, weight_name=name))
-        assert np.abs(found - expected).max() <= 1e-6, name
+        found = image(trained, partial(load_file_of_adapter, trained.run.output_dir, name))
+        assert np.abs(found - expected).max() <= 5e-6, name  # a lost alpha is 5e-3 and more
 
 
 def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
@@ -153,6 +154,10 @@ def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
             output_type="np",
         )
     return result[0][0]
+
+
+def load_file_of_adapter(folder: Path, name: str, pipe: Any) -> None:
+    pipe.load_lora_weights(folder, weight_name=name)
 
 
 def put_checkpoint(pipe: Any, trained: Trained) -> None:

@@ -101,7 +101,247 @@ def qwen_image_edit_plus() -> Any:
     )
 
 
-MAKERS: dict[str, Callable[[], Any]] = {"qwen_image_edit_plus": qwen_image_edit_plus}
+def qwen_image_edit() -> Any:
+    from diffusers import QwenImageEditPipeline
+
+    tokenizer = _byte_level_tokenizer()
+    return QwenImageEditPipeline(
+        scheduler=flow_scheduler(),
+        vae=qwen_vae(),
+        text_encoder=qwen_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        processor=qwen_processor(tokenizer),
+        transformer=qwen_transformer(),
+    )
+
+
+def qwen_image() -> Any:
+    from diffusers import QwenImagePipeline
+
+    tokenizer = _byte_level_tokenizer()
+    return QwenImagePipeline(
+        scheduler=flow_scheduler(),
+        vae=qwen_vae(),
+        text_encoder=qwen_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        transformer=qwen_transformer(),
+    )
+
+
+def tokens(length: int) -> Any:
+    """Bytes, for encoders of a fixed length."""
+    tokenizer = _byte_level_tokenizer()
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def clip(projected: bool = False) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=264,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=16,
+        bos_token_id=0,
+        eos_token_id=2,  # the pooled vector is that of the highest id, as in the real ones
+        pad_token_id=1,
+    )
+    return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+
+
+def vae(channels: int, shift: float | None) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        scaling_factor=0.36,
+        shift_factor=shift,
+    )
+
+
+def flux_parts(guidance: bool) -> dict[str, Any]:
+    from diffusers import FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 264}
+    return {
+        "scheduler": flow_scheduler(),
+        "vae": vae(4, 0.1),
+        "text_encoder": clip(),
+        "tokenizer": tokens(77),
+        "text_encoder_2": T5EncoderModel(T5Config(**shape)),
+        "tokenizer_2": tokens(512),
+        "transformer": FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            guidance_embeds=guidance,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    }
+
+
+def flux() -> Any:
+    from diffusers import FluxPipeline
+
+    return FluxPipeline(**flux_parts(guidance=True))
+
+
+def flux_kontext() -> Any:
+    from diffusers import FluxKontextPipeline
+
+    return FluxKontextPipeline(**flux_parts(guidance=True))
+
+
+def unet(**options: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        **options,
+    )
+
+
+def stable_diffusion() -> Any:
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=vae(4, None),
+        text_encoder=clip(),
+        tokenizer=tokens(77),
+        unet=unet(cross_attention_dim=16),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_xl() -> Any:
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline(
+        vae=vae(4, None),
+        text_encoder=clip(),
+        text_encoder_2=clip(projected=True),
+        tokenizer=tokens(77),
+        tokenizer_2=tokens(77),
+        unet=unet(
+            cross_attention_dim=32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=8 * 6 + 16,
+            use_linear_projection=True,
+            transformer_layers_per_block=2,
+        ),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+        add_watermarker=False,
+    )
+
+
+def qwen3(layers: int, causal: bool) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+
+    config = Qwen3Config(
+        vocab_size=264,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return Qwen3ForCausalLM(config) if causal else Qwen3Model(config)
+
+
+def z_image() -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(4, 0.1),
+        text_encoder=qwen3(2, causal=False),
+        tokenizer=tokens(512),
+        transformer=ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[8, 4, 4],
+            axes_lens=[256, 32, 32],
+        ),
+    )
+
+
+def flux2_klein() -> Any:
+    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+
+    return Flux2KleinPipeline(
+        scheduler=flow_scheduler(),
+        vae=AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+        ),
+        text_encoder=qwen3(28, causal=True),
+        tokenizer=tokens(512),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+    )
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    maker.__name__: maker
+    for maker in (
+        qwen_image_edit_plus,
+        qwen_image,
+        qwen_image_edit,
+        flux_kontext,
+        flux,
+        stable_diffusion_xl,
+        stable_diffusion,
+        z_image,
+        flux2_klein,
+    )
+}
 
 
 def make(name: str, folder: Path) -> Path:

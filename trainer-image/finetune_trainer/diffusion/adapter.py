@@ -68,7 +68,7 @@ def export(denoiser: Denoiser, settings: Settings, folder: Path) -> None:
     model, part = denoiser.model, denoiser.part
     type(denoiser.pipe).save_lora_weights(
         folder,
-        **{f"{part}_lora_layers": denoiser.diffusers_names(_weights(model))},
+        **{f"{part}_lora_layers": _weights(model)},
         **_collate_lora_metadata({part: model}),
     )
     weights = denoiser.comfyui(_weights(model), settings.lora_alpha / settings.lora_rank, settings.lora_rank)

@@ -194,10 +194,6 @@ class Denoiser(ABC):
 
     # --------------------------------------------------------------- files
 
-    def diffusers_names(self, weights: Tensors) -> Tensors:
-        """The adapter's weights under the names that the pipeline saves. weights: peft names."""
-        return weights
-
     @abstractmethod
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
         """The adapter in the key layout of ComfyUI or kohya. weights: peft names; scale: alpha / rank."""

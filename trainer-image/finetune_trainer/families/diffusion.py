@@ -27,7 +27,7 @@ EDITING: Final = frozenset({"imageEditing", "multiImageEditing"})
 ONE_IMAGE: Final = frozenset({"imageEditing"})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diffusion:
     """module and denoiser: where its heavy half is, below `finetune_trainer.families`."""
 

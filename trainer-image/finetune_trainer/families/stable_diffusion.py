@@ -64,6 +64,7 @@ class StableDiffusion(Denoiser):
     def added(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
         """What else the U-Net is told."""
         del noisy
+        return None
 
     def call(self, shown: Shown) -> dict[str, Any]:
         """Classifier-free guidance against the empty prompt."""
@@ -73,12 +74,6 @@ class StableDiffusion(Denoiser):
             "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
             "guidance_scale": self.guidance,
         }
-
-    def diffusers_names(self, weights: Tensors) -> Tensors:
-        """The names that diffusers gives to a U-Net's LoRA."""
-        from diffusers.utils import convert_state_dict_to_diffusers
-
-        return convert_state_dict_to_diffusers(dict(weights))
 
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
         """kohya's names. diffusers' own conversion writes the rank as alpha."""
