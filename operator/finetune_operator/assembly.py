@@ -227,6 +227,7 @@ def _rules(settings: Settings) -> Rules:
     return Rules(
         pending_status_delay=settings.pending_status_delay,
         progress_interval=settings.progress_interval,
+        recheck_interval=settings.recheck_interval,
         poll_interval=settings.poll_interval,
         settling_window=settings.settling_window,
         cancel_bound=settings.cancel_bound,

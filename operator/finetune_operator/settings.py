@@ -218,6 +218,12 @@ class Settings:
     sweep_period: float = _setting(
         300.0, "How often everything is listed and compared with the cache.", _seconds(1, 86_400), chart="sweepPeriod"
     )
+    recheck_interval: float = _setting(
+        30.0,
+        "How often what is missing, refused or in the way is looked for again.",
+        _seconds(0.1, 3600),
+        chart="recheckInterval",
+    )
     watch_silence: float = _setting(
         120.0,
         "How long a watch may say nothing, bookmarks included, before it is begun anew.",

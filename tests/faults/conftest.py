@@ -1,8 +1,12 @@
-"""Fixtures of the fault tests: a control plane, and the user who talks to it directly."""
+"""Fixtures of the fault tests: a control plane, a gateway before it, and worlds of one user and one operator."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -11,7 +15,8 @@ import pytest
 from finetune_operator.kube import config
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.crd import install_crd
-from tests.faults.gateway import Gateway
+from tests.faults.gateway import Channel, Gateway
+from tests.faults.operators import Operator
 from tests.faults.user import User
 
 
@@ -36,9 +41,47 @@ async def user_of(plane: ControlPlane) -> AsyncIterator[Callable[[str], User]]:
     connector = aiohttp.TCPConnector(limit=32, ssl=access.ssl_context() or True)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield lambda namespace: User(session, access.server, namespace)
+    await asyncio.sleep(0.1)  # TLS connections close in the background
+
+
+@dataclass
+class World:
+    """A namespace with its user, the operator that serves it, and the channel between."""
+
+    user: User
+    operator: Operator
+    channel: Channel
+
+    def log(self) -> str:
+        """What the operator has logged."""
+        return self.operator.log.read_text()
+
+
+Worlds = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-def logs(tmp_path: Path) -> Path:
-    """Where the operators' logs go."""
-    return tmp_path
+async def world(gateway: Gateway, user_of: Callable[[str], User], tmp_path: Path) -> AsyncIterator[Worlds]:
+    """Makes worlds; keywords are the operator's flags. At the end no operator may have met an error of its own."""
+    async with AsyncExitStack() as stack:
+
+        async def make(**flags: str | float) -> World:
+            name = f"world-{uuid.uuid4().hex[:8]}"
+            channel, kubeconfig = gateway.channel(name, tmp_path)
+            settings: dict[str, str | float] = {
+                "namespace": name,
+                "recheck_interval": 1,
+                "backoff_cap": 1,
+                "watch_silence": 20,
+                **flags,
+            }
+            operator = stack.enter_context(Operator(kubeconfig, tmp_path / f"{name}.log", **settings))
+            made = World(user_of(name), operator, channel)
+            await made.user.begin()
+            worlds.append(made)
+            return made
+
+        worlds: list[World] = []
+        yield make
+        for made in worlds:
+            assert "Traceback" not in made.log(), made.log()

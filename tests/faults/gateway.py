@@ -139,6 +139,7 @@ class Gateway:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
         await self._session.close()
+        await asyncio.sleep(0.1)  # TLS connections close in the background
 
     def channel(self, name: str, folder: Path) -> tuple[Channel, Path]:
         """A new channel, and the kubeconfig that leads through it."""

@@ -8,6 +8,7 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_BACKOFF_BASE" .Values.backoff.base) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_BACKOFF_CAP" .Values.backoff.cap) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SWEEP_PERIOD" .Values.sweepPeriod) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_RECHECK_INTERVAL" .Values.recheckInterval) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_WATCH_SILENCE" .Values.watchSilence) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PENDING_STATUS_DELAY" .Values.pendingStatusDelay) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_DRAIN_TIMEOUT" .Values.drainTimeout) }}

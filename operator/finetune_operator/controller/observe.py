@@ -90,7 +90,7 @@ class Observer:
         finetune = read_finetune(body)
         memory.belongs_to(finetune.uid)
         status: Mapping[str, Any] = body.get("status") or {}
-        job = await self._job(finetune, memory)
+        job = await self._job(finetune, status, memory)
         begun = job is not None or bool((status.get("upstream") or {}).get("marker"))
         started = begun or finetune.deleting or is_terminal(status)
         return Observation(
@@ -117,14 +117,17 @@ class Observer:
             return UpstreamView()
         return self._runner.view(finetune.uid, int(status.get("run") or finetune.run))
 
-    async def _job(self, finetune: FineTune, memory: Memory) -> Object | None:
-        """Live only where a create has found the name taken: a stranger's Job is in no cache of ours."""
+    async def _job(self, finetune: FineTune, status: Mapping[str, Any], memory: Memory) -> Object | None:
+        """Live only where a create has found the name taken, or a Job of ours has vanished in the middle of its run.
+
+        A stranger's Job is in no cache of ours; nor is one of ours whose label somebody has taken off.
+        """
         name = job_name(finetune.name, finetune.run)
         job = self._cache.jobs.get((finetune.namespace, name))
         if job is not None:
             memory.occupied.discard("Job")
             return job
-        if "Job" not in memory.occupied:
+        if "Job" not in memory.occupied and not _under_way(finetune, status):
             return None
         job = await self._live(resources.job(finetune.namespace, name))
         if job is None:
@@ -180,8 +183,7 @@ class Observer:
 
     async def _left_behind(self, finetune: FineTune, status: Mapping[str, Any]) -> tuple[Object, ...] | None:
         """The pods of a Job that somebody has deleted during the run: they may still write."""
-        recorded = (status.get("job") or {}).get("name")
-        if finetune.deleting or is_terminal(status) or recorded != job_name(finetune.name, finetune.run):
+        if not _under_way(finetune, status):
             return None
         return await self._list_pods(finetune.namespace, f"{UID_LABEL}={finetune.uid},{RUN_LABEL}={finetune.run}")
 
@@ -222,6 +224,12 @@ def _named_objects(spec: FineTuneSpec) -> list[tuple[str, str, str]]:
         ("output.secretRef", spec.output.secret_ref if spec.output else None),
     ]
     return [("Secret", ref.name, field) for field, ref in places if ref is not None]
+
+
+def _under_way(finetune: FineTune, status: Mapping[str, Any]) -> bool:
+    """Whether the status knows of a Job for this run, and of no end."""
+    recorded = (status.get("job") or {}).get("name")
+    return not finetune.deleting and not is_terminal(status) and recorded == job_name(finetune.name, finetune.run)
 
 
 def _concerns(event: Object, job: str) -> bool:
