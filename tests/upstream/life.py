@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import uuid
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -319,6 +321,14 @@ async def life(case: Case, kubeconfig: Path) -> AsyncIterator[Life]:
             yield made
         finally:
             await made.bury()
+            _collect()
+
+
+def _collect() -> None:
+    """A killed operator leaves sockets open, as it should; nobody else's test is to find them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def over(body: Object) -> bool:

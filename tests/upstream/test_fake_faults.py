@@ -39,10 +39,20 @@ async def test_a_reset_loses_the_answer_and_only_then_the_work(after: bool) -> N
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_hang_outlasts_the_client(after: bool) -> None:
     async with BflFake().serve() as fake:
-        fake.fault(Kind.SLOW, "create", after=after, delay=30)
+        fake.fault(Kind.HANG, "create", after=after, delay=30)
         with pytest.raises(LOST):
             await _post(fake, seconds=0.3)
         assert fake.billed_for("mine") == int(after)
+
+
+async def test_what_is_slow_is_done_all_the_same() -> None:
+    async with BflFake().serve() as fake:
+        fake.fault(Kind.SLOW, "create", delay=0.6)
+        with pytest.raises(LOST):
+            await _post(fake, seconds=0.3)
+        assert fake.billed_for("mine") == 0
+        await asyncio.sleep(0.6)
+        assert fake.billed_for("mine") == 1
 
 
 async def test_statuses_carry_retry_after_only_where_it_was_asked_for() -> None:

@@ -37,7 +37,7 @@ WHILE_RUNNING: list[tuple[Object, str]] = [
     ({"kind": "status", "status": 503}, "UpstreamUnavailable"),
     ({"kind": "redirect"}, "UpstreamRedirected"),
     ({"kind": "reset"}, "UpstreamUnavailable"),
-    ({"kind": "slow", "delay": 30}, "UpstreamUnavailable"),
+    ({"kind": "hang", "delay": 30}, "UpstreamUnavailable"),
     ({"kind": "malformed"}, "UpstreamAnswerUnreadable"),
     ({"kind": "shape"}, "UpstreamAnswerUnreadable"),
     ({"kind": "huge", "size": 100 * 1024 * 1024}, "UpstreamAnswerUnreadable"),

@@ -8,6 +8,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LATE_SECONDS = 0.65
+"""Later than the client of a sweep waits (half a second), and earlier than it gives a lost create up."""
+
 
 class Kind(StrEnum):
     """The ways in which a call goes wrong."""
@@ -17,7 +20,9 @@ class Kind(StrEnum):
     STATUS = "status"
     """Another status code, with or without Retry-After and body."""
     SLOW = "slow"
-    """The answer comes `delay` seconds late."""
+    """What was asked for is done `delay` seconds late, whether the client still waits or not."""
+    HANG = "hang"
+    """Nothing comes for `delay` seconds, and nothing is done."""
     MALFORMED = "malformed"
     """200 and half a JSON document."""
     SHAPE = "shape"
@@ -94,8 +99,9 @@ def faults_of_a_call() -> list[Fault]:
         Fault(kind=Kind.STATUS, status=429),
         Fault(kind=Kind.STATUS, status=429, retry_after="1"),
         Fault(kind=Kind.STATUS, status=408),
-        Fault(kind=Kind.SLOW, delay=30.0),
-        Fault(kind=Kind.SLOW, delay=30.0, after=True),
+        Fault(kind=Kind.HANG, delay=30.0),
+        Fault(kind=Kind.HANG, delay=30.0, after=True),
+        Fault(kind=Kind.SLOW, delay=LATE_SECONDS),
         Fault(kind=Kind.MALFORMED, after=True),
         Fault(kind=Kind.SHAPE, after=True),
         Fault(kind=Kind.HUGE, after=True),

@@ -233,6 +233,9 @@ class Fake:
         if fault.kind is Kind.SLOW:
             await self._pause(fault.delay)
             return None
+        if fault.kind is Kind.HANG:
+            await self._pause(fault.delay)
+            return web.json_response(self.error_body(504), status=504)
         if fault.kind is Kind.STATUS:
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
             body = self.error_body(fault.status) if fault.body is None else fault.body
