@@ -120,6 +120,18 @@ async def in_phase(driver: Driver, namespace: str, phase: str, count: int, secon
         await asyncio.sleep(1)
 
 
+async def all_hang(driver: Driver, namespace: str, seconds: float = 300) -> None:
+    """Wait until each has done all it can do without its provider: the next word is the provider's."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = (await driver.send("GET", FINETUNES.format(namespace=namespace)))["items"]
+        if all("attempt" in each.get("status", {}).get("upstream", {}).get("data", {}) for each in found):
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not every FineTune waits for its provider in {namespace}")
+        await asyncio.sleep(1)
+
+
 async def job_latency(driver: Driver, namespace: str) -> list[float]:
     """Milliseconds from the POST of a Job FineTune to its Job, at a steady rate."""
     posted: dict[str, float] = {}
@@ -150,7 +162,7 @@ async def isolation(driver: Driver, kubeconfig: Path, log: Path) -> Results:
                 if hung:
                     await prepare(driver, "hanging")
                     await apply(driver, "hanging", "hung", hung, **hanging.spec())
-                    await in_phase(driver, "hanging", "Pending", hung)
+                    await all_hang(driver, "hanging")
                 await driver.namespace(name)
                 others.polls.clear()
                 waits = await job_latency(driver, name)
