@@ -153,6 +153,7 @@ def test_roles_allow_what_the_operator_does_and_nothing_else(released: Released)
             a_run_at_a_provider(released, there)
             a_run_of_ones_own(released, first)
             names_that_are_taken(released)
+            a_run_in_a_queue(released)
             assert first.stop() == 0
     another_authority(released)
     with running(released.operator("second")) as second, running(released.operator("standby")) as standby:
@@ -192,6 +193,17 @@ def a_run_at_a_provider(released: Released, there: Provider) -> None:
     )
     released.wait("at-provider", lambda status: status.get("phase") == "Succeeded")
     released.kubectl("delete", "finetune", "at-provider", "-n", released.namespace, "--timeout=60s")
+
+
+def a_run_in_a_queue(released: Released) -> None:
+    """Kueue is not there; its suspension is."""
+    manifest = fine_tune("queued")
+    manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    released.apply(manifest)
+    job = ["job", "queued-1", "-n", released.namespace]
+    eventually(lambda: released.kubectl.get(*job), "its Job")
+    released.kubectl("patch", *job, "--type=merge", "-p", json.dumps({"spec": {"suspend": True}}))
+    released.reason("queued", "QueuedByKueue")
 
 
 def another_authority(released: Released) -> None:

@@ -179,6 +179,11 @@ def test_secrets_are_read_only_where_that_is_wanted() -> None:
     assert bound({"rbac": {"readSecrets": False}}) == []
 
 
+def test_kueue_is_asked_only_where_that_is_allowed() -> None:
+    assert "kueue.x-k8s.io" in json.dumps(kinds(render({}), "ClusterRole"))
+    assert "kueue.x-k8s.io" not in json.dumps(kinds(render({"rbac": {"kueue": False}}), "ClusterRole"))
+
+
 def test_nobody_gets_more_than_secrets_by_name(rendered: list[dict[str, Any]]) -> None:
     """No wildcard, and Secrets can nowhere be listed or watched."""
     for role in kinds(rendered, "ClusterRole") + kinds(rendered, "Role"):

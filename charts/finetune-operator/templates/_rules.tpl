@@ -23,6 +23,11 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]
+{{- if .Values.rbac.kueue }}
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+{{- end }}
 {{- end }}
 
 {{- define "finetune-operator.secretRules" -}}

@@ -185,6 +185,8 @@ class Observation:
     """The Job's pods; None where nothing depends on them."""
     events: tuple[Object, ...] | None = None
     """Warnings about the Job; None where nothing depends on them."""
+    workload: Object | None = None
+    """What Kueue says about a Job that waits; None where there is no Kueue, or it may not be asked."""
     foreign_claim: Object | None = None
     """The claim that has the name which the run's claim needs, where it is not ours."""
     missing: Missing | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.api.names import RUN_LABEL, UID_LABEL, job_name
+from finetune_operator.api.names import QUEUE_LABEL, RUN_LABEL, UID_LABEL, job_name
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.job.interpret import finished
+from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
 from finetune_operator.backends.job.manifest import JobDefaults, named_objects
+from finetune_operator.backends.job.workload import JOB_UID_LABEL, VERSIONS, collection
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.model import (
@@ -28,7 +30,9 @@ from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.errors import Forbidden, NotFound
+
+logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -80,6 +84,7 @@ class Observer:
         self._runner = runner
         self._traits = {name: member.traits for name, member in runner.members.items()} if runner else {}
         self._clock = clock
+        self._may_ask_kueue = True
 
     async def observe(self, key: Key, memory: Memory) -> Observation | None:
         """Everything that a decision about it depends on; None where there is no such FineTune."""
@@ -103,6 +108,7 @@ class Observer:
             previous_job=self._previous_job(finetune, status),
             pods=await self._pods(finetune, status, job, now),
             events=await self._events(finetune, job, now),
+            workload=await self._workload(finetune, job),
             foreign_claim=await self._foreign_claim(finetune, memory),
             missing=None if started else await self._missing(finetune),
             refusal=memory.refusal,
@@ -212,6 +218,29 @@ class Observer:
         answer = await self._client.list(resources.core(finetune.namespace, "events"), selector)
         name = job["metadata"]["name"]
         return tuple(event for event in answer.get("items") or () if _concerns(event, name))
+
+    async def _workload(self, finetune: FineTune, job: Object | None) -> Object | None:
+        """What Kueue says, where it holds the Job. It may be absent, or out of bounds: then the Job's word will do."""
+        if not self._may_ask_kueue or job is None or not is_ours(job, finetune) or not _held_by_queue(job):
+            return None
+        selector = {"labelSelector": f"{JOB_UID_LABEL}={job['metadata']['uid']}", "limit": "1"}
+        for version in VERSIONS:
+            try:
+                answer = await self._client.list(collection(version, finetune.namespace), selector)
+            except NotFound:
+                continue
+            except Forbidden as error:
+                logger.info("Kueue's Workloads are not read: %s", error)
+                self._may_ask_kueue = False
+                return None
+            return next(iter(answer.get("items") or ()), None)
+        return None
+
+
+def _held_by_queue(job: Object) -> bool:
+    metadata = job["metadata"]
+    by_spec = SUSPENDED_BY_SPEC_ANNOTATION in (metadata.get("annotations") or {})
+    return bool(job["spec"].get("suspend")) and not by_spec and QUEUE_LABEL in (metadata.get("labels") or {})
 
 
 def _named_objects(spec: FineTuneSpec) -> list[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from finetune_operator.backends.job.diagnose import (
     last_ending,
     waiting,
 )
+from finetune_operator.backends.job.workload import why_it_waits
 from finetune_operator.backends.protocol import RunState, Stage
 
 Object = dict[str, Any]
@@ -64,7 +65,12 @@ def attempts(job: Object) -> int:
     return sum(int(status.get(field) or 0) for field in ("failed", "succeeded", "active"))
 
 
-def interpret(job: Object, pods: Sequence[Object] | None = None, events: Sequence[Object] | None = None) -> RunState:
+def interpret(
+    job: Object,
+    pods: Sequence[Object] | None = None,
+    events: Sequence[Object] | None = None,
+    workload: Object | None = None,
+) -> RunState:
     """What the Job says of the run. Never reads a container's reason alone as failure: a Complete Job is complete."""
     status = job.get("status", {})
     if condition(job, "Complete"):
@@ -72,7 +78,7 @@ def interpret(job: Object, pods: Sequence[Object] | None = None, events: Sequenc
     if failed := condition(job, "Failed"):
         return _failed(job, failed, pods)
     if job["spec"].get("suspend"):
-        return _suspended(job)
+        return _suspended(job, workload)
     if status.get("ready"):
         return _running(job, pods)
     return _pending(job, pods, events)
@@ -121,7 +127,7 @@ def _why(failed: Mapping[str, Any], ending: Ending | None, tries: int) -> tuple[
     return Reason.BACKOFF_LIMIT_EXCEEDED, f"Failed{counted}: {ending.message}"
 
 
-def _suspended(job: Object) -> RunState:
+def _suspended(job: Object, workload: Object | None) -> RunState:
     metadata = job["metadata"]
     common: dict[str, Any] = {"attempts": attempts(job) or None, "start_time": job.get("status", {}).get("startTime")}
     if SUSPENDED_BY_SPEC_ANNOTATION in (metadata.get("annotations") or {}):
@@ -133,9 +139,9 @@ def _suspended(job: Object) -> RunState:
         )
     queue = (metadata.get("labels") or {}).get(QUEUE_LABEL)
     where = f"queue {queue}" if queue else "a queue"
-    return RunState(
-        stage=Stage.QUEUED, reason=Reason.QUEUED_BY_KUEUE, message=f"Waiting in {where} to be admitted.", **common
-    )
+    reason, why = why_it_waits(workload) if workload else (Reason.QUEUED_BY_KUEUE, "")
+    message = " ".join(part for part in (f"Waiting in {where} to be admitted.", why) if part)
+    return RunState(stage=Stage.QUEUED, reason=reason, message=message, **common)
 
 
 def _running(job: Object, pods: Sequence[Object] | None) -> RunState:

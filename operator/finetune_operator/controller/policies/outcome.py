@@ -28,7 +28,7 @@ def read(observation: Observation, draft: Draft) -> bool:
         draft.unwritten = True
         draft.look_again(observation.rules.recheck_interval)
         return STOP
-    state = interpret(job, observation.pods, observation.events)
+    state = interpret(job, observation.pods, observation.events, observation.workload)
     draft.state = state
     draft.status["job"] = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
     parameters = carried_parameters(job)
@@ -43,6 +43,8 @@ def read(observation: Observation, draft: Draft) -> bool:
     if state.stage == Stage.PENDING:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)
         draft.look_again(_patience(job, observation))
+    if state.stage == Stage.QUEUED and observation.workload is not None:
+        draft.look_again(_patience(job, observation))  # Kueue's words change without an event of the Job
     return CONTINUE
 
 
