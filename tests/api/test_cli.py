@@ -350,7 +350,7 @@ def test_doctor_names_what_is_missing(api: ControlPlane, command: Command, store
 
 def test_doctor_sees_who_leads(api: ControlPlane, command: Command) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
-    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    lease: dict[str, Any] = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
     lease |= {"metadata": {"name": "finetune-operator", "namespace": "kube-public"}}
     spec = {"holderIdentity": "pod-a", "leaseDurationSeconds": 15}
     api.apply({**lease, "spec": {**spec, "renewTime": now}})

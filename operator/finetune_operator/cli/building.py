@@ -17,6 +17,7 @@ from finetune_operator.api.names import API_VERSION, KIND, PRIORITY_CLASS_LABEL,
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
+from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.table import backend_of, recipe_of
 from finetune_operator.cli.values import Schema, assign, split_assignment
@@ -67,13 +68,7 @@ class Wishes:
 
 def from_file(text: str, source: str) -> Object:
     """The one FineTune of a YAML or JSON file."""
-    import yaml
-
-    try:
-        documents = [each for each in yaml.safe_load_all(text) if each is not None]
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: {' '.join(str(error).split())}") from None
-    finetunes = [each for each in documents if isinstance(each, dict) and each.get("kind") == KIND]
+    finetunes = [each for each in documents(text, source) if isinstance(each, dict) and each.get("kind") == KIND]
     if len(finetunes) != 1:
         raise UsageError(
             f"{source}: holds {len(finetunes) or 'no'} FineTunes, must be one",

@@ -12,6 +12,7 @@ from finetune_operator.api import convert
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION, KIND
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.cli.building import checked
+from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.table import backend_of
 from finetune_operator.cli.values import split_assignment
@@ -36,15 +37,10 @@ class Answers:
 
 def loaded(text: str, source: str) -> Object:
     """A JSON or YAML object."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
+    found = documents(text, source)
+    if len(found) != 1 or not isinstance(found[0], dict):
         raise UsageError(f"{source}: holds no object", "Give a request body (JSON) or a FineTune (YAML or JSON).")
-    return found
+    return found[0]
 
 
 def is_finetune(found: Mapping[str, Any]) -> bool:

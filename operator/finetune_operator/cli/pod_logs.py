@@ -41,6 +41,9 @@ class PodLogs:
         self._lines: dict[str, int] = {}
         """Pod -> lines that are printed already."""
         self._complete: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        """Pod -> attempt; a pod that goes takes its number along."""
+        self._before: int | None = None
 
     def print(self, *, follow: bool) -> None:
         """Every attempt that has a log. Raises CommandError where there is none, and none will come."""
@@ -59,12 +62,22 @@ class PodLogs:
             raise self._nothing()
 
     def _readable(self, pods: list[Object]) -> list[tuple[int, Object]]:
-        numbered = [(number, pod) for number, pod in enumerate(pods, 1) if started(pod)]
+        for pod in pods:
+            self._numbers.setdefault(pod["metadata"]["name"], self._gone(pods) + len(self._numbers) + 1)
         return [
             (number, pod)
-            for number, pod in numbered
-            if pod["metadata"]["name"] not in self._complete and self._attempt in (None, number)
+            for pod in pods
+            for number in [self._numbers[pod["metadata"]["name"]]]
+            if started(pod) and pod["metadata"]["name"] not in self._complete and self._attempt in (None, number)
         ]
+
+    def _gone(self, pods: list[Object]) -> int:
+        """Attempts that had no pod any more when the reading began: the status has counted them."""
+        if self._before is None:
+            status = self._finetune.get("status") or {}
+            counted = int(status.get("attempts") or 0) if status.get("run") == self._run else 0
+            self._before = max(0, counted - len(pods))
+        return self._before
 
     def _one(self, number: int, pod: Object, *, follow: bool) -> None:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]

@@ -93,9 +93,11 @@ def _streamed(url: str, headers: Mapping[str, str], record: Record, keys: str) -
             _check(answer, record, keys)
             yield from answer.stream(CHUNK, decode_content=False)
         finally:
-            answer.release_conn()
+            answer.close()
     except urllib3.exceptions.HTTPError as error:
         raise CommandError(f"{record.uri}: {type(error).__name__}", "Check the address and the network.") from None
+    finally:
+        pool.clear()
 
 
 def _check(answer: urllib3.BaseHTTPResponse, record: Record, keys: str) -> None:
