@@ -23,6 +23,7 @@ class Row:
     caption: str
     target: Image.Image
     controls: list[Image.Image] = field(default_factory=list)
+    frames: list[Image.Image] = field(default_factory=list)
 
 
 @dataclass
@@ -94,7 +95,13 @@ def targets(part: torch.nn.Module, family: Family) -> list[str]:
 
 
 def plain_losses(
-    family: Family, folder: Path, rows: Sequence[Row], steps: int, per_step: int, timestep_type: str
+    family: Family,
+    folder: Path,
+    rows: Sequence[Row],
+    steps: int,
+    per_step: int,
+    timestep_type: str = "weighted",
+    lora: bool = True,
 ) -> list[float]:
     from diffusers import DiffusionPipeline
 
@@ -103,7 +110,10 @@ def plain_losses(
     with torch.no_grad():
         encoded = [family.encode(pipe, row) for row in rows]
     torch.manual_seed(SEED)
-    part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, family)))
+    if lora:
+        part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, family)))
+    else:
+        part.requires_grad_(True)
     weights = [weight for weight in part.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
     order = [row for epoch in range(steps * per_step) for row in
@@ -373,6 +383,25 @@ def flux2_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor
 Z_IMAGE = Family("imageGeneration", z_encode, z_predict, prompted, blocks=("layers",))
 FLUX2 = Family("imageGeneration", flux2_encode, flux2_predict, prompted, blocks=FLUX_BLOCKS)
 
+# ----------------------------------------------------------------------------------------------------- Wan
+
+
+def wan_encode(pipe: Any, row: Row) -> Encoded:
+    size = fitted(row.target.size, AREA)
+    embeds, _ = pipe.encode_prompt(row.caption, do_classifier_free_guidance=False, max_sequence_length=512)
+    frames = [pipe.video_processor.preprocess(frame, size[1], size[0]) for frame in row.frames]
+    mode = pipe.vae.encode(torch.stack(frames, dim=2)).latent_dist.mode()
+    config = pipe.vae.config
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+    return Encoded((mode - mean) / std, [], {"embeds": embeds}, size)
+
+
+def wan_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    return part(noisy, timestep=sigma * 1000, encoder_hidden_states=row.text["embeds"]).sample
+
+
+WAN = Family("textToVideo", wan_encode, wan_predict, lambda row: {**prompted(row), "num_frames": 5}, blocks=("blocks",))
+
 PLAIN: dict[str, Family] = {
     "qwen_image_edit_plus": QWEN_EDIT_PLUS,
     "qwen_image": QWEN,
@@ -383,4 +412,5 @@ PLAIN: dict[str, Family] = {
     "stable_diffusion": SD15,
     "z_image": Z_IMAGE,
     "flux2_klein": FLUX2,
+    "wan": WAN,
 }

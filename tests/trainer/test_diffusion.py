@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-def write_pictures(folder: Path, controls: int, rows: int = 5) -> list[Row]:
+def write_pictures(folder: Path, controls: int, rows: int = 5, clips: bool = False) -> list[Row]:
     """train.jsonl; two shapes of targets and controls, so that some samples fit together and some do not."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     table, found = [], []
@@ -36,11 +36,21 @@ def write_pictures(folder: Path, controls: int, rows: int = 5) -> list[Row]:
             path = folder / "images" / f"{column}{number}.png"
             picture(3 * number + place, size if place < 2 else (40, 80)).save(path)
             row[column] = f"images/{path.name}"
+        if clips:
+            path = folder / "images" / f"clip{number}.png"
+            frames = [picture(20 * number + frame, size) for frame in range(1 if number == 1 else 7)]
+            frames[0].save(path, save_all=True, append_images=frames[1:], duration=60)
+            row["image"] = f"images/{path.name}"
         table.append(row)
-        opened = [Image.open(folder / row[column]).convert("RGB") for column in list(row)[1:]]
-        found.append(Row(row["caption"], opened[0], opened[1:]))
+        opened = [loaded(folder / row[column]) for column in list(row)[1:]]
+        found.append(Row(row["caption"], opened[0], opened[1:], frames[:5] if clips else []))
     write_jsonl(folder / "train.jsonl", table)
     return found
+
+
+def loaded(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def recipe_of(family: Family, **recipe: Any) -> dict[str, Any]:
@@ -49,6 +59,8 @@ def recipe_of(family: Family, **recipe: Any) -> dict[str, Any]:
         columns["controlImageColumns"] = ["first", "second"][: family.controls]
     if family.recipe == "imageEditing":
         columns["controlImageColumn"] = "first"
+    if family.recipe == "textToVideo":
+        columns["numFrames"] = 6
     if family.controls:
         columns |= {"sampleWidth": 64, "sampleHeight": 64}
     defaults = {
@@ -78,7 +90,7 @@ class Trained:
             recipe=recipe_of(self.family, sampleEvery=3, samples=[{"prompt": "an ox"}]),
             advanced={**SMALL, "keepCheckpoints": 10},
         )
-        self.rows = write_pictures(self.run.data, self.family.controls)
+        self.rows = write_pictures(self.run.data, self.family.controls, clips=name == "wan")
         self.result = self.run.execute()
 
 
@@ -110,7 +122,8 @@ def test_four_and_two_steps_are_six_bit_for_bit(trained: Trained) -> None:
     assert run.metrics() == metrics
     torch.testing.assert_close(contents(output), before, rtol=0, atol=0)
     assert {path.name: path.read_bytes() for path in sorted((output / "samples").iterdir())} == pictures
-    assert sorted(pictures) == ["step-3-0.png", "step-6-0.png"]
+    kind = "webp" if trained.name == "wan" else "png"
+    assert sorted(pictures) == [f"step-3-0.{kind}", f"step-6-0.{kind}"]
 
 
 def contents(output: Path) -> dict[str, Any]:
@@ -153,7 +166,7 @@ def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
             generator=torch.Generator().manual_seed(0),
             output_type="np",
         )
-    return result[0][0]
+    return np.asarray(result[0][0])
 
 
 def load_file_of_adapter(folder: Path, name: str, pipe: Any) -> None:

@@ -328,6 +328,38 @@ def flux2_klein() -> Any:
     )
 
 
+def wan() -> Any:
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 264}
+    return WanPipeline(
+        tokenizer=tokens(512),
+        text_encoder=UMT5EncoderModel(UMT5Config(**shape)),
+        vae=AutoencoderKLWan(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.8, 1.2, 0.9],
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=16,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=32,
+        ),
+    )
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     maker.__name__: maker
     for maker in (
@@ -340,6 +372,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         stable_diffusion,
         z_image,
         flux2_klein,
+        wan,
     )
 }
 

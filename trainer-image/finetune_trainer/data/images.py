@@ -61,7 +61,7 @@ def inspect(data: bytes, needs: Needs) -> ImageFacts:
     """Decode fully and throw the pixels away. Raises ImageError."""
     image = _open(data, needs)
     notes = []
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and not needs.clips:
         notes.append("animated images: the first frame was taken")
     if image.mode in ("CMYK", "YCCK", "LAB"):
         notes.append(f"{image.mode} images were converted to RGB")
@@ -77,6 +77,19 @@ def inspect(data: bytes, needs: Needs) -> ImageFacts:
 def decode(data: bytes, needs: Needs) -> Image.Image:
     """The image upright, in RGB; the first frame of an animation. Raises ImageError."""
     return _to_rgb(_open(data, needs))
+
+
+def decode_frames(data: bytes, needs: Needs, most: int) -> list[Image.Image]:
+    """The first frames of an animation, at most so many, upright in RGB; one of a still. Raises ImageError."""
+    image = _open(data, needs)
+    frames = []
+    for number in range(min(most, getattr(image, "n_frames", 1))):
+        try:
+            image.seek(number)
+        except (EOFError, OSError, ValueError, SyntaxError) as error:
+            raise ImageError(f"frame {number} of the animation is damaged: {error}") from None
+        frames.append(_to_rgb(image).copy())
+    return frames
 
 
 def _open(data: bytes, needs: Needs) -> Image.Image:

@@ -17,6 +17,8 @@ class Needs:
     reserved: tuple[str, ...] = ()
     image_in_every_column: bool = False
     """False: one image in any of the columns is enough for a row."""
+    clips: bool = False
+    """Whether the further frames of animated images are wanted too."""
     max_aspect: float = 200.0
     max_pixels: int = 64_000_000
     max_image_bytes: int = 100 * 2**20

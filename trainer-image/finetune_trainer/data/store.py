@@ -7,17 +7,19 @@ of the dataset are referred to by path and stay where they are.
 import json
 import os
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from PIL import Image
 
-from finetune_trainer.data.images import ImageError, decode
+from finetune_trainer.data.images import ImageError, decode, decode_frames
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.places import Files
 from finetune_trainer.errors import DataError
 
+_Decoded = TypeVar("_Decoded")
 RECORDS: Final = "records.bin"
 INDEX: Final = "index.u64"
 SUMMARY: Final = "summary.json"
@@ -87,15 +89,22 @@ class Store:
         """The decoded images, column after column. Raises DataError if a file has changed since validation."""
         return [self._image(sample, image) for column in columns for image in sample.images.get(column, [])]
 
+    def load_frames(self, sample: Sample, column: str, place: int, most: int) -> list[Image.Image]:
+        """The first frames of one animated image; a still has one. Raises DataError as `load_images` does."""
+        return self._decoded(sample, sample.images[column][place], lambda data: decode_frames(data, self._needs, most))
+
     def close(self) -> None:
         """Free the file."""
         os.close(self._descriptor)
 
     def _image(self, sample: Sample, image: dict[str, Any]) -> Image.Image:
+        return self._decoded(sample, image, lambda data: decode(data, self._needs))
+
+    def _decoded(self, sample: Sample, image: dict[str, Any], read: Callable[[bytes], _Decoded]) -> _Decoded:
         try:
             if "at" in image:
                 offset, size = image["at"]
-                return decode(os.pread(self._descriptor, size, sample._blobs + offset), self._needs)
-            return decode(self._files.read(image["place"], self._needs.max_image_bytes), self._needs)
+                return read(os.pread(self._descriptor, size, sample._blobs + offset))
+            return read(self._files.read(image["place"], self._needs.max_image_bytes))
         except ImageError as error:
             raise DataError(f"row {sample.row}: {error} (it was good when the run started)") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,11 +16,11 @@ from finetune_trainer.diffusion.denoiser import Denoiser, Tensors
 
 @dataclass(frozen=True)
 class Picture:
-    """digest: of the file's bytes. size: (width, height) upright. load: decodes it."""
+    """digest: of the file's bytes. size: (width, height) upright. load: decodes its first frames, at most so many."""
 
     digest: str
     size: Size
-    load: Callable[[], Image.Image] = field(compare=False)
+    load: Callable[[int], list[Image.Image]] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Conditions:
         self._vae = fingerprint(base.folder / "vae")
         self._text = [fingerprint(folder) for folder in denoiser.text_folders]
 
-    def shapes(self, row: Row) -> tuple[Size, ...]:
-        """Sizes of target and controls: rows with the same ones fit into one forward pass."""
+    def shapes(self, row: Row) -> tuple[Any, ...]:
+        """Sizes of target (frames too) and controls: rows with the same ones fit into one forward pass."""
         return (
+            self.target(row).shape if self._denoiser.clips else (),
             self._denoiser.target_size(row.target.size),
             *(self._denoiser.control_size(control.size) for control in row.controls),
         )
@@ -63,16 +65,19 @@ class Conditions:
         key = self._cache.key(text=prompt, pictures=seen, encoder=self._text, numbers=self._numbers)
         found = self._cache.get(key)
         if found is None:
-            found = self._denoiser.encode_text(prompt, [control.load() for control in controls])
+            found = self._denoiser.encode_text(prompt, [control.load(1)[0] for control in controls])
             found = {name: tensor.detach().cpu() for name, tensor in found.items()}
             self._cache.put(key, found)
         return found
 
     @torch.no_grad()
     def _latent(self, picture: Picture, size: Size) -> torch.Tensor:
-        key = self._cache.key(picture=picture.digest, size=size, encoder=self._vae, numbers=self._numbers)
+        frames = self._denoiser.frames
+        key = self._cache.key(
+            picture=picture.digest, size=size, frames=frames, encoder=self._vae, numbers=self._numbers
+        )
         found = self._cache.get(key)
         if found is None:
-            found = {"latent": self._denoiser.encode_picture(picture.load(), size).cpu()}
+            found = {"latent": self._denoiser.encode_picture(picture.load(frames), size).cpu()}
             self._cache.put(key, found)
         return found["latent"]

@@ -72,9 +72,11 @@ class Denoiser(ABC):
     multiple: ClassVar[int] = 32
     """Sides of pictures are multiples of this."""
     negative_prompt: ClassVar[str] = ""
+    clips: ClassVar[bool] = False
+    """Whether what is learnt may have several frames."""
 
-    def __init__(self, base: Base, advanced: Advanced) -> None:
-        self.base = base
+    def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
+        self.base, self.frames = base, frames
         self._areas = Areas(
             advanced.target_area or self.areas.target,
             advanced.control_area or self.areas.control,
@@ -129,9 +131,9 @@ class Denoiser(ABC):
         del size
         return {}
 
-    def encode_picture(self, image: Image.Image, size: Size) -> torch.Tensor:
+    def encode_picture(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
         """The latent of a picture at this size: the mode of the autoencoder's distribution, normalised."""
-        pixels = self.pipe.image_processor.preprocess(image, size[1], size[0])
+        pixels = self.pipe.image_processor.preprocess(frames[0], size[1], size[0])
         return self.encode_pixels(pixels.to(self.base.device, self.base.dtype))[0]
 
     @abstractmethod
@@ -178,10 +180,14 @@ class Denoiser(ABC):
         """The pipeline uses the areas that `advanced` asks for inside."""
         yield
 
-    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> Image.Image:
-        """One sample by the pipeline that users run."""
+    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+        """One sample, a list of its frames."""
+        return list(self.run_pipeline(shown, on_step).images[:1])
+
+    def run_pipeline(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> Any:
+        """One call of the pipeline that users run."""
         with self.pipeline_areas():
-            result = self.pipe(
+            return self.pipe(
                 **self.call(shown),
                 width=shown.size[0],
                 height=shown.size[1],
@@ -189,8 +195,6 @@ class Denoiser(ABC):
                 generator=torch.Generator("cpu").manual_seed(shown.seed),
                 callback_on_step_end=on_step,
             )
-        image: Image.Image = result.images[0]
-        return image
 
     # --------------------------------------------------------------- files
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "samples"
 MAX_BYTES: Final = 100 * 2**20
+FRAME_MS: Final = 62
+"""16 frames per second, as Wan's clips have."""
 
 
 class _StoppedError(Exception):
@@ -70,7 +72,7 @@ class Samples:
             self._texts(wanted)
 
     def make(self, step: int, folder: Path, stopped: Callable[[], bool]) -> None:
-        """Write `samples/step-<step>-<number>.png`; ends early once `stopped()`."""
+        """Write `samples/step-<step>-<number>.png` (clips: .webp); ends early once `stopped()`."""
 
         def on_step(_pipe: Any, _index: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
             if stopped():
@@ -79,23 +81,23 @@ class Samples:
 
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for number, wanted in enumerate(self._wanted):
-            path = folder / FOLDER / f"step-{step}-{number}.png"
+            path = folder / FOLDER / f"step-{step}-{number}.{'png' if self._denoiser.frames == 1 else 'webp'}"
             if path.exists():
                 continue
             try:
                 with torch.no_grad():
-                    image = self._denoiser.show(self._shown(number, wanted), on_step)
+                    frames = self._denoiser.show(self._shown(number, wanted), on_step)
             except _StoppedError:
                 return
             partial_path = path.with_name(f".{path.name}")
-            image.save(partial_path, "PNG")
+            _write(frames, partial_path)
             partial_path.chmod(0o644)
             flush(partial_path)
             partial_path.rename(path)
 
     def _shown(self, number: int, wanted: _Wanted) -> Shown:
         text, negative = self._texts(wanted)
-        controls = tuple(control.load() for control in wanted.controls)
+        controls = tuple(control.load(1)[0] for control in wanted.controls)
         seed = seed_of(f"{self._seed}:sample:{number}") % 2**63
         return Shown(text, negative, controls, self._size, self._steps, seed)
 
@@ -129,6 +131,12 @@ class Samples:
         return Picture(sha256(data).hexdigest(), image.size, partial(_reopened, image))
 
 
-def _reopened(image: Image.Image) -> Image.Image:
-    copy: Image.Image = image.copy()
-    return copy
+def _write(frames: list[Image.Image], path: Path) -> None:
+    if len(frames) == 1:
+        frames[0].save(path, "PNG")
+    else:
+        frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:], duration=FRAME_MS, quality=90)
+
+
+def _reopened(image: Image.Image, _most: int) -> list[Image.Image]:
+    return [image.copy()]

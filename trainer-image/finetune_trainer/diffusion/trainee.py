@@ -50,7 +50,7 @@ class DiffusionTrainee:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         base = Base(inputs.folder, inputs.base_model, device, dtype)
-        self._denoiser = kind(base, inputs.advanced)
+        self._denoiser = kind(base, inputs.advanced, parameter(self._recipe, "num_frames") or 1)
         self.rows: Sequence[int] = range(len(inputs.store))
         self.notes: list[str] = []
         self._require_one_target()
@@ -209,18 +209,12 @@ class DiffusionTrainee:
             for column in (self._recipe.image_column, *self._control_columns)
         }
         controls = tuple(picture for column in self._control_columns for picture in pictures[column])
-        caption = self._with_trigger(sample.text[self._recipe.caption_column])
+        caption = with_trigger(sample.text[self._recipe.caption_column], self._trigger)
         return Row(caption, pictures[self._recipe.image_column][0], controls)
 
-    def _load(self, index: int, column: str, place: int) -> Image.Image:
+    def _load(self, index: int, column: str, place: int, most: int) -> list[Image.Image]:
         store = self._inputs.store
-        return store.load_images(store[index], (column,))[place]
-
-    def _with_trigger(self, caption: str) -> str:
-        if not self._trigger:
-            return caption
-        caption = caption.replace("[trigger]", self._trigger)
-        return caption if self._trigger in caption else f"{self._trigger} {caption}"
+        return store.load_frames(store[index], column, place, most)
 
     def _require_one_target(self) -> None:
         column, store = self._recipe.image_column, self._inputs.store
@@ -230,3 +224,11 @@ class DiffusionTrainee:
             raise DataError(
                 f"column {column!r} holds several pictures in {len(wrong)} rows, and one is learnt: {listed}"
             )
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """The caption with the trigger word for `[trigger]`, and in front where it is missing."""
+    if not trigger:
+        return caption
+    caption = caption.replace("[trigger]", trigger)
+    return caption if trigger in caption else f"{trigger} {caption}"

@@ -36,6 +36,7 @@ class Diffusion:
     module: str
     denoiser: str
     reserved: tuple[str, ...] = ()
+    clips: bool = False
 
     def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
         """A caption, a picture, and every image to edit. Raises ConfigError."""
@@ -48,6 +49,7 @@ class Diffusion:
             images=(recipe.image_column, *controls),
             reserved=self.reserved,
             image_in_every_column=True,
+            clips=self.clips,
             max_pixels=advanced.max_image_pixels,
         )
 
@@ -68,6 +70,7 @@ def control_columns(recipe: ImageRecipe) -> tuple[str, ...]:
     return ()
 
 
+VIDEO: Final = frozenset({"imageToVideo", "textToVideo"})
 GENERATION: Final = frozenset({"imageGeneration"})
 DIFFUSION: Final = (
     Diffusion(frozenset({"QwenImageEditPlusPipeline"}), EDITING, "qwen_image_edit", "QwenImageEditPlus", QWEN_RESERVED),
@@ -80,4 +83,5 @@ DIFFUSION: Final = (
     Diffusion(frozenset({"ZImagePipeline"}), GENERATION, "z_image", "ZImage", QWEN_RESERVED),
     Diffusion(frozenset({"Flux2Pipeline"}), GENERATION, "flux2", "Flux2"),
     Diffusion(frozenset({"Flux2KleinPipeline"}), GENERATION, "flux2", "Flux2Klein", QWEN_RESERVED),
+    Diffusion(frozenset({"WanPipeline"}), VIDEO, "wan", "Wan", clips=True),
 )

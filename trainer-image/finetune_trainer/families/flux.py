@@ -79,8 +79,8 @@ class FluxKontext(Flux):
 
     guidance: ClassVar[float] = 2.5
 
-    def __init__(self, base: Base, advanced: Advanced) -> None:
-        super().__init__(base, advanced)
+    def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
+        super().__init__(base, advanced, frames)
         self._preferred = advanced.control_area is None
 
     def control_size(self, size: Size) -> Size:

@@ -25,10 +25,10 @@ class StableDiffusion(Denoiser):
     multiple: ClassVar[int] = 64
     guidance: ClassVar[float] = 7.5
 
-    def __init__(self, base: Base, advanced: Advanced) -> None:
+    def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         from diffusers import DDPMScheduler
 
-        super().__init__(base, advanced)
+        super().__init__(base, advanced, frames)
         self._schedule = DDPMScheduler.from_config(self.pipe.scheduler.config)
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:

@@ -1,0 +1,307 @@
+"""Every field of the image recipes acts, the caches save the encoders, and what cannot work is said."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from finetune_trainer.checkpoint import read_checkpoint
+from finetune_trainer.diffusion import timesteps
+from finetune_trainer.diffusion.cache import TensorCache, fingerprint
+from finetune_trainer.diffusion.denoiser import Denoiser
+from finetune_trainer.diffusion.trainee import with_trigger
+from finetune_trainer.families.flux import FluxKontext
+from tests.trainer import tiny_diffusion
+from tests.trainer.datasets import encoded, picture, write_jsonl
+from tests.trainer.plain_diffusion import PLAIN, interpolated, plain_losses
+from tests.trainer.runs import TrainerRun
+from tests.trainer.test_diffusion import SMALL, recipe_of, write_pictures
+from tests.trainer.web import Answer, self_signed, web
+
+NewRun = Callable[..., TrainerRun]
+EDIT = "qwen_image_edit_plus"
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers' own
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    torch.set_num_threads(1)
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tiny_diffusion.make(name, tmp_path_factory.mktemp(name) / "checkpoint")
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def new(checkpoints: Callable[[str], Path], tmp_path: Path) -> NewRun:
+    """Runs of three steps over the same five rows; further arguments go into the recipe."""
+
+    def make(
+        name: str, family: str = EDIT, advanced: dict[str, Any] | None = None, env: Any = None, **recipe: Any
+    ) -> TrainerRun:
+        root = tmp_path / name
+        root.mkdir()
+        plain = PLAIN[family]
+        run = TrainerRun(
+            root,
+            checkpoints(family),
+            kind=plain.recipe,
+            recipe=recipe_of(plain, **{"steps": 3, **recipe}),
+            advanced={**SMALL, **(advanced or {})},
+            env=env or {},
+        )
+        run.rows = write_pictures(run.data, plain.controls)  # type: ignore[attr-defined]
+        return run
+
+    return make
+
+
+def losses(run: TrainerRun) -> list[float]:
+    result = run.execute()
+    assert (result.code, result.message) == (0, "")
+    return run.losses()
+
+
+def test_the_weights_are_the_table_and_have_mean_one() -> None:
+    values = [timesteps.table(float(t)) for t in range(1, 1001)]
+    assert values == pytest.approx([interpolated(t) for t in range(1, 1001)], abs=1e-12)
+    assert sum(values) / 1000 == pytest.approx(1.0, abs=0.01)
+    assert timesteps.table(0.0) == 0.447
+
+
+def test_the_timestep_is_the_first_number_of_the_generator() -> None:
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(5)
+
+    uniform, normal = torch.rand(1, generator=generator()), torch.randn(1, generator=generator())
+    assert timesteps.draw_sigma("linear", generator()) == uniform.item()
+    assert timesteps.draw_sigma("weighted", generator()) == uniform.item()
+    assert timesteps.draw_sigma("sigmoid", generator()) == (1 - torch.sigmoid(normal)).item()
+    assert timesteps.weight("linear", 0.5) == timesteps.weight("sigmoid", 0.5) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "linear"])
+def test_timestep_types(new: NewRun, kind: str) -> None:
+    run = new(kind, "flux", timestepType=kind)
+    found = losses(run)
+    expected = plain_losses(PLAIN["flux"], run.checkpoint, run.rows, 3, 2, kind)  # type: ignore[attr-defined]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_split_into_micro_batches_and_recomputation_change_nothing(new: NewRun) -> None:
+    together = losses(new("together", batchSize=4))
+    assert losses(new("apart", batchSize=1, gradientAccumulation=4)) == pytest.approx(together, abs=2e-6)
+    recomputed = new("recomputed", batchSize=4, advanced={"activationCheckpointing": True})
+    assert losses(recomputed) == pytest.approx(together, abs=1e-6)
+
+
+def test_all_weights(new: NewRun) -> None:
+    from diffusers import UNet2DConditionModel
+
+    run = new("full", "stable_diffusion", useLora=False, learningRate=0.001)
+    found = losses(run)
+    trained = UNet2DConditionModel.from_pretrained(run.output_dir, subfolder="unet")
+    base = UNet2DConditionModel.from_pretrained(run.checkpoint, subfolder="unet")
+    assert not torch.equal(trained.conv_in.weight, base.conv_in.weight)
+
+    shutil.rmtree(run.checkpoints / "step-00000003")
+    shutil.rmtree(run.output_dir / "unet")
+    (run.output_dir / "manifest.json").unlink()
+    assert losses(run) == found
+    again = UNet2DConditionModel.from_pretrained(run.output_dir, subfolder="unet")
+    for name, weight in trained.named_parameters():
+        assert torch.equal(weight, again.get_parameter(name)), name
+
+
+def test_seed_learning_rate_alpha_and_rank_act(new: NewRun) -> None:
+    base = losses(new("base", "flux"))
+    assert losses(new("seed", "flux", seed=8)) != pytest.approx(base, abs=1e-5)
+    for field, value in (("loraAlpha", 4), ("loraRank", 2), ("learningRate", 0.05)):
+        found = losses(new(field, "flux", **{field: value}))
+        assert found[0] == pytest.approx(base[0], abs=1e-6), field  # the adapter starts at zero
+        assert found[2] != pytest.approx(base[2], abs=1e-5), field
+
+
+def test_captions_are_encoded_before_or_at_first_use_with_the_same_numbers(new: NewRun) -> None:
+    before = losses(new("before", "qwen_image_edit", cacheTextEmbeddings=True))
+    assert losses(new("later", "qwen_image_edit", cacheTextEmbeddings=False)) == before
+
+
+def test_a_second_run_needs_no_encoder(new: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = new("first")
+    expected = losses(first)
+    second = new("second")
+    shutil.copytree(first.root / "cache", second.root / "cache")
+
+    def refused(*_arguments: Any) -> Any:
+        raise AssertionError("an encoder was used")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Denoiser, "texts", refused)
+        patched.setattr(Denoiser, "encode_picture", refused)
+        assert losses(second) == expected
+
+    third = new("third")
+    shutil.copytree(first.root / "cache", third.root / "cache")
+    for number, path in enumerate(sorted((third.root / "cache" / "latents").rglob("*.safetensors"))):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * (number % 4) // 4])  # torn at different places
+    assert losses(third) == expected
+
+
+def test_cache_keys_tell_everything_apart(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    keys = [
+        cache.key(picture="a", size=(64, 64), encoder="v", numbers="float32"),
+        cache.key(picture="b", size=(64, 64), encoder="v", numbers="float32"),
+        cache.key(picture="a", size=(64, 32), encoder="v", numbers="float32"),
+        cache.key(picture="a", size=(64, 64), encoder="w", numbers="float32"),
+        cache.key(picture="a", size=(64, 64), encoder="v", numbers="bfloat16"),
+    ]
+    assert len(set(keys)) == 5
+    cache.put(keys[0], {"x": torch.arange(3)})
+    assert (tmp_path / keys[0][:2] / f"{keys[0]}.safetensors").stat().st_mode & 0o777 == 0o644
+    found = cache.get(keys[0])
+    assert found is not None
+    assert torch.equal(found["x"], torch.arange(3))
+    assert not cache.has(keys[1])
+    (tmp_path / "vae").mkdir()
+    weights = tmp_path / "vae" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    before = fingerprint(tmp_path / "vae")
+    weights.write_bytes(b"Weights")
+    assert fingerprint(tmp_path / "vae") != before
+
+
+def test_samples_take_the_images_that_their_urls_name(new: NewRun, tmp_path: Path) -> None:
+    tls, trusted = self_signed(tmp_path)
+    with web(tls) as server:
+        urls = [server.serve(f"/{n}.png", Answer(encoded(picture(n, (64, 48))))) for n in range(2)]
+        run = new(
+            "fetched",
+            env={"FINETUNE_ALLOW_DATASET_HOSTS": server.host, "SSL_CERT_FILE": str(trusted)},
+            sampleEvery=2,
+            sampleWidth=96,
+            sampleHeight=70,
+            samples=[{"prompt": "an ox", "ctrlImgUrls": urls}, {"prompt": "a herd", "ctrlImgUrls": urls[:1]}],
+        )
+        losses(run)
+        check_samples(run)
+
+
+def check_samples(run: TrainerRun) -> None:
+    folder = run.output_dir / "samples"
+    names = [f"step-{step}-{number}.png" for step in (2, 3) for number in (0, 1)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    with Image.open(folder / names[0]) as image:
+        assert image.size == (96, 64)
+    assert len({(folder / name).read_bytes() for name in names}) == 4
+    listed = {artifact for artifact in run.manifest()["files"] if artifact.startswith("samples/")}
+    assert listed == {f"samples/{name}" for name in names}
+
+    (folder / names[2]).unlink()
+    (run.output_dir / "manifest.json").unlink()
+    losses(run)  # everything is done but this picture
+    assert (folder / names[2]).exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("https://127.0.0.1/a.png", "no public address"), ("https://169.254.169.254/latest", "no public address")],
+)
+def test_sample_urls_are_guarded(new: NewRun, url: str, words: str) -> None:
+    result = new("guarded", samples=[{"prompt": "x", "ctrlImgUrls": [url]}]).execute()
+    assert (result.code, result.reason) == (2, "InvalidConfig")
+    assert words in result.message
+    assert "samples[0]" in result.message
+
+
+def test_sigterm_in_the_middle_of_a_sample_ends_at_once_with_a_checkpoint(new: NewRun) -> None:
+    run = new("stopped", "flux", samples=[{"prompt": "x"}], sampleEvery=1, advanced={"sampleSteps": 100_000})
+    process = run.start(stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "checkpoint":
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    result = run.finish(process)
+
+    assert (result.code, result.termination["step"]) == (75, 1)
+    assert time.monotonic() - started < 30
+    assert read_checkpoint(run.checkpoints / "step-00000001") is not None
+    assert [path.name for path in (run.output_dir / "samples").iterdir()] == []
+
+
+def test_trigger_words_stand_in_every_caption(new: NewRun) -> None:
+    assert with_trigger("a cat", "TOK") == "TOK a cat"
+    assert with_trigger("a TOK cat", "TOK") == "a TOK cat"
+    assert with_trigger("a [trigger] cat", "TOK") == "a TOK cat"
+    assert with_trigger("a cat", None) == "a cat"
+    assert losses(new("with", "flux", triggerWord="TOK")) != pytest.approx(losses(new("without", "flux")), abs=1e-6)
+
+
+def test_what_cannot_be_trained_is_said(new: NewRun) -> None:
+    def ending(name: str, change: Callable[[TrainerRun], None]) -> tuple[int, str]:
+        run = new(name)
+        change(run)
+        result = run.execute()
+        assert not (run.output_dir / "manifest.json").exists()
+        return result.code, result.message
+
+    def without_controls(run: TrainerRun) -> None:
+        run.recipe["controlImageColumns"] = []
+
+    def two_targets(run: TrainerRun) -> None:
+        rows = [json.loads(line) for line in (run.data / "train.jsonl").read_text().splitlines()]
+        rows[3]["image"] = [rows[0]["image"], rows[1]["image"]]
+        write_jsonl(run.data / "train.jsonl", rows)
+
+    def missing_control(run: TrainerRun) -> None:
+        rows = [json.loads(line) for line in (run.data / "train.jsonl").read_text().splitlines()]
+        rows[2]["second"] = None
+        write_jsonl(run.data / "train.jsonl", rows)
+
+    def torn_weights(run: TrainerRun) -> None:
+        path = run.claim("models") / "tiny" / "transformer" / "diffusion_pytorch_model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+
+    def other_recipe(run: TrainerRun) -> None:
+        run.kind, run.recipe = "imageGeneration", recipe_of(PLAIN["flux"])
+
+    assert ending("controls", without_controls) == (
+        2,
+        "controlImageColumns is empty: an editing model learns from at least one image to edit",
+    )
+    code, message = ending("targets", two_targets)
+    assert (code, "holds several pictures in 1 rows" in message, message.endswith("3")) == (3, True, True)
+    code, message = ending("control", missing_control)
+    assert (code, "row 2: column 'second' has no image" in message) == (3, True)
+    code, message = ending("torn", torn_weights)
+    assert (code, "diffusion_pytorch_model.safetensors of the base model pvc://models/tiny" in message) == (2, True)
+    code, message = ending("recipe", other_recipe)
+    assert (code, "trains imageEditing, multiImageEditing, not imageGeneration" in message) == (2, True)
+
+
+def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[[str], Path]) -> None:
+    from finetune_trainer.config import Advanced
+    from finetune_trainer.diffusion.denoiser import Base
+
+    base = Base(checkpoints("flux_kontext"), "kontext", torch.device("cpu"), torch.float32)
+    denoiser = FluxKontext(base, Advanced())
+    assert denoiser.control_size((500, 500)) == (1024, 1024)
+    assert denoiser.control_size((1600, 900)) == (1392, 752)
+    assert FluxKontext(base, Advanced(control_area=4096)).control_size((1600, 900)) == (96, 64)

@@ -1,0 +1,116 @@
+"""Wan 2.1 and 2.2 (TI2V): clips and stills. A clip is an animated image (GIF, WebP, PNG); a still is one frame.
+
+The autoencoder takes 4n + 1 frames: of longer clips the first `numFrames`, of shorter ones as many as that allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from finetune_trainer.config import Advanced
+from finetune_trainer.diffusion.adapter import prefixed
+from finetune_trainer.diffusion.areas import Areas, Size
+from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.errors import ConfigError
+
+ORIGINAL_NAMES = (
+    ("attn1.", "self_attn."),
+    ("attn2.", "cross_attn."),
+    ("to_q.", "q."),
+    ("to_k.", "k."),
+    ("to_v.", "v."),
+    ("to_out.0.", "o."),
+    ("add_k_proj.", "k_img."),
+    ("add_v_proj.", "v_img."),
+    ("ffn.net.0.proj.", "ffn.0."),
+    ("ffn.net.2.", "ffn.2."),
+)
+"""What diffusers' modules are called in the original model, which is the form that everybody else loads."""
+
+
+class Wan(Denoiser):
+    """Latents are (channels, frames, height, width)."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("blocks",)
+    areas: ClassVar[Areas] = Areas(480 * 832, 480 * 832, 480 * 832)
+    multiple: ClassVar[int] = 32
+    clips: ClassVar[bool] = True
+
+    def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
+        super().__init__(base, advanced, frames)
+        if "transformer_2" in self._components():
+            raise ConfigError(
+                f"the base model {base.name} has two denoisers (transformer and transformer_2), and this trainer takes "
+                "models with one: Wan2.1-T2V or Wan2.2-TI2V",
+                "ModelNotSupported",
+            )
+        stride = self.pipe.vae_scale_factor_temporal
+        self.frames = (frames - 1) // stride * stride + 1
+
+    def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
+        """512 tokens of UMT5, zeros behind the text."""
+        del controls
+        embeds, _ = self.texts().encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=512, device=self.base.device
+        )
+        return {EMBEDS: embeds[0]}
+
+    def encode_picture(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
+        """The latent of a clip at this size: the mode of the autoencoder's distribution, normalised."""
+        stride = self.pipe.vae_scale_factor_temporal
+        kept = (len(frames) - 1) // stride * stride + 1
+        pixels = self.pipe.video_processor.preprocess(list(frames[:kept]), size[1], size[0])
+        clip = pixels.transpose(0, 1).unsqueeze(0)
+        return self.encode_pixels(clip.to(self.base.device, self.base.dtype))[0]
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(1, 3, frames, height, width) to (x - mean) / std per channel."""
+        latents = self.pipe.vae.encode(pixels).latent_dist.mode()
+        config = self.pipe.vae.config
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.device, latents.dtype)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return (latents - mean) / std
+
+    def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
+        """The timestep is 1000 sigma, for some models one per token."""
+        timestep = noisy.sigma * 1000
+        if self.pipe.config.expand_timesteps:
+            _, _, frames, height, width = noisy.latents.shape
+            _, high, wide = model.config.patch_size
+            timestep = timestep[:, None].expand(-1, frames * (height // high) * (width // wide))
+        return model(
+            hidden_states=noisy.latents,
+            timestep=timestep,
+            encoder_hidden_states=noisy.text[EMBEDS],
+            return_dict=False,
+        )[0]
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """Classifier-free guidance against the empty prompt."""
+        device = self.base.device
+        return {
+            "prompt_embeds": shown.text[EMBEDS][None].to(device),
+            "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
+            "num_frames": self.frames,
+            "output_type": "pil",
+        }
+
+    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+        """The frames of one clip."""
+        return list(self.run_pipeline(shown, on_step).frames[0])
+
+    def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
+        """`diffusion_model.` and the original model's names."""
+        renamed: Tensors = {}
+        for name, tensor in weights.items():
+            original = name
+            for ours, theirs in ORIGINAL_NAMES:
+                original = original.replace(f".{ours}", f".{theirs}")
+            renamed[original] = tensor
+        return prefixed(renamed, "diffusion_model", scale, rank)
