@@ -139,17 +139,17 @@ def test_a_create_that_was_never_made_is_made(provider: str) -> None:
     world = World(provider)
     until(world, Step.CREATE)
     world.crash(world.operators[0])
-    run_on(world, 200)
+    run_on(world, RULES.settling_window + 200)
     assert world.status["phase"] == "Running"
     assert len(world.billed) == 1
     assert world.status["upstream"]["data"]["attempt"].startswith("2/")
 
 
-def test_where_the_create_is_billed_a_lost_one_gets_the_time_that_a_call_can_take() -> None:
+def test_where_the_create_is_billed_a_lost_one_gets_the_whole_settling_window() -> None:
     world = World("octoai")
     until(world, Step.CREATE)
     world.crash(world.operators[0])
-    run_on(world, RULES.upstream_timeout - 5)
+    run_on(world, RULES.settling_window - 5)
     assert world.status["upstream"]["data"]["attempt"].startswith("1/")
     run_on(world, 40)
     assert world.status["upstream"]["data"]["attempt"].startswith("2/")

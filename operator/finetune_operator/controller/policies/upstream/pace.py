@@ -49,6 +49,4 @@ def _spread(uid: str) -> float:
 
 def lost_window(observation: Observation, *, trusted: bool, billed: bool) -> float:
     """How long a create whose answer was lost may still appear at the provider, before it counts as never made."""
-    if not trusted:
-        return observation.rules.settling_window
-    return min(observation.rules.settling_window, observation.rules.upstream_timeout) if billed else 0.0
+    return observation.rules.settling_window if billed or not trusted else 0.0
