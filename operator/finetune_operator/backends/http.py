@@ -12,9 +12,11 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from http.cookiejar import DefaultCookiePolicy
+from importlib.util import find_spec
 from typing import Any, Final
 
 import httpcore
@@ -36,6 +38,10 @@ from finetune_operator.backends.redact import Redactor
 # They would log whole addresses, and those of presigned downloads are as good as a key.
 for _library in ("httpx", "httpcore"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
+
+# httpcore asks for it several times per request; where it is not installed, each time searches the whole path anew.
+if find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 CHUNK: Final = 64 * 1024
 CONNECT_SECONDS: Final = 10.0

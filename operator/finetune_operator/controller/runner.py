@@ -195,7 +195,7 @@ class Runner:
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         api = self._client.api(member.traits.title, base_url, headers, redact=redact, explain=member.explain)
-        with _spool(self._spool_dir) as spool:
+        with _spool(self._spool_dir, needed=step in HEAVY) as spool:
             kit = Kit(
                 api=api,
                 fetcher=self._client.fetcher(redact),
@@ -229,7 +229,11 @@ def _value(header: str) -> str:
 
 
 @contextlib.contextmanager
-def _spool(parent: str | None) -> Iterator[Path]:
+def _spool(parent: str | None, *, needed: bool) -> Iterator[Path]:
+    """A folder for this call, where it may move data: polls are many, and make none."""
+    if not needed:
+        yield Path(parent or tempfile.gettempdir(), "finetune-nothing")
+        return
     folder = Path(tempfile.mkdtemp(prefix="finetune-", dir=parent))
     try:
         yield folder

@@ -63,8 +63,11 @@ def _identify(observation: Observation, draft: Draft, record: Record) -> None:
     assert finetune.spec is not None
     record.fields.setdefault("provider", finetune.spec.backend.kind)
     record.fields.setdefault("marker", marker_of(finetune.uid, finetune.run))
-    record.data.setdefault("backend", json.dumps(finetune.spec.backend.wire(), separators=(",", ":"), sort_keys=True))
-    draft.status.setdefault("parameters", resolve_parameters(finetune.spec))
+    if "backend" not in record.data:
+        member = finetune.spec.backend.wire()
+        record.data["backend"] = json.dumps(member, separators=(",", ":"), sort_keys=True)
+    if "parameters" not in draft.status:
+        draft.status["parameters"] = resolve_parameters(finetune.spec)
 
 
 # Before there is an id
