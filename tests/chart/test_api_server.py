@@ -14,6 +14,8 @@ from tests.chart.charts import NAMESPACE, VALUE_SETS, as_list, only, render
 from tests.chart.tools import go_tool
 from tests.cluster.control_plane import ControlPlane
 
+pytestmark = pytest.mark.xdist_group("chart-api-server")  # one worker has its cluster
+
 Object = dict[str, Any]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 

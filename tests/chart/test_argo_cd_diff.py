@@ -19,6 +19,8 @@ from tests.cluster.crd import install_crd
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import CHECKOUT
 
+pytestmark = pytest.mark.xdist_group("chart-argo-cd")  # one worker has its cluster
+
 Object = dict[str, Any]
 NAMESPACE = "in-git"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"

@@ -27,6 +27,8 @@ from tests.cluster.errors import ClusterError
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.ports import free_port
 
+pytestmark = pytest.mark.xdist_group("chart-monitoring")  # one worker has its cluster
+
 Object = dict[str, Any]
 ALERTS = CHART / "files" / "alerts.yaml"
 DASHBOARD = CHART / "files" / "dashboard.json"

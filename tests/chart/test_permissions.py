@@ -22,12 +22,16 @@ from tests.chart.charts import helm as run_helm
 from tests.chart.conftest import Audited
 from tests.chart.operators import Operator, account_kubeconfig, eventually, get, report, running
 from tests.chart.provider import Provider, provider
+from tests.cluster.crd import install_crd
 from tests.cluster.kubectl import Kubectl, KubectlError
+
+pytestmark = pytest.mark.xdist_group("chart-permissions")  # one worker has its cluster
 
 Object = dict[str, Any]
 Permission = tuple[str, str, str]
 """API group, resource with its subresource, verb."""
 
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NOT_A_CALL: set[Permission] = {("finetune.dev", "finetunes/finalizers", "update")}
 """Asked for by the admission plugin OwnerReferencesPermissionEnforcement when a Job names its owner."""
 
@@ -108,6 +112,8 @@ def released(request: pytest.FixtureRequest, audited: Audited, tmp_path_factory:
     values: Object = {"pendingStatusDelay": "100ms"}
     if mode == "namespaced":
         values |= {"namespaces": [namespace], "crds": {"enabled": False}}
+        if audited.plane.find(f"{CRDS}/finetunes.finetune.dev") is None:  # the release for the cluster brings it
+            install_crd(audited.plane)
     kubectl = Kubectl(audited.plane.kubeconfig)
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     run_helm(

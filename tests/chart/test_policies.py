@@ -14,6 +14,8 @@ import yaml
 
 from tests.chart.charts import VALUE_SETS, render
 
+pytestmark = pytest.mark.xdist_group("chart-policies")  # one worker has its cluster
+
 CHECKOV = "checkov==3.3.30"
 AS_OF = "2026-11-20"
 """What its dependencies may be at most: it lives outside the lock file, in an environment of its own that uv caches."""

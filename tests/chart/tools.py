@@ -20,10 +20,17 @@ GO_TOOLS = {
 }
 
 
+def tools_dir() -> Path:
+    """Where they are kept."""
+    folder = cache_dir() / "tools"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def go_tool(name: str) -> Path:
     """The executable; built where it is not there yet (helm: four minutes on two cores). Raises ClusterError."""
     module = GO_TOOLS[name]
-    program = cache_dir() / "tools" / f"{name}-{module.rpartition('@')[2]}" / name
+    program = tools_dir() / f"{name}-{module.rpartition('@')[2]}" / name
     if not program.exists():
         with exclusive(program.parent):
             if not program.exists():
@@ -32,7 +39,6 @@ def go_tool(name: str) -> Path:
 
 
 def _install(module: str, program: Path) -> None:
-    program.parent.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=program.parent.parent, prefix="unfinished-") as folder,
         step(f"building {program.name} (once, minutes)"),
@@ -53,7 +59,7 @@ def debian_program(program: str, package: str) -> Path:
     """
     if found := shutil.which(program):
         return Path(found)
-    unpacked = cache_dir() / "tools" / f"debian-{package}"
+    unpacked = tools_dir() / f"debian-{package}"
     if not unpacked.exists():
         with exclusive(unpacked):
             if not unpacked.exists():
@@ -64,7 +70,6 @@ def debian_program(program: str, package: str) -> Path:
 def _unpack(package: str, target: Path) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg"):
         raise ClusterError(f"{package} is not installed, and there is no apt-get to fetch it with")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as folder, step(f"fetching {package}"):
         done = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True)
         if done.returncode:
