@@ -18,12 +18,14 @@ import yaml
 
 from finetune_operator.cli.app import run
 from tests.api.finetunes import create, delete, fine_tune, get, patch
+from tests.cluster import binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.paths import CHECKOUT
 
 PARAMETERS = ["-p", "questionColumn=q", "-p", "answerColumn=a", "-p", "imageColumns=image"]
 FLAGS = ["--model", "Qwen/Qwen3-VL-2B-Instruct", "--recipe", "imageToText", *PARAMETERS]
 FLAGS += ["--dataset", "s3://bucket/train.parquet", "--storage", "1Gi"]
+COMPLETION = "finetune_operator.cli.completion"
 TIME = "2026-01-02T03:04:05Z"
 Command = Callable[..., tuple[int, str, str]]
 
@@ -404,3 +406,20 @@ def test_the_namespace_is_the_context_s_unless_one_is_named(api: ControlPlane, t
         environment = os.environ | {"PYTHONPATH": str(CHECKOUT / "operator")}
         done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
         assert json.loads(done.stdout)["metadata"]["namespace"] == expected
+
+
+def test_kubectl_finds_the_plugin_and_its_completion(api: ControlPlane, stored: str, tmp_path: Path) -> None:
+    for name, module in (("kubectl-finetune", "finetune_operator.cli"), ("kubectl_complete-finetune", COMPLETION)):
+        script = tmp_path / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        script.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(CHECKOUT / "operator")}
+    environment |= {"KUBECONFIG": str(api.kubeconfig), "HOME": str(tmp_path)}
+
+    def kubectl(*arguments: str) -> str:
+        command = [str(binary.kubernetes() / "kubectl"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert stored in kubectl("finetune", "list")
+    assert kubectl("__complete", "finetune", "des").splitlines() == ["describe", ":4"]
+    assert stored in kubectl("__complete", "finetune", "watch", "").splitlines()

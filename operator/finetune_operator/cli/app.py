@@ -37,6 +37,8 @@ app = typer.Typer(
     help="LoRA fine-tunes on Kubernetes: submit, follow, stop and collect FineTunes.",
     epilog=EPILOG,
     no_args_is_help=True,
+    # kubectl asks `kubectl_complete-finetune`, see completion.py.
+    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
