@@ -37,6 +37,7 @@ class Call:
     number: int
     """1 for the channel's first write, 2 for its second … ; 0 for reads."""
     began: float = field(default_factory=time.monotonic)
+    silent: bool = False
     status: int = 0
     """What the API server answered; 0: it was not asked."""
 
@@ -47,6 +48,11 @@ class Call:
     @property
     def watch(self) -> bool:
         return "watch" in self.request.query
+
+    @property
+    def namespace(self) -> str:
+        """Empty for what is in none, or in all."""
+        return self.path.partition("/namespaces/")[2].partition("/")[0]
 
     @property
     def resource(self) -> str:
@@ -109,6 +115,11 @@ class Channel:
     def next_number(self) -> int:
         self._writes += 1
         return self._writes
+
+    def silence(self) -> None:
+        """Deliver nothing more on what is open now; it stays open."""
+        for call in self.open:
+            call.silent = True
 
     def cut_watches(self) -> int:
         """Break every watch; how many there were."""
@@ -192,6 +203,8 @@ class Gateway:
         await response.prepare(call.request)
         with suppress(aiohttp.ClientError, ConnectionError):
             async for chunk in answer.content.iter_any():
+                if call.silent:
+                    await never()
                 await response.write(chunk)
         return response
 

@@ -152,7 +152,7 @@ async def test_labels_and_annotations_stripped(world: Worlds) -> None:
     user = here.user
     before = await start(user)
     made = await user.job("sample-1")
-    ours = {label: None for label in made["metadata"]["labels"]}
+    ours = dict.fromkeys(made["metadata"]["labels"])
     # Without any label the API server would put the pod template's on it.
     await user.merge("jobs", "sample-1", {"metadata": {"labels": {**ours, "team": "ocr"}, "annotations": None}})
     await user.merge("finetunes", "sample", {"metadata": {"labels": None, "annotations": None}})
