@@ -30,6 +30,7 @@ EVERYTHING: Object = {
     "metrics": {
         "perRun": True,
         "serviceMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
+        "podMonitor": {"enabled": True, "interval": "30s"},
         "prometheusRule": {"enabled": True},
         "dashboard": {"enabled": True, "annotations": {"folder": "ML"}},
     },

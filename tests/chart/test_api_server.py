@@ -63,6 +63,16 @@ CRDS = [
         ),
     ),
     foreign_crd(
+        "monitoring.coreos.com",
+        "v1",
+        "PodMonitor",
+        record(
+            namespaceSelector=record(matchNames=TEXTS),
+            selector=record(matchLabels=TEXT_MAP),
+            podMetricsEndpoints=many(ENDPOINT),
+        ),
+    ),
+    foreign_crd(
         "monitoring.coreos.com", "v1", "PrometheusRule", record(groups=many(record(name=TEXT, rules=many(RULE))))
     ),
     foreign_crd(
