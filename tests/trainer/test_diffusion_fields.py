@@ -305,3 +305,27 @@ def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[
     assert denoiser.control_size((500, 500)) == (1024, 1024)
     assert denoiser.control_size((1600, 900)) == (1392, 752)
     assert FluxKontext(base, Advanced(control_area=4096)).control_size((1600, 900)) == (96, 64)
+
+
+@pytest.mark.parametrize("loss", ["alpha", "module"])
+def test_an_adapter_file_that_lost_something_is_no_result(
+    new: NewRun, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    from finetune_trainer.families.flux import Flux
+
+    original = Flux.comfyui
+
+    def careless(self: Flux, weights: Any, scale: float, rank: int) -> Any:
+        if loss == "alpha":
+            return original(self, weights, 1.0, rank)
+        kept = {name: tensor for name, tensor in weights.items() if "attn.to_q" not in name}
+        return original(self, kept, scale, rank)
+
+    monkeypatch.setattr(Flux, "comfyui", careless)
+    run = new(loss, "flux")
+
+    result = run.execute()
+
+    assert result.code == 1
+    assert result.message.startswith("comfyui.safetensors has " + ("changed" if loss == "alpha" else "lost"))
+    assert not list(run.output_dir.glob("*.safetensors"))

@@ -18,6 +18,9 @@ WANTED_FILES: Final = (
     "*/*.txt",
     "*/*.safetensors",
 )
+WANTED_OF_PIPELINES: Final = tuple(pattern for pattern in WANTED_FILES if pattern != "*.safetensors")
+UNWANTED_OF_PIPELINES: Final = ("*.fp16.safetensors", "*.bf16.safetensors", "*.non_ema.safetensors")
+"""Beside their components many pipelines keep all weights once more in one file, and in other numbers."""
 
 
 def describe(base_model: str, env: Environment) -> dict[str, Any]:
@@ -35,14 +38,21 @@ def describe(base_model: str, env: Environment) -> dict[str, Any]:
     raise ConfigError(f"the base model {base_model} has neither {' nor '.join(DESCRIPTIONS)}")
 
 
-def model_folder(base_model: str, env: Environment) -> Path:
+def model_folder(base_model: str, env: Environment, pipeline: bool = False) -> Path:
     """The folder with all its files, downloaded into HF_HOME if need be. Raises ConfigError, or RunError to retry."""
     if base_model.startswith("pvc://"):
         return _claimed(base_model, env)
     from huggingface_hub import snapshot_download
 
     with _HubErrors(base_model):
-        return Path(snapshot_download(base_model, token=_hub_token(env), allow_patterns=list(WANTED_FILES)))
+        return Path(
+            snapshot_download(
+                base_model,
+                token=_hub_token(env),
+                allow_patterns=list(WANTED_OF_PIPELINES if pipeline else WANTED_FILES),
+                ignore_patterns=list(UNWANTED_OF_PIPELINES) if pipeline else None,
+            )
+        )
 
 
 def check_weights(folder: Path, base_model: str) -> None:

@@ -13,11 +13,15 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.diffusion.denoiser import Denoiser
+from finetune_trainer.errors import RunError
 from finetune_trainer.settings import Settings
 
 CHECKPOINT: Final = "adapter.safetensors"
 DIFFUSERS_FILE: Final = "pytorch_lora_weights.safetensors"
 COMFYUI_FILE: Final = "comfyui.safetensors"
+EXACT: Final = 1e-5
+ROUNDED: Final = 2e-2
+"""Largest relative change of a reloaded update: float32, or rounded to bf16. A lost alpha is a factor of 2 or more."""
 
 
 def targets(model: torch.nn.Module, blocks: Iterable[str], dead: set[str]) -> str:
@@ -83,13 +87,33 @@ def with_reloaded(denoiser: Denoiser, file: Path, outputs: Callable[[], torch.Te
         try:
             pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="reloaded")
             if "reloaded" not in model.peft_config:
-                raise ValueError(f"{file.name} has been loaded without any effect")
+                raise RunError(f"{file.name} has been loaded without any effect")
+            _require_same(model, file.name, EXACT if denoiser.base.dtype is torch.float32 else ROUNDED)
             model.set_adapter("reloaded")
             return outputs()
         finally:
             if "reloaded" in model.peft_config:
                 model.delete_adapters("reloaded")
             model.set_adapter("default")
+
+
+def _require_same(model: Any, name: str, tolerance: float) -> None:
+    """Raise RunError unless every pair of matrices, alpha included, came back.
+
+    Outputs alone would not show this in bf16: the libraries round a reloaded adapter to the model's numbers.
+    """
+    for module_name, module in model.named_modules():
+        scaling = getattr(module, "scaling", None)
+        if not isinstance(scaling, dict) or "default" not in scaling:
+            continue
+        if "reloaded" not in scaling:
+            raise RunError(f"{name} has lost {module_name}")
+        trained, found = (
+            scaling[adapter] * module.lora_B[adapter].weight.float() @ module.lora_A[adapter].weight.float()
+            for adapter in ("default", "reloaded")
+        )
+        if (trained - found).norm() > tolerance * trained.norm():
+            raise RunError(f"{name} has changed {module_name}")
 
 
 def prefixed(weights: dict[str, torch.Tensor], prefix: str, scale: float, rank: int) -> dict[str, torch.Tensor]:

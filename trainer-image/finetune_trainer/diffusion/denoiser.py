@@ -74,6 +74,8 @@ class Denoiser(ABC):
     negative_prompt: ClassVar[str] = ""
     clips: ClassVar[bool] = False
     """Whether what is learnt may have several frames."""
+    notes: ClassVar[tuple[str, ...]] = ()
+    """What users of this family should know."""
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         self.base, self.frames = base, frames
@@ -149,7 +151,7 @@ class Denoiser(ABC):
 
     def load_exported(self, folder: Path) -> Any:
         """The trained part as it is read back from an export of all weights."""
-        return self._load_part(folder, "just exported")
+        return self._load_part(folder, "just exported", torch.float32)
 
     def dead(self) -> set[str]:
         """Linear modules inside the blocks that no output depends on: LoRA matrices there would never learn."""
@@ -220,7 +222,7 @@ class Denoiser(ABC):
             )
         return pipe.to(self.base.device)
 
-    def _load_part(self, folder: Path, name: str) -> Any:
+    def _load_part(self, folder: Path, name: str, dtype: torch.dtype | None = None) -> Any:
         import diffusers
 
         check_weights(folder / self.part, name)
@@ -233,7 +235,7 @@ class Denoiser(ABC):
             model, info = kind.from_pretrained(
                 folder,
                 subfolder=self.part,
-                dtype=self.base.dtype,
+                dtype=dtype or self.base.dtype,
                 local_files_only=True,
                 output_loading_info=True,
             )

@@ -52,7 +52,7 @@ class DiffusionTrainee:
         base = Base(inputs.folder, inputs.base_model, device, dtype)
         self._denoiser = kind(base, inputs.advanced, parameter(self._recipe, "num_frames") or 1)
         self.rows: Sequence[int] = range(len(inputs.store))
-        self.notes: list[str] = []
+        self.notes: list[str] = list(self._denoiser.notes)
         self._require_one_target()
         self._row = lru_cache(maxsize=4096)(self._read_row)
         self._conditions = Conditions(self._denoiser, TensorCache(inputs.env.cache_dir / CACHE))
@@ -136,13 +136,18 @@ class DiffusionTrainee:
             self._denoiser.model.save_pretrained(folder / self._denoiser.part)
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
-        """`outputs` of the exported file that acts least like the trained model."""
+        """`outputs` of the exported file that acts least like the trained model.
+
+        In bf16 every matrix is compared instead (in `with_reloaded`): outputs would show the rounding only.
+        """
         if self._settings.use_lora:
             expected = self.outputs(batch)
             found = [
                 adapter.with_reloaded(self._denoiser, folder / name, partial(self.outputs, batch))
                 for name in (adapter.DIFFUSERS_FILE, adapter.COMFYUI_FILE)
             ]
+            if self._denoiser.base.dtype is not torch.float32:
+                return expected
             return max(found, key=lambda output: float((output - expected).abs().max()))
         trained = self._denoiser.model
         try:
