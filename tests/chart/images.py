@@ -7,6 +7,7 @@ from tests.cluster.base_image import base_image
 from tests.cluster.containerd import Ctr
 from tests.cluster.errors import ClusterError
 from tests.cluster.exclusive import exclusive
+from tests.cluster.image_handover import HOST
 from tests.cluster.images import CA_BUNDLE, _ca_bundle, _fingerprint, _hand_over, _uv_cache
 from tests.cluster.paths import CHECKOUT
 from tests.cluster.progress import step
@@ -31,10 +32,21 @@ def operator_image(cluster: Record) -> str:
         if not buildah.has_image(image):
             with step("building the operator image") as progress:
                 _build(image, base, progress.update)
-        for older in buildah.images("operator"):
-            if older != image:
-                buildah.run("rmi", "--force", older)
-        return _hand_over(image, Ctr(cluster.containerd_socket))
+        ctr = Ctr(cluster.containerd_socket)
+        reference = _hand_over(image, ctr)
+        _forget_older(image, reference, ctr)
+        return reference
+
+
+def _forget_older(image: str, reference: str, ctr: Ctr) -> None:
+    """Frees the disk of images of other sources, under every name that the kubelet's interface has given them."""
+    for older in buildah.images("operator"):
+        if older != image:
+            buildah.run("rmi", "--force", older)
+    known = dict(line.split()[0:3:2] for line in ctr.check("images", "list").splitlines()[1:])
+    older_digests = {known[each] for each in known if each.startswith(f"{HOST}/operator:") and each != reference}
+    for each in [name for name, digest in known.items() if digest in older_digests - {known[reference]}]:
+        ctr.check("images", "remove", each)
 
 
 def _build(image: str, base: str, on_progress: object) -> None:
