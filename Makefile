@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds test cluster demo demo-upstream demo-down bench bench-upstream chart images sbom clean
+.PHONY: help venv lock lint format crds docs test cluster demo demo-upstream demo-down bench bench-upstream chart images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,10 @@ format: venv  ## let ruff format and fix
 crds: venv  ## generate crds/ from the models
 	$(PYTHON) -m finetune_operator.api.crd > crds/finetune.dev_finetunes.yaml
 	$(PYTHON) crds/reference.py > crds/README.md
+
+docs: venv  ## generate the pages of docs/ that are made from the code
+	$(PYTHON) docs/cli.py > docs/cli.md
+	$(PYTHON) docs/troubleshooting.py > docs/troubleshooting.md
 
 demo: venv  ## the main job from end to end: cluster, image, operator, a FineTune, its adapter
 	@$(PYTHON) -m examples.demo run $(if $(LEVEL),--level $(LEVEL))

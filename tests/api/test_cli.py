@@ -423,3 +423,51 @@ def test_kubectl_finds_the_plugin_and_its_completion(api: ControlPlane, stored: 
     assert stored in kubectl("finetune", "list")
     assert kubectl("__complete", "finetune", "des").splitlines() == ["describe", ":4"]
     assert stored in kubectl("__complete", "finetune", "watch", "").splitlines()
+
+
+def test_on_a_terminal_the_run_is_drawn_in_place(api: ControlPlane, stored: str) -> None:
+    progress = {"percentage": 42, "step": 420, "totalSteps": 1000, "loss": "0.1234", "estimatedRemainingSeconds": 200}
+    say(api, stored, phase="Running", reason="PodsRunning", progress=progress)
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "finetune_operator.cli", "watch", stored, "--kubeconfig", str(api.kubeconfig)]
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    environment |= {"PYTHONPATH": str(CHECKOUT / "operator"), "TERM": "xterm-256color", "COLUMNS": "100"}
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, stdin=slave, env=environment)
+    os.close(slave)
+    drawn = b""
+    while "0.1234" not in drawn.decode("utf-8", "replace"):
+        drawn += os.read(master, 4096)
+    pretend_ended(api, stored, "Succeeded", "TrainingSucceeded", progress={**progress, "percentage": 100})
+    while True:
+        try:
+            drawn += os.read(master, 4096)
+        except OSError:  # the other side has closed it
+            break
+    os.close(master)
+    assert process.wait(30) == 0
+    text = drawn.decode()
+    for words in (
+        "\x1b[",
+        "\u2501",
+        "42%",
+        "420/1000",
+        "eta 3:20",
+        "loss 0.1234  \u2581",
+        "100%",
+        "artifacts download",
+    ):
+        assert words in text, text
+
+
+def test_a_cluster_without_the_resource(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ControlPlane(tmp_path / "plane", controller_manager=False) as bare:
+        flags = ["--kubeconfig", str(bare.kubeconfig)]
+        for arguments in (["list"], ["get", "x"], ["submit", "--name", "x", *FLAGS]):
+            assert run([*arguments, *flags]) == 1
+            error = capsys.readouterr().err
+            assert "no FineTune resource" in error
+            assert "Install the operator" in error
+        assert run(["doctor", *flags]) == 1
+        said = capsys.readouterr().out
+        assert "the cluster has no finetunes.finetune.dev" in said
+        assert "crds/" in said

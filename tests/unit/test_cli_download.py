@@ -119,16 +119,21 @@ def test_what_the_pod_prints_is_what_is_read(contents: list[bytes]) -> None:
 
 
 def test_the_reader_s_script_in_a_real_shell(tmp_path: Path) -> None:
-    first, second = bytes(range(256)) * 40, b""
+    first, second = bytes(range(256)) * 4000, b""
     odd = "it's $(touch hacked) `x`; .bin"
     (tmp_path / odd).write_bytes(first)
     (tmp_path / "empty").write_bytes(second)
     (batch,) = batches([(odd, len(first)), ("empty", 0)])
     halves = [batch[0]._replace(length=100), batch[0]._replace(offset=100, length=len(first) - 100), batch[1]]
     command = [word.replace(MOUNT, str(tmp_path)) for word in printing_command(halves)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    # As in a process of Python's, where nobody ends on SIGPIPE, and with more than a pipe holds.
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, restore_signals=False)
     assert list(pieces_in(iter(done.stdout.splitlines()))) == [first[:100], first[100:], b""]
+    assert done.stderr == ""
     assert not (tmp_path / "hacked").exists()
+    gone = [word.replace(MOUNT, str(tmp_path)) for word in printing_command([batch[0]._replace(path="absent")])]
+    refused = subprocess.run(gone, capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (1, f"{tmp_path}/absent cannot be read\n")
 
 
 def test_a_damaged_log_is_said_so() -> None:

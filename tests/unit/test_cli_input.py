@@ -297,3 +297,12 @@ def test_the_command_starts_quickly() -> None:
     ).stdout.split(" ", 1)
     assert loaded.strip() == "[]"
     assert float(seconds) < 0.7
+
+
+def test_without_its_extra_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; from finetune_operator.cli.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT / "operator")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "kubectl finetune needs more than the operator does: pipx install 'finetune-operator[cli]'\n"
+    )

@@ -105,5 +105,5 @@ def _said(error: CommandError) -> int:
 
 
 def main() -> None:
-    """The entry point `kubectl-finetune`."""
+    """Ends the process."""
     sys.exit(run())

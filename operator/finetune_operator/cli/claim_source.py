@@ -122,10 +122,15 @@ class ClaimSource:
             phase = (pod.get("status") or {}).get("phase")
             if phase in until:
                 return name
-            if phase in ("Failed", "Succeeded") or time.monotonic() > deadline:
+            if phase in ("Failed", "Succeeded"):
                 raise CommandError(
-                    f"the reader pod {name} did not start: {why(pod)}",
-                    f"Look at it: kubectl describe pod {name}; with another image: --image busybox.",
+                    f"the reader pod has ended: {why(pod)}",
+                    "Either the claim's content has changed, or the image lacks sh and base64: --image busybox.",
+                )
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"the reader pod did not start within {START_SECONDS:.0f} s: {why(pod)}",
+                    "Free what it waits for; where its image is at fault: --image busybox.",
                 )
             time.sleep(POLL_SECONDS)
 

@@ -192,6 +192,11 @@ def _namespace_of_context(target: Target) -> str:
     return str((chosen or {}).get("context", {}).get("namespace") or "default")
 
 
+def is_no_resource(error: ApiError) -> bool:
+    """Whether the API server does not know the kind: for an object that is missing it gives a Status with a reason."""
+    return error.status == 404 and error.reason != "NotFound"
+
+
 def explained(error: ApiError) -> CommandError:
     """An answer of the API server that a command did not expect."""
     if isinstance(error, Unreachable):
@@ -202,7 +207,7 @@ def explained(error: ApiError) -> CommandError:
         return CommandError("the API server does not know you", "Log in again, or choose another --context.")
     if error.status == 403:
         return CommandError(error.message, "Ask for that permission; `kubectl finetune doctor` lists what is needed.")
-    if error.status == 404 and "could not find the requested resource" in error.message:
+    if is_no_resource(error):
         return CommandError(
             "this cluster has no FineTune resource", "Install the operator's chart, then `kubectl finetune doctor`."
         )

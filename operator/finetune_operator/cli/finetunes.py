@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.cli.cluster import Cluster, Object, is_no_resource
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import Invalid, NotFound
@@ -21,7 +21,7 @@ def find(cluster: Cluster, name: str) -> Object:
     try:
         return cluster.get(resources.finetune(cluster.namespace, wanted))
     except NotFound as error:
-        if "could not find the requested resource" in error.message:
+        if is_no_resource(error):
             raise
         raise CommandError(
             f"there is no FineTune {wanted} in namespace {cluster.namespace}",

@@ -19,8 +19,10 @@ BATCH_BYTES: Final = 4 * 2**20
 begins a new log file."""
 END_OF_PIECE: Final = "."
 _WAIT: Final = f"sleep {LIFETIME_SECONDS}"
+# head ends before tail has written all: where nothing ends a program on SIGPIPE, tail would complain into the log.
 _PRINT: Final = (
-    'while [ $# -gt 0 ]; do tail -c "+$(($2 + 1))" "$1" | head -c "$3" | base64 || exit 1; '
+    'while [ $# -gt 0 ]; do [ -r "$1" ] || { echo "$1 cannot be read"; exit 1; }; '
+    'tail -c "+$(($2 + 1))" "$1" 2>/dev/null | head -c "$3" | base64 || exit 1; '
     f'echo "{END_OF_PIECE}"; shift 3; done'
 )
 
@@ -105,6 +107,7 @@ def _container(image: str, command: Sequence[str]) -> dict[str, Any]:
         "name": CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "command": list(command),
         "volumeMounts": [{"name": "claim", "mountPath": MOUNT, "readOnly": True}],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
