@@ -329,3 +329,18 @@ def test_an_adapter_file_that_lost_something_is_no_result(
     assert result.code == 1
     assert result.message.startswith("comfyui.safetensors has " + ("changed" if loss == "alpha" else "lost"))
     assert not list(run.output_dir.glob("*.safetensors"))
+
+
+def test_bf16_as_on_a_gpu_trains_samples_and_exports(new: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetune_trainer.diffusion.denoiser import Base
+
+    def rounded(folder: Path, name: str, device: torch.device, _dtype: torch.dtype) -> Base:
+        return Base(folder, name, device, torch.bfloat16)
+
+    exact = losses(new("exact", "qwen_image"))
+    monkeypatch.setattr("finetune_trainer.diffusion.trainee.Base", rounded)
+    run = new("rounded", "qwen_image", samples=[{"prompt": "an ox"}])
+
+    assert losses(run) == pytest.approx(exact, abs=0.05)
+    assert (run.output_dir / "samples" / "step-3-0.png").exists()
+    assert (run.output_dir / "comfyui.safetensors").exists()
