@@ -107,7 +107,11 @@ PERMISSIONS: Final[tuple[tuple[str, tuple[str, ...], bool], ...]] = (
     ("see FineTunes", (f"get finetunes.{GROUP}", f"list finetunes.{GROUP}"), True),
     ("submit and change FineTunes", (f"create finetunes.{GROUP}", f"patch finetunes.{GROUP}"), True),
     ("read logs", ("list pods", "get pods/log"), False),
-    ("download from claims", ("create pods", "delete pods", "create pods/exec", "get jobs.batch"), False),
+    (
+        "download from claims",
+        ("create pods", "delete pods", "get pods/exec", "create pods/exec", "get jobs.batch"),
+        False,
+    ),
     ("read Secrets (for provider logs and downloads)", ("get secrets",), False),
 )
 """What it is for, `verb resource[.group]`, and whether the program is useless without it."""
