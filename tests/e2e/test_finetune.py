@@ -14,7 +14,8 @@ LONG = {"epochs": 20, "saveStrategy": "steps", "saveStepsRatio": 1.0}
 
 
 def condition(status: dict, kind: str) -> dict:
-    (found,) = [each for each in status["conditions"] if each["type"] == kind]
+    found: dict
+    (found,) = (each for each in status["conditions"] if each["type"] == kind)
     return found
 
 

@@ -67,7 +67,8 @@ def running(provider: str, **spec: Any) -> World:
 
 @pytest.mark.parametrize("provider", ALL)
 def test_the_order_of_a_life(provider: str) -> None:
-    world, steps = World(provider), []
+    world = World(provider)
+    steps: list[Step] = []
     operator = world.operators[0]
     look(world)
     assert world.body is not None
