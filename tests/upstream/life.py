@@ -46,6 +46,7 @@ FAST = (
     "--log-level=error",
     "--backoff-cap=500ms",
     "--sweep-period=5s",
+    "--spool-limit=16Mi",
 )
 """Times that a sweep of hundreds of lives can wait for."""
 
