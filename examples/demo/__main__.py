@@ -122,8 +122,9 @@ def _fill(folder: Path) -> None:
         transformers_logging.disable_progress_bar()
         make(Path(scratch))
         shutil.copytree(scratch, folder, dirs_exist_ok=True)
+    # The trainer runs as a user of its own; the copy has made the folder as private as its source.
+    folder.chmod(0o777)
     for path in folder.rglob("*"):
-        # The trainer runs as a user of its own.
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
