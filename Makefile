@@ -56,8 +56,11 @@ demo-down: venv  ## end what the demo has left running
 cluster: venv  ## the local Kubernetes' binary (in the cache; minutes the first time)
 	@$(PYTHON) -m tests.cluster.binary >/dev/null
 
-test: lint cluster  ## prove everything
+test: lint cluster  ## prove everything but the long sweeps (make test-slow)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-slow: venv cluster  ## the sweeps that take longer than the rest together: providers, Kueue
+	$(PYTHON) -m pytest -m slow $(PYTEST_ARGS)
 
 bench: venv  ## how fast FineTunes become Jobs, against what the API server can do at all
 	$(PYTHON) -m tests.bench
