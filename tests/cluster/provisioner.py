@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ STORAGE_CLASS = "finetune-local"
 PROVISIONER = "finetune.dev/local"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 RETRY_SECONDS = 1.0
+
+Rule = Callable[[KubeApi, dict[str, Any], Path], None]
 
 log = logging.getLogger(__name__)
 
@@ -100,34 +104,53 @@ def reclaim(api: KubeApi, volume: dict[str, Any], volumes: Path) -> None:
     folder = Path(volume["spec"]["hostPath"]["path"])
     if folder == volumes / name:
         shutil.rmtree(folder, ignore_errors=True)
-    api.request("DELETE", f"/api/v1/persistentvolumes/{name}")
+    try:
+        api.request("DELETE", f"/api/v1/persistentvolumes/{name}")
+    except ApiError as error:
+        if error.code != 404:
+            raise
     log.info("removed %s", folder)
 
 
-def reconcile(api: KubeApi, volumes: Path) -> None:
-    """One pass over all claims and volumes. Raises ApiError."""
-    for claim in api.get("/api/v1/persistentvolumeclaims")["items"]:
-        if wants_volume(claim):
-            provision(api, claim, volumes)
-    for volume in api.get("/api/v1/persistentvolumes")["items"]:
-        if is_released(volume):
-            reclaim(api, volume, volumes)
+def provision_wanted(api: KubeApi, claim: dict[str, Any], volumes: Path) -> None:
+    """A volume for the claim, if it waits for one of ours."""
+    if wants_volume(claim):
+        provision(api, claim, volumes)
 
 
-def follow(api: KubeApi, volumes: Path) -> None:
-    """One pass, then one claim at a time as they change, until the API server ends the watch."""
-    listed = api.get("/api/v1/persistentvolumeclaims")
-    reconcile(api, volumes)
-    start = {"resourceVersion": listed["metadata"]["resourceVersion"]}
-    for event in api.watch("/api/v1/persistentvolumeclaims", start):
-        if event["type"] == "BOOKMARK":
-            continue
-        if event["type"] == "DELETED":
-            # The controller marks the volume Released a moment later.
-            time.sleep(RETRY_SECONDS)
-            reconcile(api, volumes)
-        elif wants_volume(event["object"]):
-            provision(api, event["object"], volumes)
+def reclaim_released(api: KubeApi, volume: dict[str, Any], volumes: Path) -> None:
+    """The end of the volume, if it is ours and its claim is gone."""
+    if is_released(volume):
+        reclaim(api, volume, volumes)
+
+
+RULES: dict[str, Rule] = {
+    "/api/v1/persistentvolumeclaims": provision_wanted,
+    "/api/v1/persistentvolumes": reclaim_released,
+}
+"""What is done for each object, decided by that object's own state: no rule waits for another controller."""
+
+
+def follow(api: KubeApi, path: str, volumes: Path) -> None:
+    """Every object of a collection, then each as it changes, until the API server ends the watch. Raises ApiError."""
+    listed = api.get(path)
+    for found in listed["items"]:
+        RULES[path](api, found, volumes)
+    for event in api.watch(path, {"resourceVersion": listed["metadata"]["resourceVersion"]}):
+        if event["type"] in ("ADDED", "MODIFIED"):
+            RULES[path](api, event["object"], volumes)
+
+
+def follow_always(api: KubeApi, path: str, volumes: Path) -> None:
+    """`follow`, again and again."""
+    while True:
+        try:
+            follow(api, path, volumes)
+        except ApiError as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("%s", path)  # one rule's end would leave claims or volumes waiting for ever
+        time.sleep(RETRY_SECONDS)
 
 
 def main() -> None:
@@ -138,12 +161,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     api = KubeApi(arguments.kubeconfig)
-    while True:
-        try:
-            follow(api, arguments.volumes.absolute())
-        except ApiError as error:
-            log.warning("%s", error)
-            time.sleep(RETRY_SECONDS)
+    volumes = arguments.volumes.absolute()
+    threads = [threading.Thread(target=follow_always, args=(api, path, volumes), daemon=True) for path in RULES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":
