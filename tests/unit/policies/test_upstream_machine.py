@@ -148,5 +148,19 @@ class Upstream(RuleBasedStateMachine):
 
 TestUpstream = Upstream.TestCase
 TestUpstream.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_what_a_call_said_is_kept_although_the_write_before_it_was_lost() -> None:
+    """Found by the machine once in some thousand lives."""
+    life = Upstream()
+    life.begin(provider="bfl", lag=0.0)
+    life.look(who=0)
+    life.raise_run()
+    life.look(who=1)
+    life.look_at_the_cache(who=0)
+    life.time_passes(seconds=5)
+    life.look(who=1)
+    life.deciding_again_changes_nothing()
+    life.teardown()

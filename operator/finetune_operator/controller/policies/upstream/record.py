@@ -176,6 +176,8 @@ def read(observation: Observation, draft: Draft) -> bool:
     traits = traits_of(observation, record)
     if traits is not None:
         _note_start(record, traits, observation)
+    if traits is not None and view.ended:
+        record.fields.setdefault("provider", traits.name)  # called, and the write that said so was lost
     if record.fields.get("provider") or record.id:
         record.save(draft)
     _note_cost(observation, draft)
