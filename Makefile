@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds docs test cluster demo demo-upstream demo-down bench bench-upstream chart images sbom clean
+.PHONY: help venv lock lint format crds docs test test-failed test-slow cluster demo demo-upstream demo-down bench bench-upstream chart images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ cluster: venv  ## the local Kubernetes' binary (in the cache; minutes the first 
 
 test: lint cluster  ## prove everything but the long sweeps (make test-slow)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-failed: venv cluster  ## the (few) tests that failed last time, one after the other
+	$(PYTHON) -m pytest --last-failed --last-failed-no-failures none --maxfail 4 $(PYTEST_ARGS)
 
 test-slow: venv cluster  ## the sweeps that take longer than the rest together: providers, Kueue
 	$(PYTHON) -m pytest -m slow $(PYTEST_ARGS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 from aiohttp import web
@@ -50,21 +53,41 @@ async def probed(world: Worlds, **flags: str | float) -> tuple[World, Probe]:
 
 
 async def test_a_dead_watch(world: Worlds) -> None:
-    here, probe = await probed(world, liveness_watch_silence=3, watch_silence=1, client_timeout=1)
+    here, probe = await probed(world, liveness_watch_silence=10, watch_silence=5)
     await here.user.create(sample())
     await here.user.job("sample-1")
 
     async def hang(call: Call, forward: Forward) -> web.StreamResponse:
         return await never() if call.watch and "jobs" in call.path else await forward()
 
-    here.channel.intercept = hang
-    here.channel.cut_watches()
-    text = await probe.until(503)
-    assert "watch: nothing heard of jobs for" in text
-    assert "finetunes" not in text
-    here.channel.intercept = let_through
-    here.channel.cut_watches()
-    await probe.until(200)
+    async with something_happens(here, finetunes="sample", jobs="sample-1"):
+        here.channel.intercept = hang
+        here.channel.cut_watches()
+        text = await probe.until(503)
+        assert "watch: nothing heard of jobs for" in text
+        assert "finetunes" not in text
+        here.channel.intercept = let_through
+        here.channel.cut_watches()
+        await probe.until(200)
+
+
+@asynccontextmanager
+async def something_happens(here: World, **objects: str) -> AsyncIterator[None]:
+    """Meanwhile these objects change twice a second, so that a watch that hears nothing of them is dead."""
+
+    async def change() -> None:
+        for number in itertools.count():
+            for resource, name in objects.items():
+                await here.user.merge(resource, name, {"metadata": {"annotations": {"changed": str(number)}}})
+            await asyncio.sleep(0.5)
+
+    changing = asyncio.create_task(change())
+    try:
+        yield
+    finally:
+        changing.cancel()
+        with suppress(asyncio.CancelledError):
+            await changing
 
 
 async def test_a_stuck_queue(world: Worlds) -> None:
