@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.chart.charts import VALUE_SETS, render
+from tests.chart.tools import python_tool
+from tests.cluster.errors import ClusterError
 
 pytestmark = pytest.mark.xdist_group("chart-policies")  # one worker has its cluster
-
-CHECKOV = "checkov==3.3.30"
-AS_OF = "2026-11-20"
-"""What its dependencies may be at most: it lives outside the lock file, in an environment of its own that uv caches."""
 
 Finding = tuple[str, str]
 """Check, kind of the object."""
@@ -39,14 +35,6 @@ WITHOUT_DIGEST: dict[Finding, str] = {
 }
 
 
-def uv() -> str:
-    beside = Path(sys.executable).with_name("uv")
-    found = str(beside) if beside.exists() else shutil.which("uv")
-    if not found:
-        pytest.skip("uv is not there to run checkov with")
-    return found
-
-
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Finding]]:
     """By set of values. CRDs are schemas: no policy is about them."""
@@ -54,12 +42,15 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Finding]
     for name, values in VALUE_SETS.items():
         objects = [each for each in render(values) if each["kind"] != "CustomResourceDefinition"]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump_all(objects))
-    command = ["nice", uv(), "tool", "run", "--quiet", "--exclude-newer", AS_OF, "--from", CHECKOV, "checkov"]
-    command += ["--directory", str(folder), "--framework", "kubernetes", "--output", "json", "--skip-download"]
+    try:
+        checkov = python_tool("checkov")
+    except ClusterError as error:
+        pytest.skip(str(error))
+    command = ["nice", *checkov, "--directory", str(folder), "--framework", "kubernetes"]
+    command += ["--output", "json", "--skip-download"]
     env = os.environ | {"PYTHONPATH": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=500)
-    if not done.stdout.strip():
-        pytest.skip(f"checkov cannot be had: {done.stderr.strip()[-300:]}")
+    assert done.stdout.strip(), done.stderr[-1000:]
     report = json.loads(done.stdout)
     found: dict[str, set[Finding]] = {name: set() for name in VALUE_SETS}
     for each in report["results"]["failed_checks"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from tests.cluster.progress import step
 GO_TOOLS = {
     "helm": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+    "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
 }
+PYTHON_TOOLS = {"checkov": "3.3.30", "zizmor": "1.32.0"}
+"""Not in the lock file of the tests: each has an environment of its own, whose packages are at most as old as AS_OF."""
+AS_OF = "2026-11-20"
 
 
 def tools_dir() -> Path:
@@ -50,6 +55,38 @@ def _install(module: str, program: Path) -> None:
             raise ClusterError(f"{module} does not build:\n{done.stderr.strip()[-1000:]}")
         program.parent.mkdir(exist_ok=True)
         Path(folder, program.name).rename(program)
+
+
+def python_tool(name: str) -> list[str]:
+    """The command of a program from PyPI, in an environment of its own that is kept in the cache.
+
+    Raises ClusterError where it cannot be had.
+    """
+    folder = tools_dir() / f"{name}-{PYTHON_TOOLS[name]}"
+    program = folder / "bin" / name
+    if not program.exists():
+        with exclusive(folder):
+            if not program.exists():
+                _make_environment(name, folder)
+    return [str(program)]
+
+
+def _make_environment(name: str, folder: Path) -> None:
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.exists() else shutil.which("uv")
+    if not uv:
+        raise ClusterError(f"uv is not there to fetch {name} with")
+    unfinished = f"{folder}.unfinished"
+    install = ["--python", unfinished, "--exclude-newer", AS_OF, "--compile-bytecode", f"{name}=={PYTHON_TOOLS[name]}"]
+    with step(f"fetching {name} (once)"):
+        for command in (
+            ["venv", "--quiet", "--clear", "--relocatable", "--python", sys.executable, unfinished],
+            ["pip", "install", "--quiet", *install],
+        ):
+            done = subprocess.run(["nice", uv, *command], capture_output=True, text=True)
+            if done.returncode:
+                raise ClusterError(f"{name} cannot be had: {done.stderr.strip()[-500:]}")
+        Path(unfinished).rename(folder)
 
 
 def debian_program(program: str, package: str) -> Path:
