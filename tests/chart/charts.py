@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -89,10 +90,17 @@ def helm(*arguments: str | Path, values: Mapping[str, Any] | None = None, kubeco
     return done.stdout
 
 
-def render(values: Mapping[str, Any], *flags: str) -> list[Object]:
+def render(values: Mapping[str, Any]) -> list[Object]:
     """Every object of the chart, hooks included."""
-    text = helm("template", RELEASE, CHART, "--namespace", NAMESPACE, *flags, values=values)
-    return [each for each in yaml.safe_load_all(text) if each]
+    found: list[Object] = json.loads(_rendered(json.dumps(dict(values))))
+    return found
+
+
+@functools.cache
+def _rendered(values: str) -> str:
+    """JSON of the objects; the same values are rendered by many tests, and helm takes its time."""
+    text = helm("template", RELEASE, CHART, "--namespace", NAMESPACE, values=json.loads(values))
+    return json.dumps([each for each in yaml.load_all(text, Loader=yaml.CSafeLoader) if each])
 
 
 def kinds(objects: list[Object], kind: str) -> list[Object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.settings import Settings, parse
 from tests.chart.charts import CHART, EVERYTHING, NAMESPACE, RELEASE, VALUE_SETS, HelmError, helm, kinds, only, render
 from tests.cluster.crd import CRD
@@ -215,6 +217,73 @@ def test_a_certificate_of_ones_own() -> None:
 def test_extra_objects_are_templates() -> None:
     names = [each["metadata"]["name"] for each in kinds(render(EVERYTHING), "ConfigMap")]
     assert {f"{RELEASE}-extra", "finetune-operator-text"} <= set(names)
+
+
+def test_what_is_switched_on_arrives() -> None:
+    objects = render(EVERYTHING)
+    deployment = only(objects, "Deployment")
+    pod, test_pod = deployment["spec"]["template"]["spec"], only(objects, "Pod")["spec"]
+    assert deployment["spec"]["replicas"] == 2
+    for name in ("priorityClassName", "nodeSelector", "tolerations", "affinity", "imagePullSecrets"):
+        assert pod[name] == EVERYTHING[name], name
+    assert test_pod["imagePullSecrets"] == EVERYTHING["imagePullSecrets"]
+    selector = deployment["spec"]["selector"]
+    (spread,) = pod["topologySpreadConstraints"]
+    assert spread == {**EVERYTHING["topologySpreadConstraints"][0], "labelSelector": selector}
+    assert only(objects, "ServiceAccount")["metadata"]["annotations"] == EVERYTHING["serviceAccount"]["annotations"]
+    budget = only(objects, "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]) == (1, selector)
+    service = only(objects, "Service")
+    labels = service["metadata"]["labels"]
+    monitored = only(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert monitored.items() <= labels.items()
+    assert only(objects, "PodMonitor")["spec"]["selector"] == selector
+    assert only(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "prometheus"
+    (container,) = pod["containers"]
+    assert EVERYTHING["extraArgs"][0] in container["args"]
+    assert EVERYTHING["extraEnv"][0] in container["env"]
+    assert EVERYTHING["extraEnvFrom"][0] in container["envFrom"]
+    assert EVERYTHING["extraVolumes"][0] in pod["volumes"]
+    assert EVERYTHING["extraVolumeMounts"][0] in container["volumeMounts"]
+
+
+def test_the_network_policy_leaves_nothing_open_that_is_not_listed() -> None:
+    peers = [{"namespaceSelector": {}}]
+    policy = only(render(EVERYTHING), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    metrics, progress = policy["ingress"]
+    assert metrics == {"ports": [{"port": 8080, "protocol": "TCP"}], "from": peers}
+    assert progress == {"ports": [{"port": 8443, "protocol": "TCP"}]}, "tokens decide there"
+    ports = [sorted((each["port"], each["protocol"]) for each in rule["ports"]) for rule in policy["egress"]]
+    assert ports == [[(53, "TCP"), (53, "UDP")], [(443, "TCP"), (6443, "TCP")], [(443, "TCP")]]
+    assert "169.254.0.0/16" in json.dumps(policy["egress"][2]["to"]), "no metadata service"
+
+
+def test_artifact_hub_is_told_the_truth() -> None:
+    """Its annotations are text with YAML in it, which nobody else reads."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = {name.partition("/")[2]: text for name, text in chart["annotations"].items()}
+    crd = yaml.safe_load(CRD.read_text())
+    (listed,) = yaml.safe_load(told["crds"])
+    assert (listed["name"], listed["kind"]) == (crd["metadata"]["name"], crd["spec"]["names"]["kind"])
+    assert listed["version"] == crd["spec"]["versions"][0]["name"]
+    (example,) = yaml.safe_load(told["crdsExamples"])
+    FineTuneSpec.model_validate(example["spec"])
+    assert {each["image"] for each in yaml.safe_load(told["images"])} == {
+        f"finetune-{part}:{chart['appVersion']}" for part in ("operator", "trainer")
+    }
+    kinds_of_change = {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert {each["kind"] for each in yaml.safe_load(told["changes"])} <= kinds_of_change
+
+
+def test_the_comparison_with_other_charts_names_tests_that_exist() -> None:
+    text = (CHECKOUT / "docs" / "design" / "chart.md").read_text()
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", text)
+    assert len(named) > 25
+    for file, test in named:
+        assert f"def {test}(" in (CHECKOUT / "tests" / "chart" / f"{file}.py").read_text(), f"{file}::{test}"
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [row.split("|")[1].strip() for row in rows if "::" not in row] == ["HPA"]
 
 
 def test_a_changed_setting_starts_new_pods() -> None:
