@@ -84,7 +84,7 @@ def helm(*arguments: str | Path, values: Mapping[str, Any] | None = None, kubeco
             command += ["--kubeconfig", kubeconfig]
         home = {f"HELM_{kind}_HOME": f"{folder}/{kind}" for kind in ("CACHE", "CONFIG", "DATA")}
         env = direct_environment() | home | {"KUBECONFIG": os.devnull}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
     if done.returncode:
         raise HelmError(done.stderr.strip())
     return done.stdout

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.chart.charts import CHART, NAMESPACE, helm
+from tests.chart.charts import CHART, NAMESPACE, HelmError, helm
 from tests.chart.operators import account_kubeconfig, eventually
 from tests.cluster.cluster import running_cluster
 from tests.cluster.images import trainer_image
@@ -31,6 +31,8 @@ from tests.e2e.operator import Operated, _fill
 Object = dict[str, Any]
 ACCOUNT = "finetune-operator"
 CREDENTIALS = "credentials"
+PATIENCE = "10m"
+"""No measure of how long something takes: the machine may have other work."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,16 @@ class Installation:
         """With the values where a chart is given."""
         flags: list[str | Path] = [*arguments, *([chart] if chart else []), "--namespace", NAMESPACE]
         given = {**self.values, **values} if chart else None
-        return helm(*flags, values=given, kubeconfig=self.record.kubeconfig)
+        try:
+            return helm(*flags, values=given, kubeconfig=self.record.kubeconfig)
+        except HelmError as error:
+            raise AssertionError(f"helm {arguments[0]}: {error}\n{self.words()}") from error
+
+    def words(self) -> str:
+        """What the pods of the release have said."""
+        pods = self.kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
+        logs = [self.kubectl("logs", "-n", NAMESPACE, "--tail=40", "--ignore-errors", pod) for pod in pods]
+        return "\n".join([self.kubectl("get", "pods", "-n", NAMESPACE), *logs])
 
     def deployment(self) -> Object:
         return self.kubectl.get("deployment", "finetune-operator", "-n", NAMESPACE)
@@ -133,12 +144,12 @@ def test_from_install_to_uninstall(installation: Installation) -> None:
     it = installation
     handing_over = threading.Thread(target=_hand_over_credentials, args=(it,))
     handing_over.start()
-    notes = it.helm("install", "tune", "--wait", "--timeout", "3m", chart=CHART)
+    notes = it.helm("install", "tune", "--wait", "--timeout", PATIENCE, chart=CHART)
     handing_over.join()
     assert "kubectl apply" in notes
     assert it.available() == 1, "--wait returns when the operator is there"
 
-    it.helm("test", "tune", "--timeout", "1m")
+    it.helm("test", "tune", "--timeout", PATIENCE)
 
     tunes = Operated(it.record, it.kubectl, it.folder / "no.log")
     _fill(tunes, it.folder)
@@ -149,12 +160,12 @@ def test_from_install_to_uninstall(installation: Installation) -> None:
 
     an_upgrade_leaves_a_run_alone(it, tunes)
 
-    it.helm("rollback", "tune", "1", "--wait", "--timeout", "3m")
+    it.helm("rollback", "tune", "1", "--wait", "--timeout", PATIENCE)
     assert not has_note(it.kubectl)
     assert it.available() == 1
     assert it.kubectl.get("finetune", "first")["metadata"]["uid"] == uid
 
-    it.helm("uninstall", "tune", "--wait", "--timeout", "2m")
+    it.helm("uninstall", "tune", "--wait", "--timeout", PATIENCE)
     assert it.kubectl.get("finetune", "first")["status"]["phase"] == "Succeeded", "the resource and its objects stay"
     for kind in ("deployment,service,serviceaccount,configmap,role,rolebinding", "clusterrole,clusterrolebinding"):
         left = it.kubectl.get(kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=tune")["items"]
@@ -162,18 +173,18 @@ def test_from_install_to_uninstall(installation: Installation) -> None:
 
     it.helm("install", "tune", chart=CHART)  # the kept resource is taken over again
     assert it.kubectl.get("finetune", "first")["metadata"]["uid"] == uid
-    it.helm("uninstall", "tune", "--wait", "--timeout", "2m")
-    it.kubectl("delete", "crd", "finetunes.finetune.dev", "--timeout=60s")
+    it.helm("uninstall", "tune", "--wait", "--timeout", PATIENCE)
+    it.kubectl("delete", "crd", "finetunes.finetune.dev", "--timeout", PATIENCE)
     with pytest.raises(KubectlError):
         it.kubectl.get("finetunes", "-A")
 
 
 def an_upgrade_leaves_a_run_alone(it: Installation, tunes: Operated) -> None:
-    tunes.create("second", recipe={"epochs": 40})
+    tunes.create("second", recipe={"epochs": 20})
     tunes.at_step("second", 3)
     (pod,) = it.kubectl.get("pods", "-l", "job-name=second-1")["items"]
     chart = changed_chart(it.folder)
-    it.helm("upgrade", "tune", "--wait", "--timeout", "3m", chart=chart, workers=7)
+    it.helm("upgrade", "tune", "--wait", "--timeout", PATIENCE, chart=chart, workers=7)
     assert it.available() == 1
     assert has_note(it.kubectl), "the resource changes with the chart"
     settings = it.kubectl.get("configmap", "finetune-operator", "-n", NAMESPACE)["data"]
