@@ -457,17 +457,3 @@ def test_on_a_terminal_the_run_is_drawn_in_place(api: ControlPlane, stored: str)
         "artifacts download",
     ):
         assert words in text, text
-
-
-def test_a_cluster_without_the_resource(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with ControlPlane(tmp_path / "plane", controller_manager=False) as bare:
-        flags = ["--kubeconfig", str(bare.kubeconfig)]
-        for arguments in (["list"], ["get", "x"], ["submit", "--name", "x", *FLAGS]):
-            assert run([*arguments, *flags]) == 1
-            error = capsys.readouterr().err
-            assert "no FineTune resource" in error
-            assert "Install the operator" in error
-        assert run(["doctor", *flags]) == 1
-        said = capsys.readouterr().out
-        assert "the cluster has no finetunes.finetune.dev" in said
-        assert "crds/" in said

@@ -27,6 +27,7 @@ def checkup(cluster: Cluster, operator_namespace: str | None) -> Iterator[Findin
     except Unreachable as error:
         yield Finding(Level.BROKEN, "API server", error.message, "Check --context and --kubeconfig: kubectl get nodes.")
         return
+    yield from _guarded("namespace", lambda: _namespace(cluster))
     resource = _guarded("resource", lambda: [_resource(cluster)])
     yield from resource
     yield from _guarded("permissions", lambda: _permissions(cluster))
@@ -57,6 +58,17 @@ def _allowed(look: Callable[[], list[Object]]) -> list[Object] | None:
         return look()
     except (Forbidden, NotFound):
         return None
+
+
+def _namespace(cluster: Cluster) -> list[Finding]:
+    """Nothing where it is there, or where one may not see it: many people see no namespaces and work in one."""
+    try:
+        cluster.get(f"/api/v1/namespaces/{cluster.namespace}")
+    except Forbidden:
+        return []
+    except NotFound:
+        return [findings.no_namespace(cluster.namespace)]
+    return []
 
 
 def _resource(cluster: Cluster) -> Finding:

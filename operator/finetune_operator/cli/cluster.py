@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 60.0
 PAGE: Final = 500
 FIELD_MANAGER: Final = "kubectl-finetune"
+NO_NAMESPACE: Final = re.compile(r'namespaces "([^"]+)" not found')
 
 
 class Cluster:
@@ -211,9 +213,14 @@ def explained(error: ApiError) -> CommandError:
         return CommandError(
             "this cluster has no FineTune resource", "Install the operator's chart, then `kubectl finetune doctor`."
         )
+    if missing := NO_NAMESPACE.fullmatch(error.message):
+        return CommandError(
+            f"there is no namespace {missing[1]}",
+            f"Make it: kubectl create namespace {missing[1]}; or name another one: -n.",
+        )
     if error.status in (400, 422):
         return UsageError(error.message, "Nothing was changed. The fields: `kubectl explain finetune.spec`.")
-    return CommandError(error.message or str(error))
+    return CommandError(error.message or str(error), "Try again; if it stays so: `kubectl finetune doctor`.")
 
 
 def _check_ending(payload: bytes, said: bytes) -> None:

@@ -55,6 +55,16 @@ def judge_version(version: Object) -> Finding:
     return Finding(Level.GOOD, "API server", f"Kubernetes {text}")
 
 
+def no_namespace(namespace: str) -> Finding:
+    """The one that was asked about is not there."""
+    return Finding(
+        Level.BROKEN,
+        "namespace",
+        f"the cluster has no {namespace}",
+        f"Name another with -n, or kubectl create namespace {namespace}.",
+    )
+
+
 def judge_resource(group: Object | None) -> Finding:
     """`group`: the answer of /apis/finetune.dev, None for a 404."""
     versions = [str(each.get("version")) for each in (group or {}).get("versions") or ()]

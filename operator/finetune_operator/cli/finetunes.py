@@ -8,7 +8,7 @@ from typing import Any
 from finetune_operator.cli.cluster import Cluster, Object, is_no_resource
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.kube import resources
-from finetune_operator.kube.errors import Invalid, NotFound
+from finetune_operator.kube.errors import ApiError, Invalid, NotFound
 
 LATEST = "@latest"
 
@@ -24,9 +24,19 @@ def find(cluster: Cluster, name: str) -> Object:
         if is_no_resource(error):
             raise
         raise CommandError(
-            f"there is no FineTune {wanted} in namespace {cluster.namespace}",
-            "List them: `kubectl finetune list`, or with -A in every namespace.",
+            f"there is no FineTune {wanted} in namespace {cluster.namespace}", _where(cluster, wanted)
         ) from None
+
+
+def _where(cluster: Cluster, name: str) -> str:
+    """What to do about a name that the namespace does not have: most often it is in another one."""
+    try:
+        found = cluster.items(resources.finetunes(), fieldSelector=f"metadata.name={name}")
+    except ApiError:
+        found = []
+    if namespaces := sorted(str(each["metadata"]["namespace"]) for each in found):
+        return f"There is one in {', '.join(namespaces[:5])}: add -n {namespaces[0]}."
+    return "List them: `kubectl finetune list`, or with -A in every namespace."
 
 
 def change(cluster: Cluster, finetune: Mapping[str, Any], spec: Mapping[str, Any]) -> Object:

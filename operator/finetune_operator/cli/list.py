@@ -47,7 +47,7 @@ def list_finetunes(
         found.sort(key=lambda each: str(each["metadata"]["creationTimestamp"]), reverse=True)
     text = serialized(found, output, single=False)
     if text is None and not found:
-        note("No FineTunes found" + (f" in namespace {where}." if where else "."))
+        note("No FineTunes found" + (f" in namespace {where}; everywhere: kubectl finetune list -A" if where else "."))
         return
     wide = output is Output.WIDE
     out(text if text is not None else finetune_table(found, datetime.now(UTC), wide=wide, namespaces=all_namespaces))
