@@ -76,7 +76,7 @@ MIG = "nvidia.com/mig-3g.20gb"
         (judge_operator([], [deployment(0)], NOW), BROKEN, "kubectl logs -n ops deployment/finetune-operator"),
         (judge_operator([], [deployment(0, replicas=0)], NOW), BROKEN, "--replicas=1"),
         (judge_operator([], [deployment(1)], NOW), GOOD, "is ready"),
-        (judge_devices([node({"cpu": "8"})], []), HINT, "gpus: 0"),
+        (judge_devices([node({"cpu": "8"})], []), HINT, "--gpus 0"),
         (judge_devices([node({"nvidia.com/gpu": "0"})], []), HINT, "none of the 1 nodes"),
         (judge_devices([node({"nvidia.com/gpu": "4"})], None), GOOD, "nvidia.com/gpu: 4"),
         (judge_devices([node({"nvidia.com/gpu": "4"})], [user_of("nvidia.com/gpu", "3")]), GOOD, "4, 1 free"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.cli import submit
 from finetune_operator.cli.app import run
 from finetune_operator.cli.building import Wishes, built, changed, checked, from_file
 from finetune_operator.cli.errors import CommandError, UsageError
@@ -97,14 +100,17 @@ def test_flags_alone_make_a_whole_finetune() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"name": None}, "Give --name NAME."),
+        ({"name": None, "values": {"model": None, "dataset": None}}, "Give --name NAME --model MODEL --dataset URI"),
         ({"values": {"model": None}}, "Give --model"),
         ({"recipe": None, "parameters": ()}, "Give --recipe"),
         ({"recipe": None}, "parameters of the recipe need a recipe"),
         ({"recipe": "imageToTxt"}, "Known are textGeneration"),
         ({"backend": "aws"}, "Known are job, oxen"),
         ({"backend": "bfl"}, "backend bfl does not train imageToText"),
-        ({"values": {"storage": None}}, "the result would be lost"),
+        ({"values": {"storage": None}}, "the result would be lost with the pod Give --storage SIZE"),
+        ({"parameters": ()}, "Give -p questionColumn=… -p answerColumn=… -p imageColumns=…; all parameters: kubectl"),
+        ({"recipe": "textGeneration"}, "there is no field imageColumns"),
+        ({"parameters": ("questionColumn=q", "loraRank=much")}, "must be an integer"),
         ({"parameters": ("questionColumn",)}, "write --param name=value"),
         ({"values": {"dataset": "ftp://x"}}, "spec.dataset.uri"),
         ({"settings": ("backend.job.gpu=1",)}, "Did you mean gpus?"),
@@ -306,3 +312,18 @@ def test_without_its_extra_it_says_what_to_install() -> None:
     assert done.stderr == (
         "kubectl finetune needs more than the operator does: pipx install 'finetune-operator[cli]'\n"
     )
+
+
+def test_help_names_every_recipe() -> None:
+    assert submit.RECIPES.split(", ") == list(RECIPES)
+
+
+def test_every_failure_says_what_to_do_next() -> None:
+    """Each error that a command raises has a second sentence."""
+    without = []
+    for path in sorted((CHECKOUT / "operator" / "finetune_operator" / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and name in ("CommandError", "UsageError") and len(node.args) < 2:
+                without.append(f"{path.name}:{node.lineno}")
+    assert without == []

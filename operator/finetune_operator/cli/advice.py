@@ -97,8 +97,8 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.UNSCHEDULABLE: Advice(
         _R,
         "No node can take the pod.",
-        "Free or add what the message counts (GPUs, memory), or ask for less in `backend.job`; "
-        "`kubectl finetune doctor` lists the devices of the nodes.",
+        "Free or add what the message counts (GPUs, memory), or ask for less: "
+        "`kubectl finetune retry NAME --force --backend-param gpus=…`; `kubectl finetune doctor` lists the devices.",
     ),
     Reason.IMAGE_PULL_FAILED: Advice(
         _R,

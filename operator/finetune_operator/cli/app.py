@@ -28,6 +28,7 @@ from finetune_operator.kube.errors import ApiError
 
 PROGRAM = "kubectl finetune"
 EPILOG = (
+    "Begin with `kubectl finetune doctor`, then `kubectl finetune submit --help`. "
     "Exit codes: 0 success; 1 the run failed, or the cluster did not do what it was asked; "
     "2 wrong flags or a wrong file, nothing was changed; 130 interrupted, the run goes on."
 )

@@ -39,7 +39,10 @@ class Record:
         path = PurePosixPath(self.name)
         odd = not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\x00-\x1f\\]|^\w:", self.name)
         if odd:
-            raise CommandError(f"the artifact {self.name!r} has a name that leads elsewhere; it is not written")
+            raise CommandError(
+                f"the artifact {self.name!r} has a name that leads elsewhere; it is not written",
+                "Leave it out with --only, and ask whoever runs the trainer image what it is.",
+            )
         return path
 
 
@@ -54,7 +57,10 @@ def recorded(finetune: Mapping[str, Any], run: int | None) -> list[Record]:
         past = [each for each in status.get("history") or () if each.get("run") == wanted]
         if not past and wanted != newest:
             known = ", ".join(str(each.get("run")) for each in status.get("history") or ()) or "none"
-            raise CommandError(f"run {wanted} of {name} is not in its history (there: {known})")
+            raise CommandError(
+                f"run {wanted} of {name} is not in its history (there: {known})",
+                "The last five are kept. Leave --run out for the newest.",
+            )
         found = past[0].get("artifacts") if past else None
     if not found:
         now = snapshot(finetune)

@@ -5,7 +5,7 @@ Every function raises UsageError, naming the field and the way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from finetune_operator.api.names import API_VERSION, KIND, PRIORITY_CLASS_LABEL,
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
+from finetune_operator.cli import lacking
 from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.table import backend_of, recipe_of
@@ -76,9 +77,14 @@ def from_file(text: str, source: str) -> Object:
         )
     found: Object = finetunes[0]
     if found.get("apiVersion") != API_VERSION:
-        raise UsageError(f"{source}: apiVersion {found.get('apiVersion')}: must be {API_VERSION}")
+        raise UsageError(
+            f"{source}: apiVersion {found.get('apiVersion')}: must be {API_VERSION}",
+            f"Write apiVersion: {API_VERSION}, or take the version of kubectl-finetune that speaks the other.",
+        )
     if not isinstance(found.setdefault("metadata", {}), dict) or not isinstance(found.get("spec"), dict):
-        raise UsageError(f"{source}: metadata and spec must be objects")
+        raise UsageError(
+            f"{source}: metadata and spec must be objects", "A whole one to begin with: `submit … --dry-run` prints it."
+        )
     return found
 
 
@@ -122,35 +128,16 @@ def changed(spec: Object, wishes: Wishes) -> Object:
 
 def checked(finetune: Mapping[str, Any]) -> FineTuneSpec:
     """The spec, once it is complete and its backend can honour it."""
+    if lacks := lacking.missing(finetune):
+        raise lacks
     spec = finetune["spec"]
-    metadata = finetune["metadata"]
-    if not metadata.get("name") and not metadata.get("generateName"):
-        raise UsageError("the FineTune has no name", "Give --name NAME.")
-    _complete(spec)
     try:
         parsed = FineTuneSpec.model_validate(spec)
     except ValidationError as error:
-        first, *more = _sentences(error)
-        raise UsageError("; ".join([first, *more])) from None
-    if findings := unsupported(parsed):
-        raise UsageError("; ".join(str(finding) for finding in findings))
+        raise lacking.invalid(error, spec) from None
+    if findings := list(unsupported(parsed)):
+        raise lacking.unsupported(findings)
     return parsed
-
-
-def _complete(spec: Mapping[str, Any]) -> None:
-    """What a beginner leaves out, by the flag that gives it."""
-    for member, flag in (("baseModel", "--model"), ("recipe", "--recipe"), ("dataset", "--dataset")):
-        if not spec.get(member):
-            raise UsageError(
-                f"spec.{member} is missing", f"Give {flag}, or a file; `kubectl finetune submit --help` has an example."
-            )
-
-
-def _sentences(error: ValidationError) -> Iterable[str]:
-    # The input itself stays out: it may be long, and hostile.
-    for problem in error.errors(include_input=False, include_url=False):
-        place = ".".join(["spec", *(str(part) for part in problem["loc"])])
-        yield f"{place}: {problem['msg']}"
 
 
 def _label(metadata: Object, wishes: Wishes) -> None:

@@ -184,5 +184,5 @@ def _path(record: Record) -> str:
     """Below the claim."""
     path = record.uri.removeprefix("pvc://").partition("/")[2]
     if not path or ".." in path.split("/"):
-        raise CommandError(f"{record.uri} names no file on a claim")
+        raise CommandError(f"{record.uri} names no file on a claim", "Leave it out: --only with the names of others.")
     return path

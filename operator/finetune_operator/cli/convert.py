@@ -86,4 +86,6 @@ def convert(
         else:
             out(as_yaml(finetune))
     except ConversionError as error:
-        raise UsageError(f"{file}: {error}") from None
+        raise UsageError(
+            f"{file}: {error}", "Correct the file; what each field becomes: kubectl explain finetune.spec."
+        ) from None

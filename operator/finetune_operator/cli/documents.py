@@ -25,4 +25,6 @@ def documents(text: str, source: str) -> list[Any]:
         # A subclass of SafeLoader: it makes plain values only.
         return [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: {' '.join(str(error).split())[:500]}") from None
+        raise UsageError(
+            f"{source}: {' '.join(str(error).split())[:500]}", "It must be YAML or JSON; correct it at that place."
+        ) from None

@@ -63,7 +63,7 @@ class Download:
             _check(record, f"sha256:{digest.hexdigest()}", count)
             unfinished.replace(path)
         except OSError as error:
-            raise CommandError(f"{path}: {error.strerror or error}") from None
+            raise CommandError(f"{path}: {error.strerror or error}", "Choose another --directory.") from None
         finally:
             unfinished.unlink(missing_ok=True)
         note(f"{path}  {size(count)}")

@@ -199,7 +199,8 @@ def judge_devices(nodes: Sequence[Object], pods: Sequence[Object] | None) -> Fin
             Level.HINT,
             "devices",
             f"none of the {len(nodes)} nodes has a GPU",
-            "Install the vendor's device plugin (NVIDIA: gpu-operator), train on the CPU (gpus: 0), or use a provider.",
+            "Install the vendor's device plugin (NVIDIA: gpu-operator), train on the CPU (submit --gpus 0), or use a "
+            "provider (submit --backend).",
         )
     used = _used(pods or (), total)
     shown = [

@@ -135,7 +135,10 @@ class PodLogs:
     def _nothing(self) -> CommandError:
         name = self._finetune["metadata"]["name"]
         if self._attempt is not None:
-            return CommandError(f"run {self._run} of {name} has no attempt {self._attempt} with a log")
+            return CommandError(
+                f"run {self._run} of {name} has no attempt {self._attempt} with a log",
+                "Leave --attempt out to see all.",
+            )
         if snapshot(self._finetune).over or self._run != self._newest_run:
             return CommandError(
                 f"the pods of run {self._run} of {name} are gone, and their logs with them",

@@ -106,5 +106,7 @@ def _check(answer: urllib3.BaseHTTPResponse, record: Record, keys: str) -> None:
     if answer.status in (401, 403):
         raise CommandError(f"{record.uri}: you may not read it ({answer.status})", f"Set {keys} in your environment.")
     if answer.status == 404:
-        raise CommandError(f"{record.uri} is not there any more")
+        raise CommandError(
+            f"{record.uri} is not there any more", "Somebody has removed it: run it again (kubectl finetune retry)."
+        )
     raise CommandError(f"{record.uri}: the store answers {answer.status}", "Try again.")

@@ -21,7 +21,7 @@ def split_assignment(text: str, flag: str) -> tuple[str, str]:
     """`a.b=c` -> (`a.b`, `c`)."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise UsageError(f"{flag} {text}: write {flag} name=value")
+        raise UsageError(f"{flag} {text}: there is no value", f"Please write {flag} name=value.")
     return path.strip(), value
 
 
@@ -36,7 +36,7 @@ def assign(
         part = _member(part, schema, word, where)
         inner = node.setdefault(word, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"{where}: {word} is no object")
+            raise UsageError(f"{where}: {word} is no object", f"Correct {word} in the file first.")
         node = inner
     node[last] = typed(text, _member(part, schema, last, where), schema, where)
 
@@ -54,7 +54,10 @@ def typed(text: str, part: Schema, root: Schema, where: str) -> Any:
     if "null" in names and text in ("null", ""):
         return None
     wanted = " or ".join(sorted(names - {"null", ""}))
-    raise UsageError(f"{where}={text}: must be {'an' if wanted[:1] in 'aeio' else 'a'} {wanted}")
+    raise UsageError(
+        f"{where}={text}: must be {'an' if wanted[:1] in 'aeio' else 'a'} {wanted}",
+        "What it means: kubectl explain finetune.spec --recursive.",
+    )
 
 
 def _boolean(text: str, names: set[str], *_: Any) -> bool | None:
@@ -95,7 +98,7 @@ def _decoded(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{where}: no JSON: {error}") from None
+        raise UsageError(f"{where}: no JSON: {error}", "Quote it for the shell: -p 'name=[1, 2]'.") from None
 
 
 def _kinds(part: Schema, root: Schema) -> Iterator[Schema]:
