@@ -28,6 +28,7 @@ from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.reports import Reports
 from finetune_operator.controller.runner import Runner
+from finetune_operator.controller.rush import Rush
 from finetune_operator.controller.watch import Watches
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient
@@ -143,6 +144,7 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
         reports = Reports(client, cache, queue)
         progress = await stack.enter_async_context(_progress(settings, unguarded, reports, lease, metrics))
         runner = await stack.enter_async_context(_upstream(settings, client, queue, metrics))
+        rush = Rush(time.monotonic)
 
         def gone(uid: str) -> None:
             reports.forget(uid)
@@ -162,9 +164,10 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
                     rules=_rules(settings),
                     defaults=_defaults(settings, progress),
                     report_of=reports.newest,
+                    in_a_rush=rush.is_on,
                     runner=runner,
                 ),
-                Actor(client, cache, Accounting(metrics).status_written, runner),
+                Actor(client, cache, Accounting(metrics).status_written, runner, rush.created),
                 metrics.reconciled,
                 on_gone=gone,
             ),
@@ -226,6 +229,7 @@ def _guard(lease: Lease | AlwaysLeader) -> Callable[[], None]:
 def _rules(settings: Settings) -> Rules:
     return Rules(
         pending_status_delay=settings.pending_status_delay,
+        volume_grace=settings.volume_grace,
         progress_interval=settings.progress_interval,
         recheck_interval=settings.recheck_interval,
         poll_interval=settings.poll_interval,

@@ -232,9 +232,15 @@ class Settings:
     )
     pending_status_delay: float = _setting(
         2.0,
-        "How long a Job that has not started waits for its status, so that waiting Jobs are created first.",
+        "How long a Job that has not started waits for its status (in a rush: as long as recheck-interval).",
         _seconds(0, 60),
         chart="pendingStatusDelay",
+    )
+    volume_grace: float = _setting(
+        10.0,
+        "How long a pod's volumes may fail before its status says so: first failures often heal by themselves.",
+        _seconds(0, 600),
+        chart="volumeGrace",
     )
     drain_timeout: float = _setting(
         20.0, "On SIGTERM, how long reconciles in progress may take to finish.", _seconds(0, 600), chart="drainTimeout"

@@ -218,6 +218,27 @@ def test_what_a_run_waits_for(pods: Any, events: Any, reason: str, troubled: boo
     assert words in wait.message
 
 
+@pytest.mark.parametrize(
+    ("arrived", "said", "told"),
+    [
+        ({"startTime": at(-40)}, {"lastTimestamp": at(-39)}, False),
+        ({"startTime": at(-40)}, {"lastTimestamp": at(-31)}, False),
+        ({"startTime": at(-40)}, {"lastTimestamp": at(-30)}, True),
+        ({"startTime": at(-40)}, {"lastTimestamp": None, "eventTime": at(-30)}, True),
+        ({"startTime": at(-40)}, {"lastTimestamp": at(-90)}, False),  # of the time before it had a node
+        ({}, {"lastTimestamp": at(-39)}, False),
+        ({}, {"lastTimestamp": at(-25)}, True),
+        ({}, {"lastTimestamp": "soon"}, True),
+        ({}, {}, True),
+    ],
+)
+def test_a_volume_that_fails_at_first_is_told_of_when_it_goes_on(arrived: Any, said: Any, told: bool) -> None:
+    waiting_for_it = pod("Pending", age=40, **arrived)
+    warning = {"reason": "FailedMount", "message": "no such claim", **said}
+    wait = waiting([waiting_for_it], [warning], volume_grace=10)
+    assert (wait.reason, wait.troubled) == (("VolumeNotReady", True) if told else ("Pending", False))
+
+
 @pytest.mark.parametrize(("code", "meaning"), [(143, "exit code 143 (SIGTERM)"), (200, "exit code 200"), (0, "done")])
 def test_exit_codes_in_words(code: int, meaning: str) -> None:
     assert meaning in exit_meaning(code, "", None)

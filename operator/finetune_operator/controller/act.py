@@ -44,11 +44,14 @@ class Actor:
         cache: Cache,
         on_status: Callable[[Object, Object], None],
         runner: Runner | None = None,
+        on_job: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created."""
         self._client = client
         self._cache = cache
         self._on_status = on_status
         self._runner = runner
+        self._on_job = on_job
 
     async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         """Carry it out; whether to look again at once, because the world was not as the decision had it.
@@ -108,6 +111,7 @@ class Actor:
         memory.refusal = None
         if kind == "Job":
             self._cache.jobs.put(created)
+            self._on_job()
         return True
 
     async def _adopt(self, kind: str, name: str, finetune: FineTune, memory: Memory) -> bool:
@@ -203,7 +207,7 @@ class Actor:
             "count": 1,
         }
         try:
-            await self._client.create(resources.core(finetune.namespace, "events"), event)
+            await self._client.announce(resources.core(finetune.namespace, "events"), event)
         except ApiError as error:
             # An Event is a courtesy: the status has said it already.
             logger.warning("%s/%s: no Event %s: %s", *finetune.key, announcement.reason, error)

@@ -115,6 +115,7 @@ class Rules:
     """The settings that decisions depend on. Durations in seconds."""
 
     pending_status_delay: float = 2.0
+    volume_grace: float = 10.0
     progress_interval: float = 10.0
     recheck_interval: float = 30.0
     poll_interval: float = 30.0
@@ -194,6 +195,8 @@ class Observation:
     traits: Mapping[str, Traits] = field(default_factory=dict)
     """The providers, by their names on the wire."""
     upstream: UpstreamView = field(default_factory=UpstreamView)
+    rush: bool = False
+    """Many Jobs are being created at this moment."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
 

@@ -26,6 +26,7 @@ from finetune_operator.controller.model import (
     read_finetune,
 )
 from finetune_operator.controller.policies.ownership import controller_of, is_ours
+from finetune_operator.controller.policies.patience import delay_of
 from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.kube import resources
@@ -73,6 +74,7 @@ class Observer:
         rules: Rules,
         defaults: JobDefaults,
         report_of: Callable[[str, int], Object | None],
+        in_a_rush: Callable[[], bool] = lambda: False,
         runner: Runner | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -81,6 +83,7 @@ class Observer:
         self._rules = rules
         self._defaults = defaults
         self._report_of = report_of
+        self._in_a_rush = in_a_rush
         self._runner = runner
         self._traits = {name: member.traits for name, member in runner.members.items()} if runner else {}
         self._clock = clock
@@ -112,6 +115,7 @@ class Observer:
             foreign_claim=await self._foreign_claim(finetune, memory),
             missing=None if started else await self._missing(finetune),
             refusal=memory.refusal,
+            rush=self._in_a_rush(),
             report=self._report_of(finetune.uid, finetune.run),
             traits=self._traits,
             upstream=self._upstream(finetune, status),
@@ -208,7 +212,7 @@ class Observer:
         if job["spec"].get("suspend") or job.get("status", {}).get("ready"):
             return False
         age = seconds_since(job["metadata"].get("creationTimestamp"), now)
-        return age is not None and age >= self._rules.pending_status_delay
+        return age is not None and age >= delay_of(self._rules, in_a_rush=self._in_a_rush())
 
     async def _events(self, finetune: FineTune, job: Object | None, now: datetime) -> tuple[Object, ...] | None:
         """Warnings about the Job and its pods, where the pod does not start: quotas and volumes speak only there."""

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-LATE = 1.0
+LATE = 10.0
 """How long, in seconds, a key that can wait lets others overtake."""
 
 SOON = 0.001

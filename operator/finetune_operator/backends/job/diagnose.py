@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.progress import loss_text, summary
@@ -161,18 +162,26 @@ def _results(
     )
 
 
-def waiting(pods: Sequence[Object] | None, events: Sequence[Object] | None) -> Wait:
-    """What it waits for. Without pods to look at: that it has just been created."""
+def waiting(pods: Sequence[Object] | None, events: Sequence[Object] | None, volume_grace: float = 0.0) -> Wait:
+    """What it waits for. Without pods to look at: that it has just been created.
+
+    `volume_grace`: for so many seconds from a pod's arrival at its node, volumes that fail are not worth a word.
+    """
     if pods is None:
         return Wait(Reason.PENDING, "Waiting for the pod to start.", troubled=False)
     alive = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
     if not alive:
         return _no_pod(events or ())
-    return _pod_waits(max(alive, key=lambda pod: str(pod["metadata"].get("creationTimestamp", ""))), events or ())
+    newest = max(alive, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    return _pod_waits(newest, events or (), volume_grace)
 
 
 def _newest(events: Sequence[Object]) -> Object | None:
-    return max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None)
+    return max(events, key=_said_at, default=None)
+
+
+def _said_at(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _no_pod(events: Sequence[Object]) -> Wait:
@@ -185,7 +194,7 @@ def _no_pod(events: Sequence[Object]) -> Wait:
     return Wait(reason, f"The pod could not be created: {message}", troubled=True)
 
 
-def _pod_waits(pod: Object, events: Sequence[Object]) -> Wait:
+def _pod_waits(pod: Object, events: Sequence[Object], volume_grace: float) -> Wait:
     status = pod.get("status", {})
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -198,6 +207,17 @@ def _pod_waits(pod: Object, events: Sequence[Object]) -> Wait:
             return Wait(Reason.IMAGE_PULL_FAILED, f"{container.get('image')}: {reason}: {message}", troubled=True)
         if reason in _CONFIG_TROUBLE:
             return Wait(reason, f"The container cannot start: {message}", troubled=True)
-    if warning := _newest(events):
+    warning = _newest(events)
+    if warning is not None and _lasts(warning, pod, volume_grace):
         return Wait(Reason.VOLUME_NOT_READY, f"{warning.get('reason')}: {warning.get('message')}", troubled=True)
     return Wait(Reason.PENDING, "The pod is being set up (volumes, image).", troubled=False)
+
+
+def _lasts(warning: Object, pod: Object, grace: float) -> bool:
+    """A first failure often heals within seconds, and its Event stays: what counts is that another one comes."""
+    arrived = pod.get("status", {}).get("startTime") or pod["metadata"].get("creationTimestamp")
+    try:
+        lasted = datetime.fromisoformat(_said_at(warning)) - datetime.fromisoformat(str(arrived))
+    except (ValueError, TypeError):
+        return True
+    return lasted.total_seconds() >= grace

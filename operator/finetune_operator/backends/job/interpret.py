@@ -70,8 +70,13 @@ def interpret(
     pods: Sequence[Object] | None = None,
     events: Sequence[Object] | None = None,
     workload: Object | None = None,
+    *,
+    volume_grace: float = 0.0,
 ) -> RunState:
-    """What the Job says of the run. Never reads a container's reason alone as failure: a Complete Job is complete."""
+    """What the Job says of the run. Never reads a container's reason alone as failure: a Complete Job is complete.
+
+    `volume_grace`: see `waiting`.
+    """
     status = job.get("status", {})
     if condition(job, "Complete"):
         return _succeeded(job, pods)
@@ -81,7 +86,7 @@ def interpret(
         return _suspended(job, workload)
     if status.get("ready"):
         return _running(job, pods)
-    return _pending(job, pods, events)
+    return _pending(job, waiting(pods, events, volume_grace), pods)
 
 
 def _succeeded(job: Object, pods: Sequence[Object] | None) -> RunState:
@@ -162,8 +167,7 @@ def _running(job: Object, pods: Sequence[Object] | None) -> RunState:
     )
 
 
-def _pending(job: Object, pods: Sequence[Object] | None, events: Sequence[Object] | None) -> RunState:
-    wait: Wait = waiting(pods, events)
+def _pending(job: Object, wait: Wait, pods: Sequence[Object] | None) -> RunState:
     failures = int(job.get("status", {}).get("failed") or 0)
     ending = last_ending(pods or ())
     message = wait.message

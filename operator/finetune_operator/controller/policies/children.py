@@ -12,6 +12,7 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Create, Observation, Patch
 from finetune_operator.controller.policies.ownership import is_ours, is_predecessors
+from finetune_operator.controller.policies.patience import delay_of
 
 
 def ensure(observation: Observation, draft: Draft) -> bool:
@@ -103,8 +104,8 @@ def _create(observation: Observation, draft: Draft) -> None:
     if claim := build_claim(identity, spec.backend.job):
         draft.actions.append(Create(claim))
     draft.actions.append(Create(build_job(identity, spec, parameters, observation.defaults)))
-    # The Job's own event brings us back; this is for the case that it gets lost.
-    draft.look_again(observation.rules.recheck_interval)
+    # The Job's events bring us back; where there are none, it waits for something.
+    draft.look_again(delay_of(observation.rules, in_a_rush=observation.rush))
     draft.unwritten = refusal is None and not draft.status.get("history")
 
 

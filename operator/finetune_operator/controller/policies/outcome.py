@@ -28,7 +28,13 @@ def read(observation: Observation, draft: Draft) -> bool:
         draft.unwritten = True
         draft.look_again(observation.rules.recheck_interval)
         return STOP
-    state = interpret(job, observation.pods, observation.events, observation.workload)
+    state = interpret(
+        job,
+        observation.pods,
+        observation.events,
+        observation.workload,
+        volume_grace=observation.rules.volume_grace,
+    )
     draft.state = state
     draft.status["job"] = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
     parameters = carried_parameters(job)

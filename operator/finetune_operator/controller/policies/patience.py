@@ -5,8 +5,16 @@ from __future__ import annotations
 from finetune_operator.api.reasons import Phase
 from finetune_operator.backends.protocol import Stage
 from finetune_operator.controller.draft import CONTINUE, Draft
-from finetune_operator.controller.model import Observation
+from finetune_operator.controller.model import Observation, Rules
 from finetune_operator.controller.times import seconds_since
+
+
+def delay_of(rules: Rules, *, in_a_rush: bool) -> float:
+    """Age in seconds from which on a Job that has not started is worth a look and a status write.
+
+    In a rush every such write would stand in the way of three Jobs: then it waits for the next look at what is missing.
+    """
+    return max(rules.pending_status_delay, rules.recheck_interval if in_a_rush else 0.0)
 
 
 def wait(observation: Observation, draft: Draft) -> bool:
@@ -17,7 +25,7 @@ def wait(observation: Observation, draft: Draft) -> bool:
     if job is None or state is None or state.stage != Stage.PENDING or state.troubled or not untold:
         return CONTINUE
     age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now)
-    delay = observation.rules.pending_status_delay
+    delay = delay_of(observation.rules, in_a_rush=observation.rush)
     if age is not None and 0 <= age < delay:  # negative: the clocks differ, and waiting would have no end
         draft.unwritten = True
         draft.look_again(delay - age)
