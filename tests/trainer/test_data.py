@@ -16,7 +16,7 @@ from finetune_trainer.data.images import decode
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.places import Folder
-from finetune_trainer.data.sources import Source, tables_in
+from finetune_trainer.data.sources import Source
 from finetune_trainer.data.store import Store
 from finetune_trainer.errors import DataError
 from tests.trainer.datasets import encoded, picture, write_jsonl
@@ -26,7 +26,8 @@ Rows = list[dict[str, Any]]
 
 
 def load(folder: Path, table: Path, needs: Needs = NEEDS, share: float = 0.0) -> Store:
-    source = Source((table,), (table.name,), Folder(folder, Fetcher()))
+    version = f"{table} {table.stat().st_mtime_ns} {table.stat().st_size}"
+    source = Source((table,), (table.name,), Folder(folder, Fetcher()), version=version)
     return ingest(source, needs, folder.parent / "cache", share, lambda: None)
 
 
@@ -138,8 +139,8 @@ BROKEN_IMAGES: list[tuple[str, Any, str]] = [
     ("zero bytes", b"", "0 bytes"),
     ("truncated PNG", encoded(picture(1))[:-60], "the image is damaged"),
     ("truncated JPEG", encoded(picture(1, (400, 300)), "JPEG")[:-700], "the image is damaged"),
-    ("HTML instead", b"<!DOCTYPE html><html>404</html>", "looks like HTML"),
-    ("noise", bytes(range(256)), "is no PNG, JPEG"),
+    ("HTML instead", b"<!DOCTYPE html><html>404</html>", "the file is an HTML page"),
+    ("noise", bytes(range(256)), "in no known format; images are read as PNG, JPEG"),
     ("header only", encoded(picture(1))[:20], "image"),
     ("absurd shape", encoded(Image.new("RGB", (100_000, 1))), "longer than 200 times its other side"),
     ("decompression bomb", bomb(), "decompression bomb"),
@@ -271,20 +272,6 @@ def test_exif_rotation_is_applied_and_counts_for_the_size(folder: Path) -> None:
     assert store[0].sizes(("image",)) == [(40, 80)] == [store.load_images(store[0], ("image",))[0].size]
 
 
-def test_the_tables_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    for name in ("train-00000.parquet", "train-00001.parquet", "test-00000.parquet"):
-        (tmp_path / "data" / name).touch()
-    (tmp_path / "README.md").touch()
-    assert [path.name for path in tables_in(tmp_path, "x")] == ["train-00000.parquet", "train-00001.parquet"]
-
-    (tmp_path / "rows.csv").touch()
-    assert [path.name for path in tables_in(tmp_path, "x")] == ["rows.csv"]
-    (tmp_path / "rows.jsonl").touch()
-    with pytest.raises(DataError, match=r"several kinds .*: name one file"):
-        tables_in(tmp_path, "x")
-
-
 def test_rows_are_counted_over_all_tables(folder: Path) -> None:
     first = write_lines(folder / "a.jsonl", PATHS)
     second = write_lines(folder / "b.jsonl", [PATHS[0], {**PATHS[1], "a": ""}])
@@ -339,5 +326,5 @@ def test_a_stop_is_noticed_while_validating(folder: Path) -> None:
 
     table = write_lines(folder / "t.jsonl", PATHS)
     with pytest.raises(StoppedError):
-        ingest(Source((table,), ("t",), Folder(folder, Fetcher())), NEEDS, folder.parent / "cache", 0.0, check)
+        ingest(Source((table,), ("t.jsonl",), Folder(folder, Fetcher())), NEEDS, folder.parent / "cache", 0.0, check)
     assert list((folder.parent / "cache" / "datasets").iterdir()) == []

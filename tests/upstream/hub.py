@@ -69,7 +69,20 @@ class Hub:
             return _missing("Entry not found")
         digest = hashlib.sha256(files[path]).hexdigest()
         self.objects[digest] = files[path]
-        return web.Response(status=302, headers={"Location": self.storage.url(f"/{digest}?X-Amz-Signature=abc")})
+        headers = {
+            "Location": self.storage.url(f"/{digest}?X-Amz-Signature=abc"),
+            "X-Repo-Commit": self.commit_of(kind),
+            "X-Linked-Etag": f'"{digest}"',
+            "X-Linked-Size": str(len(files[path])),
+        }
+        return web.Response(status=302, headers=headers)
+
+    def commit_of(self, repository: str) -> str:
+        """Changes with the content."""
+        content = sorted(
+            (path, hashlib.sha256(data).hexdigest()) for path, data in self.repositories[repository].items()
+        )
+        return hashlib.sha1(repr(content).encode()).hexdigest()
 
     def _readable(self, request: web.Request, repository: str) -> dict[str, bytes] | None:
         if repository in self.private and request.headers.get("Authorization") != f"Bearer {self.token}":
@@ -88,6 +101,10 @@ class Hub:
         files = self._readable(request, repository)
         if files is None:
             return _missing("Repository not found")
+        if call == "revision":
+            return web.json_response(
+                {"id": repository.partition("/")[2], "sha": self.commit_of(repository), "siblings": []}
+            )
         if call == "tree":
             return self._tree(request, files, "/".join(rest))
         if call == "preupload":
@@ -110,7 +127,7 @@ class Hub:
             return _missing("Entry not found")
         start = int(request.query.get("cursor", 0))
         page: list[dict[str, Any]] = [
-            {"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40}
+            {"type": "file", "path": path, "size": len(files[path]), "oid": hashlib.sha1(files[path]).hexdigest()}
             for path in inside[start : start + PAGE]
         ]
         headers = {}

@@ -87,6 +87,21 @@ class Environment:
             raise ConfigError(f"{uri} leads out of its claim through a symbolic link")
         return path
 
+    @property
+    def dataset_secret(self) -> dict[str, str]:
+        """The keys of the dataset's Secret; empty without one."""
+        return _secret(self.dataset_secret_dir)
+
+    @property
+    def output_secret(self) -> dict[str, str]:
+        """The keys of the output's Secret."""
+        return _secret(self.output_secret_dir)
+
+    @property
+    def model_secret(self) -> dict[str, str]:
+        """The keys of the base model's Secret."""
+        return _secret(self.model_secret_dir)
+
     def secret_values(self) -> list[str]:
         """Every mounted secret value, so that messages can be cleaned of them."""
         folders = [self.dataset_secret_dir, self.output_secret_dir, self.model_secret_dir]
@@ -110,6 +125,12 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         return float(env.get(name) or default)
     except ValueError as error:
         raise ConfigError(f"the environment variable {name} is no number") from error
+
+
+def _secret(folder: Path | None) -> dict[str, str]:
+    if folder is None or not folder.is_dir():
+        return {}
+    return {file.name: text for file in folder.iterdir() if (text := _text(file)) and not file.name.startswith(".")}
 
 
 def _text(file: Path) -> str | None:

@@ -43,7 +43,7 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     family = choose(description, config.recipe.kind, config.base_model)
     destination = None if config.output is None else check_destination(config.output.uri, env)
     say("validating", dataset=config.dataset.uri)
-    source = open_source(config.dataset.uri, env)
+    source = open_source(config.dataset.uri, env, stop.check)
     store = ingest(source, family.needs(recipe, advanced), env.cache_dir, advanced.max_skipped_share, stop.check)
     say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
     folder = model_folder(config.base_model, env, pipeline="_class_name" in description)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
-from finetune_operator.backends.datasets.invalid import Invalid
-from finetune_operator.backends.datasets.layout import checked_name
 from finetune_operator.backends.failures import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
 from finetune_operator.backends.spool import Opened, Spool, Stored
 from finetune_operator.backends.stores.hub import Hub, Repository, Upload
 from finetune_operator.backends.stores.s3 import Bucket, Place
 from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import checked_name
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http import Streamed

@@ -7,6 +7,7 @@ more; what a fine-tune says of itself has `resource` as an object or as the text
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -383,20 +384,32 @@ class OxenFake(Fake):
         content = repository.files.get((branch, path))
         if content is None:
             raise Refused(404, _error("resource_not_found", "There is no such file."))
-        entry = {"filename": path.rpartition("/")[2], "is_dir": False, "size": len(content)}
-        return web.json_response(self._wrapped({"entry": entry}, "resource_found"))
+        return web.json_response(self._wrapped({"entry": _file_entry(path, content)}, "resource_found"))
 
     async def _directory(self, request: web.Request) -> web.Response:
         repository = self._repository(request)
         branch, folder = self._place(repository, request)
-        names = [path for each, path in repository.files if each == branch and path.startswith(f"{folder}/")]
-        if not names:
+        start = f"{folder}/" if folder else ""
+        below = {
+            path.removeprefix(start): content
+            for (each, path), content in repository.files.items()
+            if each == branch and path.startswith(start)
+        }
+        if not below:
             raise Refused(404, _error("resource_not_found", "There is no such folder."))
-        entries = [
-            {"filename": name.removeprefix(f"{folder}/"), "is_dir": False, "size": len(repository.files[branch, name])}
-            for name in names
-        ]
-        return web.json_response(self._wrapped({"entries": entries}, "resource_found"))
+        folders = sorted({name.partition("/")[0] for name in below if "/" in name})
+        entries = [_folder_entry(name) for name in folders]
+        entries += [_file_entry(name, content) for name, content in sorted(below.items()) if "/" not in name]
+        size = min(int(request.query.get("page_size", "100")), self.options.page_cap)
+        page, pages = int(request.query.get("page", "1")), max(1, -(-len(entries) // size))
+        found: Object = {
+            "entries": entries[(page - 1) * size : page * size],
+            "page_number": page,
+            "page_size": size,
+            "total_pages": pages,
+            "total_entries": len(entries),
+        }
+        return web.json_response(self._wrapped(found, "resource_found"))
 
     def _place(self, repository: Repository, request: web.Request) -> tuple[str, str]:
         """Branches have slashes too: the longest that fits is meant."""
@@ -418,6 +431,31 @@ class OxenFake(Fake):
         if row is None:
             raise Refused(404, _error("resource_not_found", "There is no such fine-tune."))
         return row
+
+
+def _file_entry(path: str, content: bytes) -> Object:
+    name = path.rpartition("/")[2]
+    return {
+        "filename": name,
+        "hash": hashlib.sha256(content).hexdigest()[:32],
+        "is_dir": False,
+        "size": len(content),
+        "data_type": "binary",
+        "mime_type": "application/octet-stream",
+        "extension": name.rpartition(".")[2],
+    }
+
+
+def _folder_entry(name: str) -> Object:
+    return {
+        "filename": name,
+        "hash": hashlib.sha256(name.encode()).hexdigest()[:32],
+        "is_dir": True,
+        "size": 0,
+        "data_type": "dir",
+        "mime_type": "inode/directory",
+        "extension": "",
+    }
 
 
 def _holds(repository: Repository, resource: str) -> bool:

@@ -9,16 +9,16 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
 
-from finetune_trainer.errors import RunError
+from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
 from finetune_trainer.redact import redact
 
 MAX_REDIRECTS: Final = 5
@@ -26,69 +26,97 @@ ATTEMPTS: Final = 4
 TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
 CHUNK: Final = 1 << 18
 
+_T = TypeVar("_T")
+
 
 class FetchError(Exception):
     """The URL cannot be fetched, now or later; the text says why and carries no credentials."""
 
 
-class Unreachable(RunError):
-    """The server did not answer, or not well, after some attempts: the run may be tried again."""
+@dataclass(frozen=True)
+class Facts:
+    """What a server says of a file. validator: its ETag or date, by which a changed file is told; size in bytes."""
+
+    validator: str | None
+    size: int | None
 
 
 class Fetcher:
     """GET for user-given URLs. allowed: `host` or `host:port` exempt from the address check, also over http."""
 
-    def __init__(self, allowed: frozenset[str] = frozenset(), backoff_s: float = 0.5) -> None:
-        self._allowed, self._backoff_s = allowed, backoff_s
+    def __init__(
+        self,
+        allowed: frozenset[str] = frozenset(),
+        backoff_s: float = 0.5,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._allowed, self._backoff_s, self._check = allowed, backoff_s, check
 
     def get(self, url: str, limit: int) -> bytes:
         """The whole body. Raises FetchError (refused, absent, too large) or Unreachable."""
-        body = bytearray()
 
-        def restart() -> None:
-            body.clear()
+        def once() -> bytes:
+            body = bytearray()
+            with self._response(url) as response:
+                _copy(response, url, limit, body.extend)
+            return bytes(body)
 
-        self._retrying(url, limit, restart, body.extend)
-        return bytes(body)
+        return self._retrying(url, once)
 
-    def save(self, url: str, path: Path, limit: int) -> None:
-        """Stream the body into `path`, atomically. Raises FetchError or Unreachable."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
+    def facts(self, url: str) -> Facts:
+        """Of the file there, by a GET whose body is not read: signed URLs allow no HEAD. Raises as `get` does."""
 
-                def restart() -> None:
-                    file.seek(0)
-                    file.truncate()
+        def once() -> Facts:
+            with self._response(url) as response:
+                size = response.headers.get("Content-Length", "")
+                validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+                return Facts(validator, int(size) if size.isdigit() else None)
 
-                self._retrying(url, limit, restart, file.write)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        return self._retrying(url, once)
 
-    def _retrying(self, url: str, limit: int, restart: Callable[[], None], write: Callable[[bytes], object]) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            restart()
+    def pour(self, url: str, validator: str | None) -> Pour:
+        """The body from a byte on, as long as the file is the one with this validator. Raises FetchError too."""
+
+        def poured(offset: int) -> Iterator[bytes]:
+            headers = {"Range": f"bytes={offset}-"} if offset else {}
+            if offset and validator:
+                headers["If-Range"] = validator
             try:
-                with self._response(url) as response:
-                    _copy(response, url, limit, write)
-                return
+                with self._response(url, headers) as response:
+                    chunks = response.iter_bytes(CHUNK)
+                    if not offset or response.status_code == 206:
+                        yield from chunks
+                    else:  # the whole file again: the server knows no ranges
+                        yield from _after(chunks, offset)
+            except (httpx.TransportError, _ServerError) as error:
+                raise Interrupted(redact(str(error) or type(error).__name__)) from None
+
+        return poured
+
+    def _retrying(self, url: str, once: Callable[[], _T]) -> _T:
+        for attempt in range(1, ATTEMPTS + 1):
+            self._check()
+            try:
+                return once()
             except (httpx.TransportError, _ServerError) as error:
                 if attempt == ATTEMPTS:
                     text = redact(f"{url} could not be fetched in {ATTEMPTS} attempts: {error or type(error).__name__}")
                     raise Unreachable(text, "DatasetUnavailable") from None
                 time.sleep(self._backoff_s * 2**attempt)
+        raise AssertionError
 
     @contextmanager
-    def _response(self, url: str) -> Iterator[httpx.Response]:
+    def _response(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
         for _ in range(MAX_REDIRECTS + 1):
             address, parts = self._checked(url)
             request = self._client.build_request(
                 "GET",
                 _with_host(parts, address),
-                headers={"Host": parts.netloc.rpartition("@")[2], "Accept-Encoding": "identity"},
+                headers={
+                    **(headers or {}),
+                    "Host": parts.netloc.rpartition("@")[2],
+                    "Accept-Encoding": "identity",
+                },
                 extensions={"sni_hostname": parts.hostname or ""},
             )
             response = self._client.send(request, stream=True)
@@ -98,7 +126,7 @@ class Fetcher:
                     continue
                 if response.status_code >= 500 or response.status_code == 429:
                     raise _ServerError(f"the server answered {response.status_code}")
-                if response.status_code != 200:
+                if response.status_code not in ((200, 206) if headers else (200,)):
                     raise FetchError(redact(f"{url}: the server answered {response.status_code}"))
                 yield response
                 return
@@ -157,6 +185,13 @@ def _with_host(parts: SplitResult, address: str) -> str:
     host = f"[{address}]" if ":" in address else address
     netloc = f"{host}:{parts.port}" if parts.port else host
     return parts._replace(netloc=netloc, fragment="").geturl()
+
+
+def _after(chunks: Iterator[bytes], offset: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        if offset < len(chunk):
+            yield chunk[offset:]
+        offset = max(0, offset - len(chunk))
 
 
 def _copy(response: httpx.Response, url: str, limit: int, write: Callable[[bytes], object]) -> None:

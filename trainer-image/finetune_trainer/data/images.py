@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from finetune_operator.formats.media import HEAD_BYTES, nature
 from finetune_trainer.data.needs import Needs
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -102,8 +103,8 @@ def _open(data: bytes, needs: Needs) -> Image.Image:
             warnings.simplefilter("ignore")  # the limits below are stricter than Pillow's warning
             image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        hint = " but looks like HTML" if data.lstrip()[:1] == b"<" else ""
-        raise ImageError(f"the file is no {', '.join(FORMATS)} image{hint}") from None
+        found = nature(data[:HEAD_BYTES])
+        raise ImageError(f"the file is {found}; images are read as {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
         raise ImageError(f"the image cannot be opened: {error}") from None
     width, height = image.size

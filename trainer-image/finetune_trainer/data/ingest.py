@@ -1,4 +1,7 @@
-"""Validation: every row and every image is looked at before anything heavy is loaded, and good rows go to the store."""
+"""Validation: every row and every image is looked at before anything heavy is loaded, and good rows go to the store.
+
+A row is bad for one reason, which is reported with its number; what is unusual but can be trained on is a note.
+"""
 
 import json
 import os
@@ -13,18 +16,27 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.tables import BadRow, open_table
+from finetune_trainer.data.columns import Named, located
 from finetune_trainer.data.images import ImageError, ImageRef, inspect, references
 from finetune_trainer.data.needs import Needs
+from finetune_trainer.data.pictures import Caption, rows_of_pictures
+from finetune_trainer.data.places import is_url
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.store import INDEX, RECORDS, SUMMARY, Store, Writer
-from finetune_trainer.data.tables import BadRow, Row, Table, open_table
 from finetune_trainer.errors import DataError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Part of the store's key: raise it when records change."""
 CHUNK_ROWS: Final = 16
+WORKERS: Final = max(4, min(8, os.cpu_count() or 1))
+"""Decoding is the processors' work, fetching is waiting."""
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
+MAX_TEXT: Final = 4_000_000
+"""Characters of a cell: more than any model reads at once, and less than what would fill the memory."""
+REPEATED: Final = "rows with the same images as an earlier row"
 
 
 @dataclass
@@ -73,23 +85,29 @@ def ingest(source: Source, needs: Needs, cache: Path, share: float, check: Calla
 
 
 def _build(source: Source, needs: Needs, folder: Path, share: float, check: Callable[[], None]) -> None:
-    tables = [open_table(path, name) for path, name in zip(source.tables, source.names, strict=True)]
-    for table, name in zip(tables, source.names, strict=True):
-        _require_columns(table, name, needs)
-    findings, digest = Findings(), sha256()
-    with Writer(folder) as writer, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        numbered = enumerate(row for table in tables for row in table.rows(needs.columns))
-        for chunk in _chunks(numbered, CHUNK_ROWS):
-            check()
-            for number, outcome in pool.map(lambda item: (item[0], _examine(item[1], source, needs)), chunk):
-                findings.rows += 1
-                if isinstance(outcome, BadRow):
-                    findings.add(number, outcome.reason)
-                else:
+    findings, digest, seen = Findings(), sha256(), set[bytes]()
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        with Writer(folder) as writer:
+            for chunk in _chunks(enumerate(_rows(source, needs)), CHUNK_ROWS):
+                check()
+                for number, outcome in pool.map(lambda item: (item[0], _examine(item[1], source, needs)), chunk):
+                    findings.rows += 1
+                    if isinstance(outcome, BadRow):
+                        findings.add(number, outcome.reason)
+                        continue
                     outcome.header["row"] = number
                     writer.append(outcome.header, outcome.blobs)
                     digest.update(outcome.digest)
                     findings.notes.update(outcome.notes)
+                    if outcome.pictures in seen:
+                        findings.notes[REPEATED] += 1
+                    elif outcome.pictures:
+                        seen.add(outcome.pictures)
+    except Invalid as error:
+        raise DataError(str(error)) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a pod that is asked to stop waits for no slow server
     findings.judge(share)
     summary = {
         "rows": findings.rows - findings.bad,
@@ -102,31 +120,58 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1))
 
 
+def _rows(source: Source, needs: Needs) -> Iterator[Named | BadRow]:
+    """Of all tables, one after the other; the columns of all are looked at before the first row."""
+    if source.pictures:
+        return rows_of_pictures(source.pictures, needs)
+    tables = [(open_table(path, name), name) for path, name in zip(source.tables, source.names, strict=True)]
+    places = [located(table.columns(), name, needs) for table, name in tables]
+    return (
+        Named(row, place, name) if not isinstance(row, BadRow) else row
+        for (table, name), place in zip(tables, places, strict=True)
+        for row in table.rows(list(place.values()))
+    )
+
+
 @dataclass(frozen=True)
 class _Good:
     header: dict[str, Any]
     blobs: list[bytes]
     digest: bytes
     notes: list[str]
+    pictures: bytes
+    """A digest of its images; empty without any."""
 
 
-def _examine(row: Row | BadRow, source: Source, needs: Needs) -> _Good | BadRow:
+def _examine(row: Named | BadRow, source: Source, needs: Needs) -> _Good | BadRow:
     if isinstance(row, BadRow):
         return row
     try:
         notes: list[str] = []
-        text = {column: _text(row.get(column), column, needs, notes) for column in needs.text}
-        values = {column: _value(row.get(column), column) for column in needs.values}
+        text = {column: _text(_cell(row, column, source), column, needs, notes) for column in needs.text}
+        values = {column: _value(row.cell(column), column) for column in needs.values}
         images, blobs, digests = _images(row, source, needs, notes)
     except _RowError as error:
         return BadRow(str(error))
     header = {"text": text, "values": values, "images": images}
     content = json.dumps([text, values, digests], sort_keys=True, ensure_ascii=True).encode()
-    return _Good(header, blobs, sha256(content).digest(), notes)
+    pictures = sha256(repr(digests).encode()).digest()[:16] if any(digests) else b""
+    return _Good(header, blobs, sha256(content).digest(), notes, pictures)
 
 
 class _RowError(Exception):
     pass
+
+
+def _cell(row: Named, column: str, source: Source) -> Any:
+    """The value of a text column, which may lie in a file of its own."""
+    cell = row.cell(column)
+    if not isinstance(cell, Caption):
+        return cell
+    try:
+        return cell.read(source.files)
+    except ImageError as error:
+        raise _RowError(str(error)) from None
 
 
 def _text(value: Any, column: str, needs: Needs, notes: list[str]) -> str:
@@ -140,6 +185,10 @@ def _text(value: Any, column: str, needs: Needs, notes: list[str]) -> str:
     for token in needs.reserved:
         if token in value:
             raise _RowError(f"column {column!r} contains {token}, which the model reserves for images")
+    if "\0" in value:
+        raise _RowError(f"column {column!r} holds a NUL character")
+    if len(value) > MAX_TEXT:
+        raise _RowError(f"column {column!r} has {len(value)} characters, more than {MAX_TEXT}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -159,7 +208,7 @@ def _value(value: Any, column: str) -> Any:
 
 
 def _images(
-    row: Row, source: Source, needs: Needs, notes: list[str]
+    row: Named, source: Source, needs: Needs, notes: list[str]
 ) -> tuple[dict[str, list[dict[str, Any]]], list[bytes], list[list[str]]]:
     images: dict[str, list[dict[str, Any]]] = {}
     blobs: list[bytes] = []
@@ -168,7 +217,7 @@ def _images(
     for column in needs.images:
         images[column] = []
         digests.append([])
-        for reference in _references(row, column):
+        for reference in _references(row, column, source):
             data = _read(reference, column, source, needs)
             try:
                 facts = inspect(data, needs)
@@ -177,7 +226,7 @@ def _images(
             notes.extend(facts.notes)
             digests[-1].append(sha256(data).hexdigest())
             entry: dict[str, Any] = {"w": facts.size[0], "h": facts.size[1], "digest": digests[-1][-1]}
-            if reference.place is not None and source.files.local and "://" not in reference.place:
+            if reference.place is not None and source.files.local and not is_url(reference.place):
                 entry["place"] = reference.place
             else:
                 entry["at"] = [offset, len(data)]
@@ -193,9 +242,12 @@ def _images(
     return images, blobs, digests
 
 
-def _references(row: Row, column: str) -> list[ImageRef]:
+def _references(row: Named, column: str, source: Source) -> list[ImageRef]:
     try:
-        return references(row.get(column))
+        found = references(row.cell(column))
+        return [
+            each if each.place is None else ImageRef(place=source.files.named(each.place, row.table)) for each in found
+        ]
     except ImageError as error:
         raise _RowError(f"column {column!r} {error}") from None
 
@@ -213,14 +265,6 @@ def _named(error: ImageError, reference: ImageRef) -> str:
     return f"{error} ({reference.place})" if reference.place else str(error)
 
 
-def _require_columns(table: Table, name: str, needs: Needs) -> None:
-    present = table.columns()
-    missing = [column for column in needs.columns if column not in present]
-    if missing:
-        listed = ", ".join(map(repr, present[:50])) or "none"
-        raise DataError(f"{name} has no column {', '.join(map(repr, missing))}; its columns are {listed}")
-
-
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
@@ -228,8 +272,7 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _key(source: Source, needs: Needs, share: float) -> str:
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.tables]
-    return sha256(repr((FORMAT, stats, needs, share)).encode()).hexdigest()[:32]
+    return sha256(repr((FORMAT, source.version, source.names, needs, share)).encode()).hexdigest()[:32]
 
 
 def _complete(folder: Path) -> bool:

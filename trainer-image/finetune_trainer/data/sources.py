@@ -1,85 +1,229 @@
-"""From a dataset URI to tables and the place of their images. One function per scheme; another scheme is one entry."""
+"""From a dataset URI to tables (or captioned pictures) and the place of their images. One function per scheme."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from finetune_operator.formats.archive import Archive
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import caption_of, checked_name, pictures_in, suffix_of, tables_in
+from finetune_operator.formats.media import TABLE_SUFFIXES
+from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
-from finetune_trainer.data.places import Files, Folder, Web
-from finetune_trainer.data.tables import READERS
+from finetune_trainer.data.places import Files, Folder, Web, Zipped
+from finetune_trainer.data.remote import NotThere, Remote, RemoteFiles
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, DataError
+
+ARCHIVE: Final = ".zip"
+FILE_SUFFIXES: Final = (*TABLE_SUFFIXES, ARCHIVE)
+MAX_MEMBERS: Final = 200_000
+MAX_FILES: Final = 1_000_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """Local table files in the order of their rows, what the user calls each, and where their images are."""
+    """Local table files in the order of their rows, what the user calls each, and where their images are.
+
+    Without tables: `pictures`, by their names in `files`, each with the name of its caption's file or None.
+    version: changes with the content of tables and pictures.
+    """
 
     tables: tuple[Path, ...]
     names: tuple[str, ...]
     files: Files
+    pictures: tuple[tuple[str, str | None], ...] = ()
+    version: str = ""
 
 
-def open_source(uri: str, env: Environment) -> Source:
-    """Fetch or find the dataset. Raises ConfigError (scheme, claim), DataError (absent, no table) or Unreachable."""
+@dataclass(frozen=True)
+class _Opening:
+    """What opening a dataset needs to know."""
+
+    uri: str
+    env: Environment
+    check: Callable[[], None]
+    fetcher: Fetcher = field(init=False)
+    downloads: Downloads = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fetcher", Fetcher(self.env.allowed_hosts, check=self.check))
+        object.__setattr__(self, "downloads", Downloads(self.env.cache_dir, self.check))
+
+
+def open_source(uri: str, env: Environment, check: Callable[[], None] = lambda: None) -> Source:
+    """Fetch or find the dataset. check: called often; raises to stop.
+
+    Raises ConfigError (scheme, claim, credentials), DataError (absent, no table, bad archive) or Unreachable.
+    """
     scheme = uri.partition("://")[0]
     opener = SCHEMES.get(scheme)
     if opener is None:
         raise ConfigError(f"datasets from {scheme}:// cannot be read by this trainer; it reads {', '.join(SCHEMES)}")
-    return opener(uri, env, Fetcher(env.allowed_hosts))
+    try:
+        return opener(_Opening(uri, env, check))
+    except (Invalid, TooLarge) as error:
+        raise DataError(str(error)) from None
 
 
-def _claim(uri: str, env: Environment, fetcher: Fetcher) -> Source:
-    path = env.claim_path(uri)
+def _claim(opening: _Opening) -> Source:
+    uri, path = opening.uri, opening.env.claim_path(opening.uri)
     if path.is_file():
-        return Source((path,), (path.name,), Folder(path.parent, fetcher))
+        return _of_file(opening, path, path.name, Folder(path.parent, opening.fetcher), _stat(path))
     if not path.is_dir():
         raise DataError(f"there is nothing at {uri}", "DatasetNotFound")
-    tables = tables_in(path, uri)
-    return Source(tables, tuple(table.relative_to(path).as_posix() for table in tables), Folder(path, fetcher))
-
-
-def tables_in(folder: Path, name: str) -> tuple[Path, ...]:
-    """The tables of a folder: those at its top, else those below; of several splits, train. Raises DataError."""
-    found = _tables(folder.iterdir()) or _tables(folder.rglob("*"))
-    train = [path for path in found if path.stem == "train" or path.stem.startswith(("train-", "train_", "train."))]
-    found = train or found
-    kinds = sorted({path.suffix.lower() for path in found})
-    if not found:
-        raise DataError(f"{name} holds no table ({', '.join(READERS)})", "DatasetNotFound")
-    if len(kinds) > 1:
-        raise DataError(f"{name} holds tables of several kinds ({', '.join(kinds)}): name one file of them in the URI")
-    return tuple(found)
-
-
-def _tables(paths: Iterable[Path]) -> list[Path]:
-    return sorted(
-        path for path in paths if path.suffix.lower() in READERS and not path.name.startswith(".") and path.is_file()
+    files = Folder(path, opening.fetcher)
+    top = [each.name for each in path.iterdir() if each.is_file()]
+    tables = tables_in(top, uri)
+    if tables:  # not a look at the thousands of pictures below
+        return _of_tables(files, {name: path / name for name in tables})
+    names = list(_below(path, opening.check))
+    return _of_names(
+        names, uri, files, lambda name: path / name, lambda chosen: _digest(_stat(path / name) for name in chosen)
     )
 
 
-def _web(uri: str, env: Environment, fetcher: Fetcher) -> Source:
-    name = unquote(urlsplit(uri).path).rpartition("/")[2]
-    suffix = Path(name).suffix.lower()
-    if suffix not in READERS:
-        raise DataError(f"the path of the dataset's URL must end in one of {', '.join(READERS)}, not {name!r}")
-    folder = env.cache_dir / "downloads"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (sha256(uri.encode()).hexdigest()[:32] + suffix)
+def _below(folder: Path, check: Callable[[], None]) -> Iterable[str]:
+    for count, each in enumerate(folder.rglob("*")):
+        if count % 1000 == 0:
+            check()
+        if count > MAX_FILES:
+            raise DataError(f"the dataset's folder holds more than {MAX_FILES} files: name a file in the URI")
+        if each.is_file():
+            yield each.relative_to(folder).as_posix()
+
+
+def _web(opening: _Opening) -> Source:
+    uri, fetcher, downloads = opening.uri, opening.fetcher, opening.downloads
+    name = _file_name(unquote(urlsplit(uri).path))
+    if name is None:
+        raise DataError(f"the path of the dataset's URL must end in one of {', '.join(FILE_SUFFIXES)}")
+    limit = opening.env.max_download_bytes
     try:
-        fetcher.save(uri, path, env.max_download_bytes)
+        facts = fetcher.facts(uri)
+        key = f"{uri} {facts.validator}"
+        if facts.validator is None:  # nothing tells a changed file from the old one
+            downloads.path(key, suffix_of(name)).unlink(missing_ok=True)
+        path = downloads.fetch(
+            key, name, limit, fetcher.pour(uri, facts.validator), suffix=suffix_of(name), size=facts.size
+        )
     except FetchError as error:
         raise DataError(str(error), "DatasetNotFound") from None
-    except OSError as error:
-        raise ConfigError(f"the dataset does not fit into the cache at {env.cache_dir}: {error}") from error
-    return Source((path,), (name,), Web(uri, fetcher))
+    return _of_file(opening, path, name, Web(uri, fetcher), key if facts.validator else _stat(path))
 
 
-SCHEMES: Final[dict[str, Callable[[str, Environment, Fetcher], Source]]] = {
+def _s3(opening: _Opening) -> Source:
+    from finetune_trainer.data.s3 import S3Dataset
+
+    file = _file_name(opening.uri)
+    return _remote(opening, S3Dataset(opening.uri, file, opening.env.dataset_secret, opening.downloads, opening.check))
+
+
+def _hub(opening: _Opening) -> Source:
+    from finetune_trainer.data.hub import HubDataset
+
+    file, cache = _file_name(opening.uri), opening.env.cache_dir / "hf" / "hub"
+    return _remote(opening, HubDataset(opening.uri, file, opening.env.dataset_secret, cache, opening.check))
+
+
+def _oxen(opening: _Opening) -> Source:
+    from finetune_trainer.data.oxen import OxenDataset
+
+    file = _file_name(opening.uri)
+    return _remote(
+        opening, OxenDataset(opening.uri, file, opening.env.dataset_secret, opening.downloads, opening.check)
+    )
+
+
+def _remote(opening: _Opening, remote: Remote) -> Source:
+    files = RemoteFiles(remote, opening.fetcher, opening.env.max_download_bytes)
+
+    def version(names: Iterable[str]) -> str:
+        return _digest(f"{name} {files.entries[name].version}" for name in names)
+
+    try:
+        if remote.file:
+            return _of_file(opening, files.path(remote.file), remote.file, files, version([remote.file]))
+        return _of_names(list(files.entries), remote.title, files, files.path, version)
+    except NotThere as error:
+        raise DataError(f"{error} at {remote.title} has gone", "DatasetNotFound") from None
+
+
+def _of_file(opening: _Opening, path: Path, name: str, files: Files, version: str) -> Source:
+    """One table, or one archive."""
+    if suffix_of(name) != ARCHIVE:
+        return Source((path,), (name,), files, version=version)
+    limit = opening.env.max_download_bytes
+    archive = Archive(path, name, limit, MAX_MEMBERS)
+    zipped = Zipped(archive, opening.fetcher)
+
+    def unpacked(member: str) -> Path:
+        key, title = f"{opening.uri} {version} {member}", f"{member} in {name}"
+        return opening.downloads.fetch(
+            key, title, limit, lambda _: archive.chunks(member, limit), suffix=suffix_of(member)
+        )
+
+    return _of_names(archive.names, name, zipped, unpacked, lambda _: version)
+
+
+def _of_names(
+    names: Iterable[str],
+    title: str,
+    files: Files,
+    local: Callable[[str], Path],
+    version: Callable[[Iterable[str]], str],
+) -> Source:
+    """What a folder or archive holds: tables, else pictures with captions beside them. Raises DataError, Invalid."""
+    safe = [name for name in names if _safe(name)]
+    if tables := tables_in(safe, title):
+        return _of_tables(files, {name: local(name) for name in tables}, version(tables))
+    there = frozenset(safe)
+    pictures = tuple((name, caption if (caption := caption_of(name)) in there else None) for name in pictures_in(safe))
+    if not pictures:
+        raise DataError(
+            f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}) and no pictures with captions", "DatasetNotFound"
+        )
+    every = [name for pair in pictures for name in pair if name]
+    return Source((), (), files, pictures, version(every))
+
+
+def _of_tables(files: Files, tables: Mapping[str, Path], version: str = "") -> Source:
+    return Source(tuple(tables.values()), tuple(tables), files, version=version or _digest(map(_stat, tables.values())))
+
+
+def _safe(name: str) -> bool:
+    try:
+        checked_name(name)
+    except Invalid:
+        return False
+    return True
+
+
+def _file_name(path: str) -> str | None:
+    name = PurePosixPath(path).name
+    return name if suffix_of(name) in FILE_SUFFIXES else None
+
+
+def _stat(path: Path) -> str:
+    found = path.stat()
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
+def _digest(parts: Iterable[str]) -> str:
+    hasher = sha256()
+    for part in parts:
+        hasher.update(part.encode("utf-8", "surrogateescape") + b"\n")
+    return hasher.hexdigest()
+
+
+SCHEMES: Final[dict[str, Callable[[_Opening], Source]]] = {
     "pvc": _claim,
     "https": _web,
     "http": _web,  # only for hosts that the administrator allows; the guard says so
+    "s3": _s3,
+    "hf": _hub,
+    "oxen": _oxen,
 }

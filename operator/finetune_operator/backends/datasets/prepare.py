@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.datasets.formats import FORMATS, HEAD_BYTES, format_of, nature
-from finetune_operator.backends.datasets.invalid import Invalid
-from finetune_operator.backends.datasets.layout import checked_name, layout_of
+from finetune_operator.backends.datasets.layout import layout_of
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.process import read_in_child
 from finetune_operator.backends.datasets.reader import MAX_CAPTION
@@ -37,6 +35,9 @@ from finetune_operator.backends.failures import (
 )
 from finetune_operator.backends.spool import Spool
 from finetune_operator.backends.upstream import Kit, UpstreamRun
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import checked_name
+from finetune_operator.formats.media import FORMATS, HEAD_BYTES, format_of, nature
 
 T = TypeVar("T")
 

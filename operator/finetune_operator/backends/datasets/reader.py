@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from finetune_operator.backends.datasets.archive import Archive
-from finetune_operator.backends.datasets.invalid import Invalid
-from finetune_operator.backends.datasets.layout import checked_name, layout_of
+from finetune_operator.backends.datasets.layout import layout_of
 from finetune_operator.backends.datasets.needs import Kind, Needs
-from finetune_operator.backends.datasets.tables import BadRow, Row, open_table
+from finetune_operator.formats.archive import Archive
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import checked_name
+from finetune_operator.formats.tables import BadRow, Row, open_table
 
 LISTED_PROBLEMS: Final = 10
 MAX_CAPTION: Final = 10_000

@@ -12,12 +12,12 @@ from typing import Final, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.datasets.formats import TABLE_SUFFIXES
 from finetune_operator.backends.failures import Permanent
 from finetune_operator.backends.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
 from finetune_operator.backends.stores.hub import Hub, Repository
 from finetune_operator.backends.stores.s3 import Bucket, Place
+from finetune_operator.formats.media import TABLE_SUFFIXES
 
 FILE_SUFFIXES: Final = (*TABLE_SUFFIXES, ".zip")
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_operator.backends.datasets.invalid import Invalid
+from finetune_operator.formats.invalid import Invalid
 
 REQUEST: Final = "request.json"
 RESULT: Final = "result.json"

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TextIO
 
-from finetune_operator.backends.datasets.invalid import Invalid
+from finetune_operator.formats.invalid import Invalid
 
 Row = dict[str, Any]
 BATCH_ROWS: Final = 8
+CHUNK: Final = 1 << 16
+JSON_SPACE: Final = " \t\r\n"
 MAX_RECORD_BYTES: Final = 128 * 2**20
 """A line, field or JSON object beyond this is refused instead of read into memory."""
 
@@ -170,16 +172,43 @@ class JsonArrayTable:
         return self._elements()
 
     def _elements(self) -> Iterator[Row | BadRow]:
-        if self._path.stat().st_size > MAX_RECORD_BYTES:
-            raise Invalid(f"{self._name} has more than {MAX_RECORD_BYTES} bytes: write it as JSON lines (.jsonl)")
         try:
-            values = json.loads(self._path.read_text(encoding="utf-8-sig"))
+            with self._path.open(encoding="utf-8-sig") as file:
+                for value in self._decoded(file):
+                    yield value if isinstance(value, dict) else BadRow("is no JSON object")
         except UnicodeDecodeError as error:
             raise Invalid(f"{self._name} is not UTF-8: {error.reason}") from error
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise Invalid(f"{self._name} is cut off or no JSON: {_first_line(error)}") from error
-        for value in values:
-            yield value if isinstance(value, dict) else BadRow("is no JSON object")
+
+    def _decoded(self, file: TextIO) -> Iterator[Any]:
+        """The elements one by one; the buffer holds the one that is being read and what came with it."""
+        decode, buffer, at = json.JSONDecoder().raw_decode, file.read(CHUNK).lstrip(JSON_SPACE), 1
+        while True:
+            at = _past(buffer, at)
+            if buffer.startswith("]", at):
+                return
+            try:
+                value, end = decode(buffer, at)
+                if _past(buffer, end) == len(buffer):
+                    raise json.JSONDecodeError("its end is not there yet", buffer, end)
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not isinstance(error, json.JSONDecodeError):
+                    raise Invalid(f"{self._name} is no JSON that can be read: {_first_line(error)}") from error
+                if len(buffer) - at > MAX_RECORD_BYTES:
+                    raise Invalid(f"{self._name} has an object of more than {MAX_RECORD_BYTES} bytes") from None
+                more = file.read(max(CHUNK, len(buffer) - at))
+                if not more:
+                    raise Invalid(f"{self._name} is cut off or no JSON: {error.msg}") from error
+                buffer, at = buffer[at:] + more, 0
+                continue
+            yield value
+            at = end
+
+
+def _past(text: str, at: int) -> int:
+    """The first place from `at` on that is neither white space nor a comma."""
+    while at < len(text) and text[at] in JSON_SPACE + ",":
+        at += 1
+    return at
 
 
 READERS: Final[dict[str, Callable[[Path, str], Table]]] = {

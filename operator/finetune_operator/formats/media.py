@@ -57,7 +57,7 @@ def nature(head: bytes) -> str:
     for start, words in _OTHERS.items():
         if text.startswith(start):
             return words
-    return "in no format that the operator knows"
+    return "in no known format"
 
 
 _STARTS: Final = {

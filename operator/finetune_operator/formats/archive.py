@@ -5,11 +5,12 @@ from __future__ import annotations
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from finetune_operator.backends.datasets.invalid import Invalid
-from finetune_operator.backends.datasets.layout import checked_name
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import checked_name
 
 MAX_MEMBERS: Final = 20_000
 MAX_RATIO: Final = 200
@@ -20,10 +21,13 @@ _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Archive:
-    """A ZIP whose whole directory has been checked. `title`: what the user calls it. Raises Invalid."""
+    """A ZIP whose whole directory has been checked. `title`: what the user calls it. Raises Invalid.
 
-    def __init__(self, path: Path, title: str, limit: int) -> None:
-        self._title = title
+    `limit`: bytes of all its files together. `members`: how many there may be.
+    """
+
+    def __init__(self, path: Path, title: str, limit: int, members: int = MAX_MEMBERS) -> None:
+        self._title, self._most = title, members
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, NotImplementedError, EOFError) as error:
@@ -35,30 +39,34 @@ class Archive:
         """The paths of its files."""
         return list(self._members)
 
+    def read(self, name: str, limit: int) -> bytes:
+        """One member. Raises Invalid where it is damaged, or larger than `limit` bytes. Several threads may read."""
+        return b"".join(self.chunks(name, limit))
+
     def extract(self, name: str, target: Path, limit: int) -> int:
-        """Write one member to `target`; its size. Raises Invalid where it is damaged, or larger than `limit` bytes."""
-        member = self._members[name]
+        """Write one member to `target`; its size. Raises as `read` does."""
+        with target.open("wb") as file:
+            return sum(file.write(chunk) for chunk in self.chunks(name, limit))
+
+    def chunks(self, name: str, limit: int) -> Iterator[bytes]:
+        """One member, piece by piece. Raises as `read` does."""
+        member, done = self._members[name], 0
         if member.file_size > limit:
             raise Invalid(f"{self._title}: {name} has {member.file_size} bytes, more than {limit}")
         try:
-            with self._zip.open(member) as source, target.open("wb") as file:
-                return self._copy(source, file, name, limit)
+            with self._zip.open(member) as source:
+                while chunk := source.read(CHUNK):
+                    done += len(chunk)
+                    if done > limit:  # its directory entry lied
+                        raise Invalid(f"{self._title}: {name} has more than {limit} bytes")
+                    yield chunk
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             raise Invalid(f"{self._title}: {name} is damaged: {error}") from None
 
-    def _copy(self, source: IO[bytes], file: IO[bytes], name: str, limit: int) -> int:
-        done = 0
-        while chunk := source.read(CHUNK):
-            done += len(chunk)
-            if done > limit:  # its directory entry lied
-                raise Invalid(f"{self._title}: {name} has more than {limit} bytes")
-            file.write(chunk)
-        return done
-
     def _checked(self, limit: int) -> dict[str, zipfile.ZipInfo]:
         infos = self._zip.infolist()
-        if len(infos) > MAX_MEMBERS:
-            raise Invalid(f"{self._title} has {len(infos)} members, more than {MAX_MEMBERS}")
+        if len(infos) > self._most:
+            raise Invalid(f"{self._title} has {len(infos)} members, more than {self._most}")
         members: dict[str, zipfile.ZipInfo] = {}
         total = 0
         for info in infos:

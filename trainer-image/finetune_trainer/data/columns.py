@@ -1,0 +1,49 @@
+"""Which columns of a table hold what a recipe asks for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_operator.formats.tables import Row
+from finetune_trainer.data.needs import Needs
+from finetune_trainer.errors import DataError
+
+FILE_NAME: Final = "file_name"
+LISTED: Final = 50
+
+
+@dataclass(frozen=True)
+class Named:
+    """A row, where its columns are, and the table that it comes from, by its name in the dataset."""
+
+    row: Row
+    columns: Mapping[str, str]
+    table: str
+
+    def cell(self, column: str) -> Any:
+        """What is in a column of the recipe."""
+        return self.row.get(self.columns.get(column, column))
+
+
+def located(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
+    """Column of the recipe -> column of the table. Raises DataError naming what is missing.
+
+    Image folders as the Hugging Face `datasets` library writes them (5.2: metadata.csv, metadata.jsonl) call the
+    column of `image` `file_name`, `image_file_name` or, for lists, `image_file_names`.
+    """
+    found: dict[str, str] = {}
+    for column in needs.columns:
+        names = [column]
+        if column in needs.images:
+            names += [f"{column}_{FILE_NAME}", f"{column}_{FILE_NAME}s"]
+            names += [FILE_NAME] if column == needs.images[0] else []
+        there = [name for name in names if name in present]
+        if there:
+            found[column] = there[0]
+    missing = [column for column in needs.columns if column not in found]
+    if missing:
+        listed = ", ".join(map(repr, present[:LISTED])) or "none"
+        raise DataError(f"{table} has no column {', '.join(map(repr, missing))}; its columns are {listed}")
+    return found

@@ -1,0 +1,131 @@
+"""Datasets at hf://datasets/org/name[@revision][/path]: a file or folder of a repository, at the commit found first.
+
+The hub's client keeps files in its own cache (HF_HOME on the cache volume), resumes and locks them; a commit's files
+never change, so what is there is not asked for again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, TypeVar
+
+from finetune_trainer.data.downloads import ATTEMPTS, TooLarge, Unreachable
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
+from finetune_trainer.errors import ConfigError, DataError, RunError
+from finetune_trainer.stores import hub
+
+REASON: Final = "DatasetUnavailable"
+_T = TypeVar("_T")
+
+
+class HubDataset:
+    """A `Remote`. `file`: the name of the one file that the URI names."""
+
+    def __init__(
+        self,
+        uri: str,
+        file: str | None,
+        secret: Mapping[str, str],
+        cache: Path,
+        check: Callable[[], None],
+        backoff_s: float = 0.5,
+    ) -> None:
+        self._repository = hub.Repository.of(uri, "datasets")
+        self.title, self.file = str(self._repository), file
+        path = self._repository.path
+        self._folder = "/".join(PurePosixPath(path).parts[:-1]) if file else path
+        self._api, self._cache, self._check, self._backoff_s = hub.client(secret), cache, check, backoff_s
+        self._commit = ""
+
+    def entries(self) -> Mapping[str, Entry]:
+        """Fixes the commit; then the file's size, or the folder's listing."""
+        try:
+            info = self._asked(
+                lambda: self._api.repo_info(
+                    self._repository.id, repo_type="dataset", revision=self._repository.revision
+                )
+            )
+            self._commit = str(info.sha)
+            if self.file:
+                return {self.file: Entry(self.file, self._commit, self._size(self.file))}
+            return listed(self._asked(self._listing), self.title)
+        except hub.NotThere as error:
+            raise DataError(str(error), "DatasetNotFound") from None
+
+    def _listing(self) -> dict[str, Entry]:
+        from huggingface_hub.hf_api import RepoFile
+
+        start = f"{self._folder}/" if self._folder else ""
+        found: dict[str, Entry] = {}
+        for each in self._api.list_repo_tree(
+            self._repository.id,
+            self._folder or None,
+            recursive=True,
+            revision=self._commit,
+            repo_type="dataset",
+        ):
+            self._check()
+            if isinstance(each, RepoFile) and each.path.startswith(start):
+                name = each.path.removeprefix(start)
+                found[name] = Entry(name, f"{self._commit} {each.blob_id}", each.size)
+            if len(found) > MAX_FILES:
+                break
+        return found
+
+    def fetch(self, entry: Entry, limit: int) -> Path:
+        """From the client's cache, or from the hub into it."""
+        from huggingface_hub import try_to_load_from_cache
+
+        name = f"{self._folder}/{entry.name}".lstrip("/")
+        there = try_to_load_from_cache(
+            self._repository.id, name, cache_dir=self._cache, revision=self._commit, repo_type="dataset"
+        )
+        if isinstance(there, str):
+            return Path(there)
+        try:
+            size = entry.size if entry.size is not None else self._size(entry.name)
+            if size is not None and size > limit:
+                raise TooLarge(f"{self.title} {entry.name} has {size} bytes, more than {limit}")
+            return Path(
+                self._asked(
+                    lambda: self._api.hf_hub_download(
+                        self._repository.id,
+                        name,
+                        repo_type="dataset",
+                        revision=self._commit,
+                        cache_dir=self._cache,
+                    )
+                )
+            )
+        except hub.NotThere:
+            raise NotThere(entry.name) from None
+
+    def _size(self, name: str) -> int | None:
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(
+            self._repository.id,
+            f"{self._folder}/{name}".lstrip("/"),
+            repo_type="dataset",
+            revision=self._commit,
+            endpoint=self._api.endpoint,
+        )
+        metadata: Any = self._asked(lambda: self._api.get_hf_file_metadata(url=url))
+        return None if metadata.size is None else int(metadata.size)
+
+    def _asked(self, call: Callable[[], _T]) -> _T:
+        """Some attempts. Raises hub.NotThere, ConfigError, Unreachable."""
+        for attempt in range(1, ATTEMPTS + 1):
+            self._check()
+            try:
+                with hub.answers(f"the dataset {self.title}", REASON):
+                    return call()
+            except ConfigError:
+                raise
+            except RunError as error:
+                if attempt == ATTEMPTS:
+                    raise Unreachable(error.message, REASON) from None
+                time.sleep(self._backoff_s * 2**attempt)
+        raise AssertionError

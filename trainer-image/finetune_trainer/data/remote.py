@@ -1,0 +1,113 @@
+"""A dataset in a store: its files by name, brought to the cache volume one by one when they are first read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final, Protocol
+
+from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import checked_name, hidden
+from finetune_trainer.data.downloads import TooLarge
+from finetune_trainer.data.fetch import Fetcher
+from finetune_trainer.data.images import ImageError
+from finetune_trainer.data.places import fetch, is_url, nearest
+from finetune_trainer.errors import DataError
+
+MAX_FILES: Final = 1_000_000
+
+
+class NotThere(Exception):
+    """The store has no such file; the text names it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a store. version: changes with its content. size in bytes, where the store has told it."""
+
+    name: str
+    version: str
+    size: int | None = None
+
+
+class Remote(Protocol):
+    """What a scheme is. Errors: NotThere; ConfigError (refused), Unreachable (to try again)."""
+
+    title: str
+    """What the user calls it; no credentials."""
+    file: str | None
+    """The name of the one file that the URI names; None for a folder."""
+
+    def entries(self) -> Mapping[str, Entry]:
+        """The files below the folder, by their names in it; of a single file, only that."""
+
+    def fetch(self, entry: Entry, limit: int) -> Path:
+        """The local copy. Raises TooLarge, too."""
+
+
+class RemoteFiles:
+    """The `Files` of a store. A name beside a single file is taken as it stands, for nothing was listed.
+
+    limit: bytes of all the files together that are brought here.
+    """
+
+    local = True
+
+    def __init__(self, remote: Remote, fetcher: Fetcher, limit: int) -> None:
+        self._remote, self._fetcher, self._limit = remote, fetcher, limit
+        self.entries = remote.entries()
+        self._version = "".join(entry.version for entry in self.entries.values()) if remote.file else ""
+        self._lock, self._counted, self._left = Lock(), set[str](), limit
+
+    def named(self, place: str, table: str) -> str:
+        """The name that a cell of a table means."""
+        return nearest(place, table, self.entries.__contains__)
+
+    def read(self, place: str, limit: int) -> bytes:
+        """The bytes of a file."""
+        if is_url(place):
+            return fetch(self._fetcher, place, limit)
+        try:
+            return self.path(checked_name(place), limit).read_bytes()
+        except (Invalid, TooLarge) as error:
+            raise ImageError(str(error)) from None
+        except NotThere:
+            raise ImageError(f"there is no file {place!r} in the dataset") from None
+
+    def path(self, name: str, limit: int | None = None) -> Path:
+        """The local copy. Raises NotThere, TooLarge, and what the store raises."""
+        entry = self.entries.get(name)
+        if entry is None:
+            if self._remote.file is None:
+                raise NotThere(name)
+            entry = Entry(name, f"beside {self._version}")
+        path = self._remote.fetch(entry, self._limit if limit is None else min(limit, self._limit))
+        self._count(name, path.stat().st_size)
+        return path
+
+    def _count(self, name: str, size: int) -> None:
+        with self._lock:
+            if name not in self._counted:
+                self._counted.add(name)
+                self._left -= size
+                if self._left < 0:
+                    raise DataError(f"{self._remote.title} has more than {self._limit} bytes")
+
+
+def listed(found: Mapping[str, Entry], title: str, most: int = MAX_FILES) -> Mapping[str, Entry]:
+    """What a store has listed, without what no dataset needs. Raises DataError for nothing, or too much."""
+    if len(found) > most:
+        raise DataError(f"{title} holds more than {most} files: name a file in the URI")
+    kept = {name: entry for name, entry in found.items() if _plain(name)}
+    if not kept:
+        raise DataError(f"there is nothing at {title}", "DatasetNotFound")
+    return kept
+
+
+def _plain(name: str) -> bool:
+    try:
+        return not hidden(checked_name(name)) and checked_name(name) == name
+    except Invalid:
+        return False

@@ -1,0 +1,100 @@
+"""Datasets at s3://bucket/key: one object (table or archive), or everything below a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from finetune_operator.formats.layout import suffix_of
+from finetune_trainer.data.downloads import Downloads, Interrupted
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
+from finetune_trainer.errors import ConfigError, DataError, RunError
+from finetune_trainer.stores import s3
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+
+CHUNK: Final = 1 << 20
+PAGE: Final = 1000
+REASON: Final = "DatasetUnavailable"
+
+
+class S3Dataset:
+    """A `Remote`. `file`: the object's name where the URI names one."""
+
+    def __init__(
+        self, uri: str, file: str | None, secret: Mapping[str, str], downloads: Downloads, check: Callable[[], None]
+    ) -> None:
+        place = s3.Place.of(uri)
+        self.title, self.file = str(place), file
+        self._folder = s3.Place(place.bucket, str(PurePosixPath(place.key).parent)) if file else place
+        if self._folder.key == ".":
+            self._folder = s3.Place(place.bucket, "")
+        self._bucket = s3.open_bucket(place, secret)
+        self._address = f"{secret.get('AWS_ENDPOINT_URL', '')} {self._folder}"
+        self._downloads, self._check = downloads, check
+
+    def entries(self) -> Mapping[str, Entry]:
+        """By HEAD of the object, or by listing the prefix."""
+        import obstore
+
+        with s3.answers(self._folder, REASON):
+            try:
+                if self.file:
+                    return {self.file: _entry(self.file, obstore.head(self._bucket, self._folder.below(self.file)))}
+                return listed(self._listing(), self.title)
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                raise DataError(f"there is nothing at {self.title}", "DatasetNotFound") from None
+
+    def _listing(self) -> dict[str, Entry]:
+        import obstore
+
+        start = f"{self._folder.key}/" if self._folder.key else ""
+        found: dict[str, Entry] = {}
+        for page in obstore.list(self._bucket, self._folder.key or None, chunk_size=PAGE):
+            self._check()
+            for meta in page:
+                name = meta["path"].removeprefix(start)
+                found[name] = _entry(name, meta)
+            if len(found) > MAX_FILES:
+                break
+        return found
+
+    def fetch(self, entry: Entry, limit: int) -> Path:
+        """A ranged GET; an object that changes meanwhile is noticed by its ETag."""
+        title = f"s3://{self._folder.bucket}/{self._folder.below(entry.name)}"
+        return self._downloads.fetch(
+            f"{self._address}/{entry.name} {entry.version}",
+            title,
+            limit,
+            lambda offset: self._pour(entry, offset),
+            suffix=suffix_of(entry.name),
+            size=entry.size,
+        )
+
+    def _pour(self, entry: Entry, offset: int) -> Iterator[bytes]:
+        import obstore
+
+        options: GetOptions = {}
+        if offset:
+            options["range"] = {"offset": offset}
+        if entry.version.startswith('"'):
+            options["if_match"] = entry.version
+        key = self._folder.below(entry.name)
+        try:
+            with s3.answers(s3.Place(self._folder.bucket, key), REASON):
+                for chunk in obstore.get(self._bucket, key, options=options).stream(CHUNK):
+                    yield bytes(chunk)
+        except s3.NotThere:
+            raise NotThere(entry.name) from None
+        except ConfigError:
+            raise
+        except RunError as error:
+            raise Interrupted(error.message) from None
+
+
+def _entry(name: str, meta: ObjectMeta | Mapping[str, Any]) -> Entry:
+    return Entry(name, meta["e_tag"] or f"{meta['last_modified'].isoformat()} {meta['size']}", meta["size"])
