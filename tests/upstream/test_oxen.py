@@ -12,7 +12,16 @@ import aiohttp
 import pytest
 
 from finetune_operator.backends import oxen_states
-from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Retired, Transient
+from finetune_operator.backends.failures import (
+    Ambiguous,
+    AuthFailed,
+    Gone,
+    Permanent,
+    Rejected,
+    Retired,
+    Transient,
+    UpstreamError,
+)
 from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.protocol import Stage
 from tests.upstream.bench import MARKER, Bench, bench, picture
@@ -182,7 +191,7 @@ async def test_a_refused_run_of_what_runs_is_success_and_of_what_does_not_is_non
             await life.call("start")
 
 
-@pytest.mark.parametrize(("status", "failure"), [(404, Rejected), (405, Retired), (410, Gone), (500, Ambiguous)])
+@pytest.mark.parametrize(("status", "failure"), [(404, Gone), (405, Retired), (410, Gone), (500, Ambiguous)])
 async def test_a_refused_create(status: int, failure: type[Exception]) -> None:
     async with living() as (fake, life):
         await prepared(life)
@@ -190,6 +199,90 @@ async def test_a_refused_create(status: int, failure: type[Exception]) -> None:
         with pytest.raises(failure):
             await life.call("create")
         assert len(fake.billed) == 0
+
+
+async def test_a_create_for_what_is_not_there_names_it() -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        fake.repository("ox", "receipts").files.clear()
+        with pytest.raises(Rejected, match=f"no such repository, or no main/finetunes/{MARKER}/train.csv in it"):
+            await life.call("create")
+
+
+async def test_a_service_without_checkpoints_loses_no_run() -> None:
+    """Each of them stands for a route that a compatible service lacks."""
+    for fault in ({"status": 404}, {"status": 405}, {"status": 500}, {"status": 401}):
+        async with living(outcome="stay") as (fake, life):
+            await prepared(life)
+            await life.call("create")
+            await life.call("start")
+            fake.fault(Kind.STATUS, "checkpoints", times=1000, **fault)
+            for _ in range(12):
+                seen = await life.call("poll")
+            assert seen.state.stage is Stage.RUNNING
+            fake.options.outcome = "succeed"
+            assert (await life.poll_until_over())[-1].state.stage is Stage.SUCCEEDED
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 409, 422])
+async def test_any_refusal_of_a_run_that_runs_is_success(status: int) -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        fake.behaviour.refuse_run = status
+        if status == 403:
+            with pytest.raises(AuthFailed):
+                await life.call("start")
+        else:
+            await life.call("start")
+        assert len(fake.billed) == 1
+
+
+@pytest.mark.parametrize("status", [404, 405, 409, 422])
+async def test_a_refused_stop_of_what_runs_is_no_success(status: int) -> None:
+    async with living(outcome="stay") as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        fake.fault(Kind.STATUS, "stop", status=status)
+        with pytest.raises(UpstreamError):
+            await life.call("cancel")
+        await life.call("cancel")
+        assert (await life.call("poll")).state.stage is Stage.CANCELLED
+
+
+@pytest.mark.parametrize("route", ["dir", "metadata", "checkpoints"])
+async def test_weights_are_found_without_this_route(route: str) -> None:
+    async with living() as (fake, life):
+        fake.fault(Kind.STATUS, route, status=404, times=1000)
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        await life.poll_until_over()
+        fetched = await life.call("fetch")
+        assert "model.safetensors" in {each["name"] for each in fetched.artifacts}
+
+
+async def test_a_folder_of_many_pages_is_read_whole() -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        await life.poll_until_over()
+        repository = fake.repository("ox", "receipts")
+        [branch] = {branch for branch, _ in repository.files if branch.startswith("models/")}
+        for number in range(7):
+            repository.files[branch, f"{branch}/shard-{number}.safetensors"] = WEIGHTS
+        fetched = await life.call("fetch")
+        assert len(fetched.artifacts) == 9
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 409, 422])
+async def test_a_repository_that_exists_is_used_whatever_creating_it_says(status: int) -> None:
+    async with living() as (fake, life):
+        fake.fault(Kind.STATUS, "repo", status=status)
+        await prepared(life)
 
 
 async def test_what_a_failed_run_says_last_is_told() -> None:
@@ -252,7 +345,7 @@ def test_an_answer_without_a_fine_tune_is_unreadable(body: dict[str, Any]) -> No
         oxen_states.fine_tune(body)
 
 
-@pytest.mark.parametrize("value", [True, -1, 1e300, float("nan"), "7", None, {}, []])
+@pytest.mark.parametrize("value", [True, -1, 1e300, float("nan"), "seven", "-7", "1e999", None, {}, []])
 def test_odd_steps_are_no_progress(value: object) -> None:
     state = oxen_states.sighting_of({"id": "x", "status": "running", "current_step": value}).state
     assert not state.progress

@@ -17,7 +17,7 @@ from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends import bfl, octoai_requests, scenario_requests
 from finetune_operator.backends.members import members
-from finetune_operator.backends.oxen import BRANCH, folder_of, repository_path
+from finetune_operator.backends.oxen_paths import BRANCH, folder_of, repository_path
 from finetune_operator.backends.upstream_run import Traits, UpstreamRun
 
 MASK: Final = "[masked]"

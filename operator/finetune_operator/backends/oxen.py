@@ -9,22 +9,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
 
-from finetune_operator.api.backends import Oxen
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
 from finetune_operator.backends.answers import Answer, plain
-from finetune_operator.backends.artifacts import Weights, deliver, from_api
-from finetune_operator.backends.datasets.prepare import Original, originals
-from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, UpstreamError
+from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.keys import bearer
-from finetune_operator.backends.marks import bears, marked
-from finetune_operator.backends.oxen_states import FILES, Place
+from finetune_operator.backends.marks import marked
+from finetune_operator.backends.oxen_paths import (
+    backend_of,
+    bears_marker,
+    fine_tune_path,
+    fine_tunes_path,
+    repository_path,
+    shows_no_marker,
+)
+from finetune_operator.backends.oxen_uploads import upload_dataset
+from finetune_operator.backends.oxen_weights import fetch_weights
 from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.shapes import identifier
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
 TRAITS: Final = Traits(
@@ -39,38 +45,11 @@ TRAITS: Final = Traits(
     can_cancel=True,
     gives_weights=True,
 )
-BRANCH: Final = "main"
-TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-MEDIA: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".webm")
 PAGE_SIZE: Final = 100
 MAX_PAGES: Final = 500
 CHECKPOINTS_EVERY: Final = 4
 """Of so many polls of a running fine-tune one asks for its checkpoints (steps and losses) instead of its state."""
 REMEMBERED: Final = 10_000
-UPLOAD_SECONDS: Final = 1800.0
-AUTHOR: Final = {"name": "finetune-operator", "email": "finetune-operator@users.noreply.github.com"}
-
-
-def repository_path(backend: Oxen) -> str:
-    """The repository's address below the base URL."""
-    return f"/api/repos/{quote(backend.namespace, safe='')}/{quote(backend.repository, safe='')}"
-
-
-def folder_of(run: UpstreamRun) -> str:
-    """Where the run's dataset is uploaded to: a path that no other run has, which Oxen echoes."""
-    return f"finetunes/{run.marker}"
-
-
-def bears_marker(found: Mapping[str, Any], run: UpstreamRun) -> bool:
-    """Whether a fine-tune from a list, or in full, is this run's."""
-    path = oxen_states.resource_path(found.get("resource"))
-    folder = f"{folder_of(run)}/"
-    return folder in f"{path}/" or bears(found.get("description"), run.marker)
-
-
-def shows_no_marker(found: Mapping[str, Any]) -> bool:
-    """A list's items may lack what carries the marker: then the fine-tune itself must be asked."""
-    return "resource" not in found and "description" not in found
 
 
 class OxenUpstream:
@@ -92,54 +71,23 @@ class OxenUpstream:
     async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Upload the dataset to the run's own folder, unless it is in the repository already."""
         assert run.spec is not None
-        oxen = _backend(run)
+        oxen = backend_of(run)
         home = f"oxen://{oxen.namespace}/{oxen.repository}/"
         if run.spec.dataset.uri.startswith(home):
             return Outcome(resource=run.spec.dataset.uri.removeprefix(home))
-        async with originals(run, kit) as files:
-            tables = _tables(files)
-            await self._ensure_repository(oxen, kit)
-            for file in tables:
-                await self._upload(file, run, kit)
-        only = f"/{tables[0].name}" if len(tables) == 1 else ""
-        return Outcome(resource=f"{BRANCH}/{folder_of(run)}{only}")
-
-    async def _ensure_repository(self, oxen: Oxen, kit: Kit) -> None:
-        body = {"namespace": oxen.namespace, "name": oxen.repository, "user": AUTHOR}
-        try:
-            await kit.api.call("POST", "/api/repos", json=body, repeatable=True)
-        except Rejected as error:
-            if error.status != 409:
-                raise
-
-    async def _upload(self, file: Original, run: UpstreamRun, kit: Kit) -> None:
-        """What is there in the right size is left alone: a second commit of the same bytes is refused by some."""
-        repository, target = repository_path(_backend(run)), PurePosixPath(folder_of(run), file.name)
-        with suppress(Gone, Rejected):
-            known = (await kit.api.get(f"{repository}/metadata/{quote(f'{BRANCH}/{target}')}")).body
-            if oxen_states.size_of(known) == file.size:
-                return
-        with file.path.open("rb") as content:
-            await kit.api.call(
-                "PUT",
-                f"{repository}/file/{quote(f'{BRANCH}/{target.parent}')}",
-                files=[("files[]", (target.name, content, "application/octet-stream"))],
-                data={**AUTHOR, "message": f"Add the dataset of FineTune {run.namespace}/{run.name}, run {run.run}"},
-                repeatable=True,
-                timeout=UPLOAD_SECONDS,
-            )
+        return Outcome(resource=await upload_dataset(run, kit))
 
     async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
         """By the marker, newest first. The server may cut pages short: only an empty one is the last."""
-        base, seen = f"{repository_path(_backend(run))}/fine_tunes", set[str]()
+        seen = set[str]()
         for page in range(1, MAX_PAGES + 1):
             params = {"page": str(page), "page_size": str(PAGE_SIZE), "sort": "newest"}
-            listed = oxen_states.listed((await kit.api.get(base, params)).object())
+            listed = oxen_states.listed((await kit.api.get(fine_tunes_path(run), params)).object())
             fresh = [each for each in listed if each["id"] not in seen]
             for each in fresh:
                 seen.add(each["id"])
                 if await self._is_it(each, run, kit):
-                    return self._outcome(each["id"], run, kit)
+                    return _outcome(each["id"], run, kit)
             if not fresh:
                 return None
         return None
@@ -150,39 +98,38 @@ class OxenUpstream:
         if oxen_states.older_than(listed, run.intent_time):
             return False
         with suppress(Gone):
-            return bears_marker(await self._get(listed["id"], run, kit), run)
+            return bears_marker(await _get(run, kit, listed["id"]), run)
         return False
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """POST it; then, if that works, write the marker into its description."""
-        base = f"{repository_path(_backend(run))}/fine_tunes"
+        body = to_oxen(run.manifest(), resource=run.resource)
         try:
-            answer = await kit.api.call("POST", base, json=to_oxen(run.manifest(), resource=run.resource))
+            answer = await kit.api.call("POST", fine_tunes_path(run), json=body)
         except Gone as error:
-            if error.status == 410:
-                raise
+            if error.status == 410 or await _is_there(run, kit):
+                raise  # the dataset is there: it is the endpoint that is not
             raise Rejected(
                 f"there is no such repository, or no {run.resource} in it: {error.message}", status=error.status
             ) from None
-        made = oxen_states.fine_tune(answer.object()).get("id")
-        if not isinstance(made, str) or not made:
+        made = identifier(oxen_states.fine_tune(answer.object()).get("id"))
+        if made is None:
             raise Ambiguous("Oxen has taken the create and names no id", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         with suppress(UpstreamError):
             words = {"description": marked(f"{run.namespace}/{run.name}", run.marker)}
-            await kit.api.call("PATCH", f"{base}/{quote(made, safe='')}", json=words, repeatable=True)
-        return self._outcome(made, run, kit)
+            await kit.api.call("PATCH", fine_tune_path(run, made), json=words, repeatable=True)
+        return _outcome(made, run, kit)
 
     async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
         """Nothing."""
         return Outcome()
 
     async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:
-        """Run it. Whether a refusal means that it runs already, only a look can tell."""
-        assert run.id is not None
+        """Run it. What a refusal means is not documented: where it runs already, only a look can tell."""
         try:
-            answer = await kit.api.call("POST", f"{self._path(run)}/actions/run")
-        except Rejected:
-            sighting = oxen_states.sighting_of(await self._get(run.id, run, kit))
+            answer = await kit.api.call("POST", f"{fine_tune_path(run)}/actions/run")
+        except (Permanent, Gone):
+            sighting = oxen_states.sighting_of(await _get(run, kit))
             if sighting.startable:
                 raise
             return Outcome(stage=sighting.stage)
@@ -191,13 +138,14 @@ class OxenUpstream:
 
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
         """One request, but at the end: the state, or now and then the checkpoints of what was seen running."""
-        assert run.id is not None
-        place = (kit.api.base_url + repository_path(_backend(run)), run.id)
+        place = (kit.api.base_url + fine_tunes_path(run), run.id or "")
         polls, before = self._seen.get(place, (0, None))
+        sighting = None
         if before is not None and before.state.stage is Stage.RUNNING and polls % CHECKPOINTS_EVERY == 1:
-            sighting = oxen_states.with_checkpoints(before, await self._checkpoints(run, kit), run)
-        else:
-            sighting = oxen_states.sighting_of(await self._get(run.id, run, kit), run)
+            with suppress(UpstreamError):  # nice to have; whether the run is there, its state tells
+                sighting = oxen_states.with_checkpoints(before, await _checkpoints(run, kit), run)
+        if sighting is None:
+            sighting = oxen_states.sighting_of(await _get(run, kit), run)
         if sighting.state.stage in (Stage.SUCCEEDED, Stage.FAILED):
             sighting = await self._at_the_end(sighting, run, kit)
         self._remember(place, polls + 1, sighting)
@@ -212,97 +160,63 @@ class OxenUpstream:
     async def _at_the_end(self, sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
         """With the last checkpoint, and the last words of what failed; both are nice to have."""
         with suppress(UpstreamError):
-            sighting = oxen_states.with_checkpoints(sighting, await self._checkpoints(run, kit), run)
+            sighting = oxen_states.with_checkpoints(sighting, await _checkpoints(run, kit), run)
         if sighting.state.stage is Stage.FAILED:
             with suppress(UpstreamError):
-                logs = (await kit.api.get(f"{self._path(run)}/logs")).body
+                logs = (await kit.api.get(f"{fine_tune_path(run)}/logs")).body
                 sighting = oxen_states.with_logs(sighting, logs)
         return sighting
 
-    async def _checkpoints(self, run: UpstreamRun, kit: Kit) -> Mapping[str, Any]:
-        return (await kit.api.get(f"{self._path(run)}/checkpoints")).object()
-
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
-        """Stop what is queued or running."""
-        assert run.id is not None
+        """Stop what is queued or running. What a refusal means, only a look can tell."""
         try:
-            await kit.api.call("POST", f"{self._path(run)}/actions/stop", repeatable=True)
-        except Gone:
-            return Outcome()
-        except Rejected:
-            sighting = oxen_states.sighting_of(await self._get(run.id, run, kit))
+            await kit.api.call("POST", f"{fine_tune_path(run)}/actions/stop", repeatable=True)
+        except (Permanent, Gone):
+            try:
+                sighting = oxen_states.sighting_of(await _get(run, kit))
+            except Gone:
+                return Outcome()
             if not sighting.state.stage.terminal and not sighting.startable:
                 raise
+            return Outcome(stage=sighting.stage)
         return Outcome()
 
     async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """The fine-tune; its dataset stays in the repository."""
         with suppress(Gone):
-            await kit.api.call("DELETE", self._path(run))
+            await kit.api.call("DELETE", fine_tune_path(run))
         return Outcome()
 
     async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
         """The files of the model's branch."""
-        assert run.id is not None
-        found = await self._get(run.id, run, kit)
+        found = await _get(run, kit)
         try:
-            checkpoints: Mapping[str, Any] = await self._checkpoints(run, kit)
-        except Gone:
+            checkpoints: Mapping[str, Any] = await _checkpoints(run, kit)
+        except UpstreamError:
             checkpoints = {}
-        for place in oxen_states.places_of(found, checkpoints):
-            if weights := await self._weights(place, run, kit):
-                return await deliver(run, kit, weights)
-        raise Permanent(
-            f"Oxen says that {run.id} succeeded, and shows no weights", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
-        )
-
-    async def _weights(self, place: Place, run: UpstreamRun, kit: Kit) -> list[Weights]:
-        oxen = _backend(run)
-        repository = repository_path(oxen)
-        names = [place.path]
-        if not place.path.endswith(FILES):
-            try:
-                listing = await kit.api.get(f"{repository}/dir/{quote(f'{place.branch}/{place.path}')}")
-            except (Gone, Rejected):
-                return []
-            names = [f"{place.path}/{name}" for name in oxen_states.files_in(listing.body)]
-        return [
-            Weights(
-                PurePosixPath(name).name,
-                f"oxen://{oxen.namespace}/{oxen.repository}/{place.branch}/{name}",
-                from_api(kit, f"{repository}/file/{quote(f'{place.branch}/{name}')}"),
-            )
-            for name in names
-        ]
-
-    async def _get(self, known: str, run: UpstreamRun, kit: Kit) -> dict[str, Any]:
-        path = f"{repository_path(_backend(run))}/fine_tunes/{quote(known, safe='')}"
-        return oxen_states.fine_tune((await kit.api.get(path)).object())
-
-    def _path(self, run: UpstreamRun) -> str:
-        return f"{repository_path(_backend(run))}/fine_tunes/{quote(run.id or '', safe='')}"
-
-    def _outcome(self, known: str, run: UpstreamRun, kit: Kit) -> Outcome:
-        oxen = _backend(run)
-        return Outcome(id=known, url=f"{kit.api.base_url}/{oxen.namespace}/{oxen.repository}/fine-tunes/{known}")
+        return await fetch_weights(run, kit, found, checkpoints)
 
 
-def _backend(run: UpstreamRun) -> Oxen:
-    assert isinstance(run.backend, Oxen)
-    return run.backend
+async def _get(run: UpstreamRun, kit: Kit, known: str | None = None) -> dict[str, Any]:
+    return oxen_states.fine_tune((await kit.api.get(fine_tune_path(run, known))).object())
 
 
-def _tables(files: list[Original]) -> list[Original]:
-    """Oxen reads tables, and looks for pictures that they name from the root of the repository."""
-    tables = [file for file in files if file.name.lower().endswith(TABLES)]
-    if not tables:
-        raise Permanent(
-            "the dataset has no table (parquet, csv or jsonl), which Oxen needs", reason=Reason.DATA_VALIDATION_FAILED
-        )
-    if any(file.name.lower().endswith(MEDIA) for file in files):
-        raise Permanent(
-            "Oxen looks for pictures from the root of its repository, where other runs' pictures are: put them into "
-            "the parquet file or name them by URL, or commit the dataset to Oxen yourself and use oxen://",
-            reason=Reason.DATA_VALIDATION_FAILED,
-        )
-    return tables
+async def _checkpoints(run: UpstreamRun, kit: Kit) -> Mapping[str, Any]:
+    return (await kit.api.get(f"{fine_tune_path(run)}/checkpoints")).object()
+
+
+async def _is_there(run: UpstreamRun, kit: Kit) -> bool:
+    """Whether the repository holds the dataset."""
+    resource = to_oxen(run.manifest(), resource=run.resource)["resource"]
+    try:
+        await kit.api.get(f"{repository_path(backend_of(run))}/metadata/{quote(resource)}")
+    except Transient:
+        raise
+    except UpstreamError:
+        return False
+    return True
+
+
+def _outcome(known: str, run: UpstreamRun, kit: Kit) -> Outcome:
+    oxen = backend_of(run)
+    return Outcome(id=known, url=f"{kit.api.base_url}/{oxen.namespace}/{oxen.repository}/fine-tunes/{known}")

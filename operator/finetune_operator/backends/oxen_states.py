@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import plain
 from finetune_operator.backends.failures import Ambiguous
 from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.shapes import count, identifier, moment, number, objects, rows, timestamp
 from finetune_operator.backends.upstream import Sighting, UpstreamRun
 
 FILES: Final = (".safetensors", ".json", ".bin", ".gguf", ".pt", ".zip")
 CLOCK_SLACK: Final = timedelta(minutes=5)
+MAX_NAME: Final = 316
+MAX_URI: Final = 4096
+"""What the status has room for."""
 
 _PENDING: Final = {
     "created": (True, Reason.UPSTREAM_PREPARING, "Created at Oxen, not started yet."),
@@ -44,11 +48,9 @@ def fine_tune(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The fine-tunes of a list that have an id. Raises Ambiguous where it is no list."""
-    found = body.get("fine_tunes")
-    if not isinstance(found, list):
-        raise Ambiguous("Oxen's answer holds no list of fine-tunes", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)]
+    """The fine-tunes of a list that have an id. Raises Transient where it is no list."""
+    found = rows(body, "fine_tunes")
+    return [{**each, "id": known} for each in found if (known := identifier(each.get("id"))) is not None]
 
 
 def resource_path(resource: object) -> str:
@@ -58,34 +60,24 @@ def resource_path(resource: object) -> str:
     return resource if isinstance(resource, str) else ""
 
 
-def older_than(found: Mapping[str, Any], moment: datetime | None) -> bool:
+def older_than(found: Mapping[str, Any], intent: datetime | None) -> bool:
     """Whether it was surely created before. Clocks differ by a few minutes at most."""
-    text = found.get("created_at") or found.get("inserted_at")
-    if moment is None or not isinstance(text, str):
-        return False
-    try:
-        created = datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    if created.tzinfo is None:
-        created = created.replace(tzinfo=UTC)
-    return created < moment - CLOCK_SLACK
+    created = moment(found.get("created_at") or found.get("inserted_at"))
+    return intent is not None and created is not None and created < intent - CLOCK_SLACK
 
 
 def sighting_of(found: Mapping[str, Any], run: UpstreamRun | None = None) -> Sighting:
     """What a fine-tune says of itself."""
     word = plain(str(found.get("status") or ""))[:64]
-    position = found.get("queue_position")
     state, startable = _state(word, found, run)
-    ended = state.stage.terminal
-    used = found.get("credits_used")
+    used = number(found.get("credits_used")) if state.stage.terminal else None
     return Sighting(
         state=state,
         startable=startable,
         stage=word,
-        queue_position=position if isinstance(position, int) and position >= 0 else None,
-        message=plain(str(found["error"])) if found.get("error") else None,
-        cost={"amount": used, "unit": "credits"} if ended and isinstance(used, str) and len(used) <= 64 else None,
+        queue_position=count(found.get("queue_position")),
+        message=_said(found) or None,
+        cost={"amount": f"{used:.10g}", "unit": "credits"} if used is not None else None,
     )
 
 
@@ -95,21 +87,29 @@ def _state(word: str, found: Mapping[str, Any], run: UpstreamRun | None) -> tupl
         return RunState(stage=Stage.PENDING, reason=reason, message=message), startable
     progress = _steps(found.get("current_step"), _total(found, run))
     if word == "running":
-        started = _time(found.get("started_at"))
+        started = timestamp(found.get("started_at"))
         return _running(Reason.UPSTREAM_RUNNING, "Oxen is training.", progress, started), False
     if word in _SUCCEEDED:
         return _timed(_succeeded(found, run, progress), found), False
     if word in _FAILED:
-        words = plain(str(found.get("error") or ""))
+        words = _said(found)
         message = f"Oxen: {words}" if words else f"Oxen says {word}."
         return _timed(RunState(stage=Stage.FAILED, reason=Reason.UPSTREAM_FAILED, message=message), found), False
     if word == "stopped":
-        words = plain(str(found.get("error") or "")) or "not by this operator; it may be out of credits"
+        words = _said(found) or "not by this operator; it may be out of credits"
         message = f"Stopped at Oxen: {words}."
         return _timed(RunState(stage=Stage.CANCELLED, reason=Reason.UPSTREAM_CANCELLED, message=message), found), False
     message = f"Oxen says {word!r}, which the operator does not know; it goes on asking."
     unknown = _running(Reason.UPSTREAM_STATE_UNKNOWN, message, progress, None)
     return replace(unknown, uncertain=True), False
+
+
+def _said(found: Mapping[str, Any]) -> str:
+    """The error of a fine-tune: documented as a text, and like the errors of the API elsewhere."""
+    error = found.get("error")
+    if isinstance(error, dict):
+        error = error.get("detail") or error.get("message") or error.get("title") or error
+    return plain(str(error)) if error else ""
 
 
 def _running(reason: str, message: str, progress: dict[str, Any] | None, start: str | None) -> RunState:
@@ -122,7 +122,7 @@ def _succeeded(found: Mapping[str, Any], run: UpstreamRun | None, progress: dict
         backend: Any = run.backend
         place = places[0]
         uri = f"oxen://{backend.namespace}/{backend.repository}/{place.branch}/{place.path}"
-        artifacts = ({"name": place.path.rpartition("/")[2] or "model", "uri": uri},)
+        artifacts = ({"name": place.path.rpartition("/")[2][:MAX_NAME] or "model", "uri": uri[:MAX_URI]},)
     done = {**(progress or {}), "percentage": 100}
     return RunState(
         stage=Stage.SUCCEEDED,
@@ -134,26 +134,26 @@ def _succeeded(found: Mapping[str, Any], run: UpstreamRun | None, progress: dict
 
 
 def _timed(state: RunState, found: Mapping[str, Any]) -> RunState:
-    return replace(state, start_time=_time(found.get("started_at")), completion_time=_time(found.get("finished_at")))
+    started, finished = timestamp(found.get("started_at")), timestamp(found.get("finished_at"))
+    return replace(state, start_time=started, completion_time=finished)
 
 
 def with_checkpoints(sighting: Sighting, body: Mapping[str, Any], run: UpstreamRun) -> Sighting:
     """The same with what the newest checkpoint shows: step, epoch, loss."""
-    found = [each for each in body.get("checkpoints") or () if isinstance(each, dict)]
-    steps = [each for each in found if isinstance(each.get("step"), int) and each["step"] >= 0]
+    steps = [(step, each) for each in objects(body.get("checkpoints")) if (step := count(each.get("step"))) is not None]
     if not steps:
         return sighting
-    newest = max(steps, key=lambda each: int(each["step"]))
-    total = _number(run.parameters.get("steps"))
-    step = max(newest["step"], (sighting.state.progress or {}).get("step", 0))
+    last, newest = max(steps, key=lambda pair: pair[0])
+    total = count(run.parameters.get("steps"))
+    step = max(last, (sighting.state.progress or {}).get("step", 0))
     progress = {**(sighting.state.progress or {}), **(_steps(step, total) or {}), **_metrics(newest.get("metrics"))}
     if sighting.state.stage is Stage.SUCCEEDED:
         progress["percentage"] = 100
-    checkpoint = {"step": newest["step"], "time": _time(newest.get("created_at"))}
+    checkpoint: dict[str, Any] = {"step": last, "time": timestamp(newest.get("created_at"))}
     if isinstance(newest.get("path"), str) and isinstance(body.get("branch"), str):
         backend: Any = run.backend
-        place = f"{body['branch']}/{newest['path']}"[:2048]
-        checkpoint["uri"] = f"oxen://{backend.namespace}/{backend.repository}/{place}"
+        place = f"{body['branch']}/{newest['path']}"
+        checkpoint["uri"] = f"oxen://{backend.namespace}/{backend.repository}/{place}"[:MAX_URI]
     known = {name: value for name, value in checkpoint.items() if value is not None}
     return replace(sighting, state=replace(sighting.state, progress=progress, checkpoint=known))
 
@@ -170,10 +170,11 @@ def with_logs(sighting: Sighting, logs: object) -> Sighting:
 
 def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Iterator[Place]:
     """Where the weights may be, the surest first: the output resource, the checkpoints' branch, the documented one."""
-    output = found.get("output_resource")
+    output, name = found.get("output_resource"), found.get("name")
     if isinstance(output, dict):
-        where, version = output.get("path"), output.get("version")
-        if isinstance(where, str) and isinstance(version, str) and where and version:
+        where = output.get("path")
+        version = output.get("version") or output.get("branch") or checkpoints.get("branch") or f"models/{name}"
+        if isinstance(where, str) and isinstance(version, str) and where.strip("/"):
             yield Place(version, where.strip("/"))
     elif isinstance(output, str) and "/" in output.strip("/"):
         branch, _, path = output.strip("/").partition("/")
@@ -181,7 +182,6 @@ def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Itera
             model, _, rest = path.partition("/")
             yield Place(f"models/{model}", rest)
         yield Place(branch, path)
-    name = found.get("name")
     if isinstance(trained := checkpoints.get("branch"), str) and trained:
         yield Place(trained, trained)
     if isinstance(name, str) and name:
@@ -190,32 +190,35 @@ def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Itera
 
 def files_in(body: object) -> list[str]:
     """The weights and their descriptions in a folder's listing."""
-    entries = body.get("entries") if isinstance(body, dict) else None
     names = []
-    for entry in entries or ():
-        inner = entry.get("entry", entry) if isinstance(entry, dict) else {}
+    for entry in objects(body.get("entries") if isinstance(body, dict) else None):
+        inner = entry.get("entry", entry)
         name = inner.get("filename") or inner.get("name") if isinstance(inner, dict) else None
         if isinstance(name, str) and name.endswith(FILES) and not inner.get("is_dir"):
             names.append(name.rpartition("/")[2])
     return names
 
 
+def pages_in(body: object) -> int:
+    """How many pages a folder's listing has; one, where it does not say."""
+    return (count(body.get("total_pages")) if isinstance(body, dict) else None) or 1
+
+
 def size_of(body: object) -> int | None:
     """The size in a file's metadata."""
     entry = body.get("entry") if isinstance(body, dict) else None
     inner = entry.get("entry", entry) if isinstance(entry, dict) else None
-    size = inner.get("size") if isinstance(inner, dict) else None
-    return size if isinstance(size, int) else None
+    return count(inner.get("size")) if isinstance(inner, dict) else None
 
 
 def _total(found: Mapping[str, Any], run: UpstreamRun | None) -> int | None:
     parameters = found.get("training_params")
-    total = _number(parameters.get("steps")) if isinstance(parameters, dict) else None
-    return total or (_number(run.parameters.get("steps")) if run is not None else None)
+    total = count(parameters.get("steps")) if isinstance(parameters, dict) else None
+    return total or (count(run.parameters.get("steps")) if run is not None else None)
 
 
 def _steps(step: object, total: int | None) -> dict[str, Any] | None:
-    current = _number(step)
+    current = count(step)
     if current is None:
         return None
     progress: dict[str, Any] = {"step": current}
@@ -228,31 +231,14 @@ def _steps(step: object, total: int | None) -> dict[str, Any] | None:
 def _metrics(metrics: object) -> dict[str, Any]:
     if not isinstance(metrics, dict):
         return {}
-    values = {name: value for name, value in metrics.items() if isinstance(value, int | float) and value == value}
+    values = {name: value for name, given in metrics.items() if (value := number(given)) is not None}
     progress: dict[str, Any] = {}
     if "loss" in values:
         progress["loss"] = f"{values['loss']:.6g}"
     if "epoch" in values:
-        progress["epoch"] = float(values["epoch"])
+        progress["epoch"] = values["epoch"]
     others = [{"name": str(name)[:316], "value": f"{value:.6g}"} for name, value in sorted(values.items())[:64]]
     return {**progress, "metrics": others} if others else progress
-
-
-def _number(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not 0 <= value < 2**53:
-        return None
-    return int(value)
-
-
-def _time(value: object) -> str | None:
-    """RFC 3339 from what Oxen writes, with or without a zone."""
-    if not isinstance(value, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _texts(value: object, depth: int = 0) -> list[str]:

@@ -1,11 +1,26 @@
 """Reading JSON whose shape nobody vouches for. Pure.
 
-What does not fit is dropped: what is missing then is noticed where it is needed.
+What does not fit is dropped: what is missing then is noticed where it is needed. Numbers may come as texts, lists as
+null, ids as numbers; nothing that these functions give is larger than the status has room for.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.failures import Transient
+
+MAX_IDENTIFIER: Final = 316
+"""Characters of `status.upstream.id`."""
+MAX_COUNT: Final = 2**53
+_DIGITS: Final = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,3})?")
+_SECONDS_BELOW: Final = 1e11
+"""A larger number of seconds since 1970 are milliseconds."""
 
 
 def items(value: object) -> list[Any]:
@@ -21,3 +36,72 @@ def objects(value: object) -> list[dict[str, Any]]:
 def texts(value: object) -> list[str]:
     """The texts in the list, if it is one."""
     return [item for item in items(value) if isinstance(item, str) and item]
+
+
+def identifiers(value: object) -> list[str]:
+    """What can be ids in the list, if it is one."""
+    return [known for item in items(value) if (known := identifier(item)) is not None]
+
+
+def identifier(value: object) -> str | None:
+    """An id: a text, or a whole number. None for what is none, or has no room in the status."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < MAX_COUNT else None
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER:
+        return None
+    return value if value.isprintable() and value.strip() == value else None
+
+
+def number(value: object) -> float | None:
+    """A finite number; a text that is nothing else counts."""
+    if isinstance(value, str):
+        if _DIGITS.fullmatch(value.strip()) is None:
+            return None
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        return None
+    found = float(value)
+    return found if math.isfinite(found) else None
+
+
+def count(value: object) -> int | None:
+    """A number that is not negative, without its fraction."""
+    found = number(value)
+    return int(found) if found is not None and 0 <= found < MAX_COUNT else None
+
+
+def moment(value: object) -> datetime | None:
+    """A time: ISO 8601 (without a zone: UTC), or seconds or milliseconds since 1970."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value) is None:
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    since = number(value)
+    if since is None or since <= 0:
+        return None
+    try:
+        return datetime.fromtimestamp(since if since < _SECONDS_BELOW else since / 1000, UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def timestamp(value: object) -> str | None:
+    """A time as a status holds it: RFC 3339 in whole seconds."""
+    try:
+        found = moment(value)
+    except OverflowError:
+        return None
+    return found.strftime("%Y-%m-%dT%H:%M:%SZ") if found is not None and found.year > 1000 else None
+
+
+def rows(body: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
+    """The objects of a listing. Raises Transient where there is no listing: that is not the same as an empty one.
+
+    A null is an empty list, unless the rest of the answer says that there is something.
+    """
+    found = body.get(field, "missing")
+    if isinstance(found, list) or (found is None and not body.get("total") and not body.get("has_more")):
+        return objects(found)
+    raise Transient(f"the answer holds no list of {field}", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)

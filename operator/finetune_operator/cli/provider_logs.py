@@ -155,7 +155,7 @@ class _Reader:
 
 async def _oxen(api: Api, backend: Mapping[str, Any], run_id: str) -> list[str]:
     from finetune_operator.api.backends import Oxen
-    from finetune_operator.backends.oxen import repository_path
+    from finetune_operator.backends.oxen_paths import repository_path
 
     path = repository_path(Oxen.model_validate(dict(backend)))
     return lines_in((await api.get(f"{path}/fine_tunes/{run_id}/logs")).body)

@@ -127,6 +127,7 @@ class OxenFake(Fake):
         repository = "/api/repos/{namespace}/{repo}"
         one = f"{repository}/fine_tunes/{{id}}"
         yield "POST", "/api/repos", "repo", self._create_repository
+        yield "GET", repository, "repo-get", self._get_repository
         yield "GET", f"{repository}/fine_tunes", "list", self._list
         yield "POST", f"{repository}/fine_tunes", "create", self._create
         yield "GET", one, "get", self._get
@@ -348,6 +349,11 @@ class OxenFake(Fake):
         found: Object = {"repository": {"namespace": wanted.namespace, "name": wanted.name}}
         return web.json_response(self._wrapped(found, "resource_created"))
 
+    async def _get_repository(self, request: web.Request) -> web.Response:
+        self._repository(request)
+        found = {"namespace": request.match_info["namespace"], "name": request.match_info["repo"]}
+        return web.json_response(self._wrapped({"repository": found}, "resource_found"))
+
     async def _upload(self, request: web.Request) -> web.Response:
         repository = self._repository(request)
         branch, folder = self._place(repository, request)
@@ -403,6 +409,7 @@ class OxenFake(Fake):
         size = min(int(request.query.get("page_size", "100")), self.options.page_cap)
         page, pages = int(request.query.get("page", "1")), max(1, -(-len(entries) // size))
         found: Object = {
+            "dir": None,
             "entries": entries[(page - 1) * size : page * size],
             "page_number": page,
             "page_size": size,

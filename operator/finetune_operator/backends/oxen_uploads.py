@@ -1,0 +1,87 @@
+"""The dataset on its way into an Oxen repository (server OpenAPI 0.52.0)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import Final
+from urllib.parse import quote
+
+from finetune_operator.api.backends import Oxen
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends import oxen_states
+from finetune_operator.backends.datasets.prepare import Original, originals
+from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
+from finetune_operator.backends.oxen_paths import BRANCH, backend_of, folder_of, repository_path
+from finetune_operator.backends.upstream import Kit, UpstreamRun
+
+TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+MEDIA: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".webm")
+UPLOAD_SECONDS: Final = 1800.0
+AUTHOR: Final = {"name": "finetune-operator", "email": "finetune-operator@users.noreply.github.com"}
+CONFLICT: Final = 409
+
+
+async def upload_dataset(run: UpstreamRun, kit: Kit) -> str:
+    """The resource that it is then: `main/finetunes/<marker>`, and the table's name where there is one table alone."""
+    async with originals(run, kit) as files:
+        tables = _tables(files)
+        await _ensure_repository(backend_of(run), kit)
+        for file in tables:
+            await _upload(file, run, kit)
+    only = f"/{tables[0].name}" if len(tables) == 1 else ""
+    return f"{BRANCH}/{folder_of(run)}{only}"
+
+
+async def _ensure_repository(oxen: Oxen, kit: Kit) -> None:
+    """409 is the documented word for a repository that exists. After another no it may exist all the same."""
+    body = {"namespace": oxen.namespace, "name": oxen.repository, "user": AUTHOR}
+    try:
+        await kit.api.call("POST", "/api/repos", json=body, repeatable=True)
+    except (Rejected, AuthFailed) as error:
+        if error.status != CONFLICT and not await _exists(oxen, kit):
+            raise
+    except (Gone, Retired):
+        pass  # a service that makes no repositories; the upload will tell whether this one is there
+
+
+async def _exists(oxen: Oxen, kit: Kit) -> bool:
+    try:
+        await kit.api.get(repository_path(oxen))
+    except UpstreamError:
+        return False
+    return True
+
+
+async def _upload(file: Original, run: UpstreamRun, kit: Kit) -> None:
+    """What is there in the right size is left alone: a second commit of the same bytes is refused by some."""
+    repository, target = repository_path(backend_of(run)), PurePosixPath(folder_of(run), file.name)
+    with suppress(Gone, Rejected, Retired):
+        known = (await kit.api.get(f"{repository}/metadata/{quote(f'{BRANCH}/{target}')}")).body
+        if oxen_states.size_of(known) == file.size:
+            return
+    with file.path.open("rb") as content:
+        await kit.api.call(
+            "PUT",
+            f"{repository}/file/{quote(f'{BRANCH}/{target.parent}')}",
+            files=[("files[]", (target.name, content, "application/octet-stream"))],
+            data={**AUTHOR, "message": f"Add the dataset of FineTune {run.namespace}/{run.name}, run {run.run}"},
+            repeatable=True,
+            timeout=UPLOAD_SECONDS,
+        )
+
+
+def _tables(files: list[Original]) -> list[Original]:
+    """Oxen reads tables, and looks for pictures that they name from the root of the repository."""
+    tables = [file for file in files if file.name.lower().endswith(TABLES)]
+    if not tables:
+        raise Permanent(
+            "the dataset has no table (parquet, csv or jsonl), which Oxen needs", reason=Reason.DATA_VALIDATION_FAILED
+        )
+    if any(file.name.lower().endswith(MEDIA) for file in files):
+        raise Permanent(
+            "Oxen looks for pictures from the root of its repository, where other runs' pictures are: put them into "
+            "the parquet file or name them by URL, or commit the dataset to Oxen yourself and use oxen://",
+            reason=Reason.DATA_VALIDATION_FAILED,
+        )
+    return tables

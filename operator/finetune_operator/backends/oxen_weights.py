@@ -1,0 +1,67 @@
+"""The weights of an Oxen fine-tune: files on the model's branch of the same repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+from urllib.parse import quote
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends import oxen_states
+from finetune_operator.backends.artifacts import Weights, deliver, from_api
+from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired
+from finetune_operator.backends.oxen_paths import backend_of, repository_path
+from finetune_operator.backends.oxen_states import FILES, Place
+from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun
+
+DOCUMENTED: Final = "model.safetensors"
+"""`models/<name>/model.safetensors`, where a service lists no folders."""
+MAX_PAGES: Final = 50
+PAGE_SIZE: Final = 100
+
+
+async def fetch_weights(
+    run: UpstreamRun, kit: Kit, found: Mapping[str, Any], checkpoints: Mapping[str, Any]
+) -> Fetched:
+    """The files of the first place that has any; listed, or else the documented file of each place."""
+    places = list(dict.fromkeys(oxen_states.places_of(found, checkpoints)))
+    listed = [(place, await _listed(place, run, kit)) for place in places]
+    known = [(place, names) for place, names in listed if names]
+    guessed = [(place, [f"{place.path}/{DOCUMENTED}"]) for place, names in listed if not names]
+    for place, names in known + guessed:
+        try:
+            return await deliver(run, kit, [_weights(place, name, run, kit) for name in names])
+        except Permanent as error:
+            if error.reason != Reason.UPSTREAM_GONE:
+                raise
+    raise Permanent(
+        f"Oxen says that {run.id} succeeded, and shows no weights", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
+    )
+
+
+async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
+    """Every file of a place; none where nothing is there."""
+    if place.path.endswith(FILES):
+        return [place.path]
+    path = f"{repository_path(backend_of(run))}/dir/{quote(f'{place.branch}/{place.path}')}"
+    names: list[str] = []
+    for page in range(1, MAX_PAGES + 1):
+        try:
+            listing = (await kit.api.get(path, {"page": str(page), "page_size": str(PAGE_SIZE)})).body
+        except (Gone, Rejected, Retired, AuthFailed):
+            break
+        names += [name for name in oxen_states.files_in(listing) if name not in names]
+        if page >= oxen_states.pages_in(listing):
+            break
+    return [f"{place.path}/{name}" for name in names]
+
+
+def _weights(place: Place, name: str, run: UpstreamRun, kit: Kit) -> Weights:
+    oxen = backend_of(run)
+    where = f"{place.branch}/{name}"
+    return Weights(
+        PurePosixPath(name).name,
+        f"oxen://{oxen.namespace}/{oxen.repository}/{where}",
+        from_api(kit, f"{repository_path(oxen)}/file/{quote(where)}"),
+    )
