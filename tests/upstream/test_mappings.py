@@ -16,7 +16,7 @@ from finetune_operator.api.recipes import Voice
 from finetune_operator.backends import bfl, octoai_requests, octoai_states, scenario_requests, scenario_states
 from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.bfl import BflUpstream
-from finetune_operator.backends.failures import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected
+from finetune_operator.backends.failures import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream
@@ -271,20 +271,29 @@ def test_bfl_task_not_found(known: bool, data: dict[str, str], stage: Stage | No
     assert (sighting.state.stage if sighting else None) == stage
 
 
-@pytest.mark.parametrize(("body", "found"), [({"finetune_id": "a"}, "a"), ({"id": "b"}, "b")])
-def test_bfl_ids(body: Body, found: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [({"finetune_id": "a"}, "a"), ({"id": "b"}, "b"), ({"finetune_id": None, "id": 7}, "7"), ("c", "c")],
+)
+def test_bfl_ids(body: object, found: str) -> None:
     assert bfl.finetune_id(body) == found
 
 
-@pytest.mark.parametrize("body", [{}, {"finetune_id": ""}, {"id": 7}, {"finetune_id": None}], ids=str)
-def test_bfl_create_without_an_id_may_have_been_taken(body: Body) -> None:
+@pytest.mark.parametrize(
+    "body", [{}, {"finetune_id": ""}, {"id": "x" * 400}, {"id": True}, [], None, "two words\n"], ids=str
+)
+def test_bfl_create_without_an_id_may_have_been_taken(body: object) -> None:
     with pytest.raises(Ambiguous):
         bfl.finetune_id(body)
 
 
 def test_bfl_lists_of_any_shape() -> None:
-    assert bfl.listed_ids({"finetunes": ["a", {"finetune_id": "b"}, {"id": "c"}, 7, None, "", {}]}) == ["a", "b", "c"]
+    shapes = ["a", {"finetune_id": "b"}, {"id": "c"}, 7, None, "", {}, True]
+    assert bfl.listed_ids({"finetunes": shapes}) == ["a", "b", "c", "7"]
     assert bfl.listed_ids({"finetunes": None}) == []
+    for missing in ({}, {"finetunes": {}}, {"finetunes": "a"}):
+        with pytest.raises(Transient):
+            bfl.listed_ids(missing)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +309,8 @@ def test_bfl_lists_of_any_shape() -> None:
     ],
 )
 def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
-    state = octoai_states.sighting_of({"id": "t", "status": status}, "https://tunes.example.com").state
+    tune = {"id": "t", "status": status, "output_lora_ids": ["asset_1"] if status == "succeeded" else []}
+    state = octoai_states.sighting_of(tune, "https://tunes.example.com").state
     assert (state.stage, state.reason) == (stage, reason)
     assert state.uncertain == (reason == UNKNOWN)
 
@@ -311,8 +321,12 @@ def test_octoai_says_why_and_which() -> None:
     message = octoai_states.sighting_of(tune, "").state.message
     assert message == "The tune has failed: No pictures. Rejected assets: a, b. Unready assets: c."
     made = octoai_states.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
-    assert made.data == {"loras": "l"}
-    assert made.state.artifacts == ({"name": "l", "uri": "https://x/v1/assets/l"},)
+    assert made.data == {"loras": "l,7"}
+    assert made.state.artifacts[0] == {"name": "l", "uri": "https://x/v1/assets/l"}
+    result = {"output_assets": ["m"]}
+    assert octoai_states.sighting_of({"status": "succeeded", "result": result}, "").data == {"loras": "m"}
+    nothing = octoai_states.sighting_of({"status": "succeeded", "output_lora_ids": None}, "").state
+    assert (nothing.stage, nothing.reason) == (Stage.FAILED, "UpstreamWithoutArtifacts")
     with pytest.raises(Gone):
         octoai_states.sighting_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
 
@@ -426,7 +440,7 @@ def _limited(**details: object) -> Answer:
         (_answer(429, "slow down"), type(None)),
         (_answer(429, None), type(None)),
         (_answer(403, {"name": "ModelAccessRestrictedError", "details": {"requiredPlan": 50}}), PlanLimit),
-        (_answer(403, {"message": "Missing Authentication Token"}), AuthFailed),
+        (_answer(403, {"message": "Missing Authentication Token"}), scenario_states.NoRoute),
         (_answer(403, {"message": "Forbidden"}), type(None)),
         (_answer(500, {"name": "PlanLimitReachedError"}), type(None)),
     ],

@@ -32,18 +32,24 @@ MAX_RETRY_AFTER: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. `body` is the parsed JSON, None where there is none."""
+    """A complete answer. `body` is the parsed JSON, None where there is none; `harmless`: asking again does no harm."""
 
     status: int
     headers: Mapping[str, str]
     body: Any
     text: str
+    harmless: bool = False
 
     def object(self) -> dict[str, Any]:
-        """The JSON object. Raises Ambiguous where it is something else: what was asked for may have been done."""
+        """The JSON object. Raises what `unreadable` gives where it is something else."""
         if not isinstance(self.body, dict):
-            raise Ambiguous("the answer is no JSON object", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+            raise self.unreadable("the answer is no JSON object")
         return self.body
+
+    def unreadable(self, message: str) -> UpstreamError:
+        """Ambiguous, as what was asked for may have been done; Transient where that does not matter."""
+        kind = Transient if self.harmless else Ambiguous
+        return kind(message, reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
 
 
 Explain = Callable[[Answer], UpstreamError | None]
@@ -102,7 +108,9 @@ def retry_after(answer: Answer) -> float | None:
     """Seconds, from the header (a number or a date) or a `retry_after` in the body; at most an hour."""
     text = answer.headers.get("retry-after")
     if text is None and isinstance(answer.body, dict):
-        text = str(answer.body.get("retry_after") or "") or None
+        inner = answer.body.get("details")
+        places = (answer.body, inner) if isinstance(inner, dict) else (answer.body,)
+        text = next((str(place["retry_after"]) for place in places if place.get("retry_after")), None)
     if text is None:
         return None
     try:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+import orjson
+
 from finetune_operator.api.backends import Bfl
 from finetune_operator.api.convert import to_bfl
 from finetune_operator.api.reasons import Reason
@@ -24,7 +26,7 @@ from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, Upstr
 from finetune_operator.backends.keys import header_value
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.shapes import items
+from finetune_operator.backends.shapes import identifier, items, number, rows
 from finetune_operator.backends.spool import Spool
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
@@ -64,24 +66,31 @@ def finetune_request(run: UpstreamRun) -> dict[str, Any]:
     return {**to_bfl(run.manifest()), "finetune_comment": marked(run.backend.comment, run.marker)}
 
 
-def finetune_id(body: Mapping[str, Any]) -> str:
-    """The id in the answer to a create, whose shape the document leaves open. Raises Ambiguous: it may be running."""
-    for field in ("finetune_id", "id"):
-        if isinstance(body.get(field), str) and body[field]:
-            return str(body[field])
+def finetune_id(body: object) -> str:
+    """The id in the answer to a create, whose shape the document leaves open: a member, or the whole answer.
+
+    Raises Ambiguous where there is none: it may be running.
+    """
+    fields = [body.get("finetune_id"), body.get("id")] if isinstance(body, Mapping) else [body]
+    for known in map(identifier, fields):
+        if known is not None:
+            return known
     raise Ambiguous(
         "Black Forest Labs has taken the request and names no finetune_id", reason=Reason.UPSTREAM_ANSWER_UNREADABLE
     )
 
 
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
-    """The ids of `my_finetunes`, whose items the document does not type: texts, or objects with an id."""
+    """The ids of `my_finetunes`, whose items the document does not type: texts, or objects with an id.
+
+    Raises Transient where there is no such list.
+    """
+    rows(body, "finetunes")
     found = []
     for item in items(body.get("finetunes")):
-        if isinstance(item, dict):
-            item = item.get("finetune_id") or item.get("id")
-        if isinstance(item, str) and item:
-            found.append(item)
+        known = (item.get("finetune_id") or item.get("id")) if isinstance(item, dict) else item
+        if (made := identifier(known)) is not None:
+            found.append(made)
     return found
 
 
@@ -145,6 +154,8 @@ def _state(word: str, body: Mapping[str, Any], errors: int) -> RunState:
 
 def _failed(sentence: str, body: Mapping[str, Any]) -> RunState:
     words = _words(body)
+    if not words and (details := body.get("details")):
+        words = plain(orjson.dumps(details).decode())
     return RunState(
         stage=Stage.FAILED, reason=Reason.UPSTREAM_FAILED, message=f"{sentence}: {words}" if words else f"{sentence}."
     )
@@ -152,14 +163,15 @@ def _failed(sentence: str, body: Mapping[str, Any]) -> RunState:
 
 def _share(progress: object) -> float:
     """0 to 1, from a share or a percentage."""
-    if isinstance(progress, bool) or not isinstance(progress, int | float) or progress != progress or progress < 0:
-        return 0.0
-    return min(1.0, progress / 100 if progress > 1 else float(progress))
+    share = max(0.0, number(progress) or 0.0)
+    return min(1.0, share / 100 if share > 1 else share)
 
 
 def _words(body: Mapping[str, Any]) -> str:
     """Whatever `details` or `result` say of an error."""
     for part in (body.get("details"), body.get("result")):
+        if isinstance(part, str):
+            return plain(part)
         if isinstance(part, dict):
             for field in ("error", "message", "detail", "reason"):
                 if isinstance(part.get(field), str):
@@ -200,12 +212,15 @@ class BflUpstream:
         place = (kit.api.base_url, known)
         if place not in self._comments:
             try:
-                self._comments[place] = str((await _details(known, kit)).get("finetune_comment") or "")
+                comment = (await _details(known, kit) or {}).get("finetune_comment")
             except (Gone, Rejected):
                 return ""
+            if not isinstance(comment, str) or not comment:
+                return ""  # it may get one yet
+            self._comments[place] = comment
             if len(self._comments) > REMEMBERED:
                 self._comments.pop(next(iter(self._comments)))
-        return self._comments.get(place, "")
+        return self._comments[place]
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Download the pictures, and stream them as a ZIP in base64 inside the one call that creates and bills."""
@@ -223,7 +238,7 @@ class BflUpstream:
                     headers={"Content-Type": "application/json", "Content-Length": str(body.length)},
                     timeout=UPLOAD_SECONDS,
                 )
-        made = finetune_id(answer.object())
+        made = finetune_id(answer.body)
         return Outcome(id=made, url=_url(kit, made))
 
     async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
@@ -237,13 +252,13 @@ class BflUpstream:
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
         """`get_result`; where that knows nothing, `finetune_details` decides: results expire, runs do not."""
         assert run.id is not None
-        with suppress(Gone):  # some answer 404 with the same words
+        with suppress(Gone, Rejected):  # some answer 404 or 422 with the same words
             body = (await kit.api.get("/v1/get_result", {"id": run.id})).object()
             if body.get("status") != "Task not found":
                 return _with_artifact(sighting_of(body, run.data), run, kit)
         words = ""
         try:
-            known = bool(await _details(run.id, kit))
+            known = await _details(run.id, kit) is not None
         except (Gone, Rejected) as error:
             known, words = False, f": {error.message}"
         sighting = sighting_of_unknown(known, run.data)
@@ -266,10 +281,11 @@ class BflUpstream:
         return Fetched(artifacts=())
 
 
-async def _details(known: str, kit: Kit) -> Mapping[str, Any]:
+async def _details(known: str, kit: Kit) -> Mapping[str, Any] | None:
+    """What is known of a run; None where the answer holds nothing."""
     body = (await kit.api.get("/v1/finetune_details", {"finetune_id": known})).object()
-    details = body.get("finetune_details")
-    return details if isinstance(details, dict) else body
+    details = body.get("finetune_details", body)
+    return details if isinstance(details, dict) else None
 
 
 def _needs(run: UpstreamRun) -> Needs:

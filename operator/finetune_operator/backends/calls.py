@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -136,7 +137,7 @@ class Api:
                 raise self._lost(
                     f"{self.title} answers what is no JSON", harmless, Reason.UPSTREAM_ANSWER_UNREADABLE, answer.status
                 )
-            return answer
+            return replace(answer, harmless=harmless)
         error = self._explain(answer) or explained(self.title, answer)
         if isinstance(error, Ambiguous) and harmless:
             error = Transient(error.message, reason=error.reason, status=error.status, retry_after=error.retry_after)

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.answers import plain
 from finetune_operator.backends.failures import Gone
 from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.shapes import texts
+from finetune_operator.backends.shapes import identifiers, texts, timestamp
 from finetune_operator.backends.upstream_run import Sighting
+
+MAX_DATA: Final = 4000
+"""Characters of one text in `status.upstream.data`."""
 
 
 def sighting_of(tune: Mapping[str, Any], base_url: str) -> Sighting:
     """What a Tune says of itself. Raises Gone for a deleted one."""
     if tune.get("deleted_at"):
         raise Gone(f"the tune {tune.get('id')} was deleted at {tune['deleted_at']}")
-    loras = texts(tune.get("output_lora_ids"))
+    loras = loras_of(tune)
     word = str(tune.get("status"))
     return Sighting(
         state=_state(word, tune, {lora: f"{base_url}/v1/assets/{lora}" for lora in loras}),
         stage=plain(word)[:64],
         message=_details(tune) or None,
-        data={"loras": ",".join(loras)[:4000]} if loras else {},
+        data={"loras": _joined(loras)} if loras else {},
     )
+
+
+def _joined(loras: list[str]) -> str:
+    """As many whole ids as the status has room for."""
+    text = ""
+    for lora in loras:
+        if len(text) + len(lora) >= MAX_DATA:
+            break
+        text = f"{text},{lora}" if text else lora
+    return text
+
+
+def loras_of(tune: Mapping[str, Any]) -> list[str]:
+    """What the tune has made: `output_lora_ids`, or else the assets of its result."""
+    result = tune.get("result")
+    made = identifiers(tune.get("output_lora_ids"))
+    return made or identifiers(result.get("output_assets") if isinstance(result, dict) else None)
 
 
 def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str]) -> RunState:
@@ -38,15 +58,17 @@ def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str]) -> RunS
         return RunState(
             stage=Stage.RUNNING, reason=Reason.UPSTREAM_RUNNING, message="The tune is running." + _after(details)
         )
+    if word == "succeeded" and not loras:
+        message = "The service says that the tune has succeeded, and names no LoRA that it has made."
+        return RunState(stage=Stage.FAILED, reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS, message=message + _after(details))
     if word == "succeeded":
-        result = f"It has made {', '.join(loras)}." if loras else "It names no LoRA."
         return RunState(
             stage=Stage.SUCCEEDED,
             reason=Reason.UPSTREAM_SUCCEEDED,
-            message=f"The tune has succeeded. {result}" + _after(details),
-            completion_time=_time(tune.get("succeeded_at")),
+            message=f"The tune has succeeded. It has made {plain(', '.join(loras))}." + _after(details),
+            completion_time=timestamp(tune.get("succeeded_at")),
             progress={"percentage": 100},
-            artifacts=tuple({"name": lora, "uri": uri} for lora, uri in loras.items()) or None,
+            artifacts=tuple({"name": lora, "uri": uri} for lora, uri in loras.items())[:MAX_ARTIFACTS] or None,
         )
     if word == "failed":
         return RunState(
@@ -80,12 +102,6 @@ def _details(tune: Mapping[str, Any]) -> str:
 
 def _after(details: str) -> str:
     return f" {details}" if details else ""
-
-
-def _time(text: object) -> str | None:
-    """Whole seconds, as metav1.Time has them."""
-    found = re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}", str(text))
-    return f"{found[0]}Z" if found and str(text).endswith("Z") else None
 
 
 def word_of(tune: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ Creating, attaching and the price (`dryRun`) cost nothing. What is sent and what
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -18,15 +17,14 @@ from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.needs import Needs
-from finetune_operator.backends.datasets.prepare import Example, Media, examples
+from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.digests import file_digest
-from finetune_operator.backends.failures import Ambiguous, Gone, Rejected, Retired, Transient, UpstreamError
+from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.protocol import Stage
 from finetune_operator.backends.scenario_downloads import download
+from finetune_operator.backends.scenario_pictures import Attaching
 from finetune_operator.backends.scenario_requests import (
     headers,
-    image_name,
     is_ours,
     list_queries,
     model_path,
@@ -34,9 +32,8 @@ from finetune_operator.backends.scenario_requests import (
     query,
     train_request,
 )
-from finetune_operator.backends.scenario_states import ALREADY_TRAINING, explain, sighting_of
-from finetune_operator.backends.scenario_uploads import upload
-from finetune_operator.backends.shapes import objects
+from finetune_operator.backends.scenario_states import NoRoute, explain, member, sighting_of
+from finetune_operator.backends.shapes import identifier, number, rows
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 
 Body = dict[str, Any]
@@ -55,8 +52,6 @@ TRAITS: Final = Traits(
 )
 IMAGE_FORMATS: Final = ("jpeg", "png", "webp")
 SOUND_FORMATS: Final = ("mp3", "wav", "flac", "ogg", "m4a", "webm")
-INLINE_BYTES: Final = 3 * 2**20
-"""Larger pictures are uploaded in parts: a gateway bounds the size of a request."""
 MAX_PAGES: Final = 1000
 MIN_PAIRS: Final = 2
 UNIT: Final = "creative units"
@@ -85,22 +80,24 @@ class ScenarioUpstream:
 
     async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
         """By the marker at the end of shortDescription, among the private models since the intent."""
+        refused = ""
         for asked in list_queries(run):
             try:
                 async for model in self._models(asked, kit):
                     if is_ours(model, run.marker):
                         return _made(model, kit)
-            except Rejected:
+            except Rejected as error:
+                refused = error.message
                 continue  # an API that does not know the newer parameters of the list
             return None
-        return None
+        raise Transient(f"Scenario lists no models: {refused}")
 
     async def _models(self, asked: Mapping[str, str], kit: Kit) -> AsyncIterator[Body]:
         token = ""
         for _ in range(MAX_PAGES):
             more = {"paginationToken": token} if token else {}
             page = (await kit.api.get("/models", {**asked, **more})).object()
-            for model in objects(page.get("models")):
+            for model in rows(page, "models"):
                 yield model
             following = str(page.get("nextPaginationToken") or "")
             if not following or following == token:
@@ -111,7 +108,7 @@ class ScenarioUpstream:
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """The empty model; costs nothing."""
         answer = await kit.api.call("POST", "/models", params=query(run), json=model_request(run))
-        return _made(_member(answer, "model"), kit)
+        return _made(member(answer, "model"), kit)
 
     async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Attach pictures or recordings, caption or pair them, and ask for the price."""
@@ -120,23 +117,23 @@ class ScenarioUpstream:
         sighting = sighting_of(model)
         if not sighting.startable:
             return Outcome(stage=sighting.stage, job_id=sighting.job_id)
-        attaching = _Attaching(run, kit, model)
+        attaching = Attaching(run, kit, model)
         async with examples(run, kit, dataset_needs(run.spec)) as found:
             await attaching.attach(found)
         return replace(await self._price(run, kit), message=attaching.remark)
 
     async def _price(self, run: UpstreamRun, kit: Kit) -> Outcome:
-        """`dryRun`: answered 269. Where a service ignores the word it has begun to train, and says so."""
-        answer = await kit.api.call(
-            "PUT",
-            f"{model_path(run)}/train",
-            params=query(run, dryRun="true"),
-            json=train_request(run),
-            repeatable=True,
-        )
+        """`dryRun`: answered 269. Where a service ignores the word it has begun to train, and says so.
+
+        Where it names no price, that is all: what is wrong with the request, the training itself will be told.
+        """
+        path, asked = f"{model_path(run)}/train", query(run, dryRun="true")
+        try:
+            answer = await kit.api.call("PUT", path, params=asked, json=train_request(run), repeatable=True)
+        except (Permanent, Gone, NoRoute):
+            return Outcome()
         body = answer.object()
-        cost = _cost(body, "estimate")
-        return Outcome(cost=cost, job_id=_job_id(body))
+        return Outcome(cost=_cost(body, "estimate"), job_id=_job_id(body))
 
     async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """`PUT train`, the billed call, and only for a model that was never trained: a second one is billed again."""
@@ -145,10 +142,11 @@ class ScenarioUpstream:
             return Outcome(job_id=sighting.job_id, stage=sighting.stage)
         try:
             answer = await kit.api.call("PUT", f"{model_path(run)}/train", params=query(run), json=train_request(run))
-        except Rejected as error:
-            if ALREADY_TRAINING in error.message:
-                return Outcome()
-            raise
+        except (Permanent, Gone):
+            sighting = sighting_of(await self._model(run, kit))
+            if sighting.startable:
+                raise
+            return Outcome(job_id=sighting.job_id, stage=sighting.stage)  # "Model is already training"
         body = answer.object()
         return Outcome(job_id=_job_id(body), cost=_cost(body, "amount"))
 
@@ -162,12 +160,12 @@ class ScenarioUpstream:
             return sighting
         try:
             answer = await kit.api.get(f"/jobs/{quote(job_id, safe='')}", query(run))
-        except (Gone, Rejected):
+            return sighting_of(model, member(answer, "job"))
+        except UpstreamError:  # the model has said what decides
             return sighting
-        return sighting_of(model, _member(answer, "job"))
 
     async def _model(self, run: UpstreamRun, kit: Kit) -> Body:
-        return _member(await kit.api.get(model_path(run), query(run)), "model")
+        return member(await kit.api.get(model_path(run), query(run)), "model")
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Of a model that does not train (any more) there is nothing to cancel."""
@@ -175,9 +173,7 @@ class ScenarioUpstream:
             answer = await kit.api.call(
                 "POST", f"{model_path(run)}/train/action", params=query(run), json={"action": "cancel"}, repeatable=True
             )
-        except Gone:
-            return Outcome()
-        except Rejected:
+        except (Permanent, Gone, NoRoute):
             try:
                 sighting = sighting_of(await self._model(run, kit))
             except Gone:
@@ -185,7 +181,8 @@ class ScenarioUpstream:
             if sighting.state.stage.terminal or sighting.startable:
                 return Outcome(stage=sighting.stage)
             raise
-        return Outcome(stage=sighting_of(_member(answer, "model")).stage)
+        model = answer.body.get("model") if isinstance(answer.body, dict) else None
+        return Outcome(stage=sighting_of(model).stage if isinstance(model, dict) else None)
 
     async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Scenario keeps it for 30 days, from which a person can bring it back."""
@@ -201,66 +198,6 @@ class ScenarioUpstream:
         return await deliver(run, kit, [weights])
 
 
-class _Attaching:
-    """What a model learns from. Every step looks at what is there first: it may be the second attempt."""
-
-    def __init__(self, run: UpstreamRun, kit: Kit, model: Body) -> None:
-        self._run, self._kit, self._path = run, kit, f"{model_path(run)}/training-images"
-        images = [image for image in objects(model.get("trainingImages")) if isinstance(image.get("id"), str)]
-        self._there = {str(image.get("name")): image for image in images}
-        self._pairs = model.get("trainingImagePairs")
-        self.remark: str | None = None
-
-    async def attach(self, found: list[Example]) -> None:
-        """All of them, in order, with captions or as pairs."""
-        pairs = []
-        for index, example in enumerate(found):
-            if example.source is None:
-                image = await self._image(2 * index, example.media, example.where)
-                await self._caption(image, example.caption)
-                continue
-            source = await self._image(2 * index, example.source, example.where)
-            target = await self._image(2 * index + 1, example.media, example.where)
-            pairs.append({"sourceId": source["id"], "targetId": target["id"], "instruction": example.caption})
-        if pairs and pairs != self._pairs:
-            await self._kit.api.call("PUT", f"{self._path}/pairs", params=query(self._run), json=pairs, repeatable=True)
-
-    async def _image(self, index: int, media: Media, where: str) -> Body:
-        name = image_name(index, await file_digest(media.path), media.suffix)
-        if name in self._there:
-            return self._there[name]
-        try:
-            body = await self._body(name, media)
-            answer = await self._kit.api.call("POST", self._path, params=query(self._run), json=body, repeatable=True)
-        except Rejected as error:
-            raise Rejected(f"{where}: {error.message}", status=error.status) from None
-        image = _member(answer, "trainingImage")
-        if not isinstance(image.get("id"), str):
-            raise Transient("Scenario names no id of the picture", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-        return image
-
-    async def _body(self, name: str, media: Media) -> Body:
-        if media.media_type.startswith("image/") and media.size <= INLINE_BYTES:
-            data = base64.b64encode(media.path.read_bytes()).decode()
-            return {"data": f"data:{media.media_type};base64,{data}", "name": name}
-        return {"assetId": await upload(self._run, self._kit, name, media)}
-
-    async def _caption(self, image: Body, caption: str) -> None:
-        """Captions are the asset's description; a field of the attaching call is ignored.
-
-        A service without that endpoint captions the pictures itself: that is said, and does not end the run.
-        """
-        if not caption or image.get("description") == caption or self.remark:
-            return
-        path = f"/assets/{quote(image['id'], safe='')}"
-        try:
-            await self._kit.api.call(
-                "PUT", path, params=query(self._run), json={"description": caption}, repeatable=True
-            )
-        except (Gone, Retired) as error:
-            self.remark = f"The captions were not taken; Scenario's own are used: {error.message}"
-
-
 def dataset_needs(spec: FineTuneSpec) -> Needs:
     """Recordings, pictures, or at least two pairs of them."""
     recipe = spec.recipe
@@ -272,9 +209,10 @@ def dataset_needs(spec: FineTuneSpec) -> Needs:
 
 
 def _made(model: Mapping[str, Any], kit: Kit) -> Outcome:
-    if not isinstance(model.get("id"), str) or not model["id"]:
+    known = identifier(model.get("id"))
+    if known is None:
         raise Ambiguous("Scenario names no id of the model", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return Outcome(id=model["id"], url=_url(kit, model["id"]), stage=sighting_of(model).stage)
+    return Outcome(id=known, url=_url(kit, known), stage=sighting_of(model).stage)
 
 
 def _with_artifact(sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
@@ -289,23 +227,16 @@ def _url(kit: Kit, model_id: str) -> str:
     return f"{kit.api.base_url}/models/{model_id}"
 
 
-def _member(answer: Answer, field: str) -> Body:
-    value = answer.object().get(field)
-    if not isinstance(value, dict):
-        raise Ambiguous(f"Scenario's answer lacks {field}", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return value
-
-
 def _job_id(body: Mapping[str, Any]) -> str | None:
     """The reference calls it jobId, an older page id."""
     job = body.get("job")
-    found = (job.get("jobId") or job.get("id")) if isinstance(job, dict) else None
-    return found if isinstance(found, str) else None
+    return identifier(job.get("jobId") or job.get("id")) if isinstance(job, dict) else None
 
 
 def _cost(body: Mapping[str, Any], field: str) -> dict[str, str] | None:
-    """`creativeUnitsCost` in the shape of `status.cost`."""
-    amount = body.get("creativeUnitsCost")
-    if isinstance(amount, bool) or not isinstance(amount, int | float):
-        return None
-    return {field: f"{amount:.10g}", "unit": UNIT}
+    """`creativeUnitsCost` in the shape of `status.cost`; an older page has it inside `creativeUnits`."""
+    older = body.get("creativeUnits")
+    amount = number(body.get("creativeUnitsCost"))
+    if amount is None and isinstance(older, dict):
+        amount = number(older.get("estimatedCreativeUnits"))
+    return {field: f"{amount:.10g}", "unit": UNIT} if amount is not None else None

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Gone, Permanent, Rejected, Transient
+from finetune_operator.backends.failures import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.scenario_requests import model_path, query
+from finetune_operator.backends.scenario_states import NoRoute, job_words
+from finetune_operator.backends.shapes import identifier
 from finetune_operator.backends.upstream import Kit, UpstreamRun
 
 ROUNDS: Final = 30
 PAUSE_SECONDS: Final = 1.0
 LATER_SECONDS: Final = 30.0
+OVER: Final = ("failure", "canceled", "cancelled")
+NOT_OFFERED: Final = (Gone, Retired, NoRoute)
+DEEPEST: Final = 5
 
 
 async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
@@ -26,35 +32,72 @@ async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
         known[run.id] = await _ask(run, kit)
     job = known[run.id]
     for _ in range(ROUNDS):
-        try:
-            seen = (await kit.api.get(f"/assets/download/{quote(job, safe='')}", query(run))).object()
-        except Gone:
+        seen = await _look(f"/assets/download/{quote(job, safe='')}", run, kit)
+        about = _job_of(await _look(f"/jobs/{quote(job, safe='')}", run, kit)) if not _address(seen) else {}
+        address = _address(seen) or next(_addresses(about.get("metadata")), None)
+        if address is not None:
             known.pop(run.id, None)
-            raise Transient("Scenario no longer knows the download; it is asked for again") from None
-        if isinstance(seen.get("downloadUrl"), str) and seen["downloadUrl"]:
+            return address
+        if seen is None and not about:
             known.pop(run.id, None)
-            return str(seen["downloadUrl"])
-        await _still_going(run, kit, job, known)
+            raise Transient("Scenario no longer knows the download; it is asked for again", retry_after=LATER_SECONDS)
+        _end_of(about, seen, run.id, known)
         await asyncio.sleep(PAUSE_SECONDS)
     raise Transient("Scenario is still packing the weights", retry_after=LATER_SECONDS)
 
 
 async def _ask(run: UpstreamRun, kit: Kit) -> str:
-    answer = await kit.api.call("POST", f"{model_path(run)}/download", params=query(run), json={}, repeatable=True)
-    body: dict[str, Any] = answer.object()
-    if not isinstance(body.get("jobId"), str):
-        raise Transient("Scenario names no download job", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return str(body["jobId"])
-
-
-async def _still_going(run: UpstreamRun, kit: Kit, job: str, known: dict[str, str]) -> None:
-    """Raises Permanent where the job has failed."""
     try:
-        body = (await kit.api.get(f"/jobs/{quote(job, safe='')}", query(run))).object()
-    except (Gone, Rejected):
-        return  # the download itself will tell
-    status = (body.get("job") or {}).get("status") if isinstance(body.get("job"), dict) else None
-    if status in ("failure", "canceled"):
-        if run.id is not None:
-            known.pop(run.id, None)
-        raise Permanent(f"Scenario's download of the weights ended as {status}", reason=Reason.ARTIFACT_UPLOAD_FAILED)
+        answer = await kit.api.call("POST", f"{model_path(run)}/download", params=query(run), json={}, repeatable=True)
+    except NOT_OFFERED as error:
+        raise Permanent(
+            f"this service offers no download of models: {error.message}", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
+        ) from None
+    job = identifier(answer.object().get("jobId"))
+    if job is None:
+        raise Transient("Scenario names no download job", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+    return job
+
+
+async def _look(path: str, run: UpstreamRun, kit: Kit) -> dict[str, Any] | None:
+    """None where the service has no such thing: whether models are downloaded by the one or the other is not said."""
+    try:
+        return (await kit.api.get(path, query(run))).object()
+    except (*NOT_OFFERED, Rejected):
+        return None
+
+
+def _end_of(job: dict[str, Any], seen: dict[str, Any] | None, model: str, known: dict[str, str]) -> None:
+    """Raises Permanent where the download is over and there is no address."""
+    ends = (str(job.get("status")), str((seen or {}).get("jobStatus")))
+    failed = next((word for word in ends if word in OVER), None)
+    if failed is not None:
+        known.pop(model, None)
+        words = job_words(job)
+        message = f"Scenario's download of the weights ended as {failed}"
+        raise Permanent(f"{message}: {words}" if words else message, reason=Reason.ARTIFACT_UPLOAD_FAILED)
+    if seen is None and job.get("status") == "success":
+        known.pop(model, None)
+        raise Permanent(
+            "Scenario has packed the weights, and names no address of them", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
+        )
+
+
+def _address(body: dict[str, Any] | None) -> str | None:
+    address = (body or {}).get("downloadUrl")
+    return address if isinstance(address, str) and address else None
+
+
+def _job_of(body: dict[str, Any] | None) -> dict[str, Any]:
+    job = (body or {}).get("job")
+    return job if isinstance(job, dict) else {}
+
+
+def _addresses(value: object, depth: int = 0) -> Iterator[str]:
+    """Addresses in what a job has put out, whatever its shape: the documents leave it open."""
+    if isinstance(value, str) and value.startswith(("https://", "http://")):
+        yield value
+    if depth < DEEPEST:
+        inner = [value.get("output"), value.get("downloadUrl"), value.get("url")] if isinstance(value, dict) else value
+        for each in inner if isinstance(inner, list) else ():
+            yield from _addresses(each, depth + 1)

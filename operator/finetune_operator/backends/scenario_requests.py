@@ -61,12 +61,14 @@ def train_request(run: UpstreamRun) -> Body:
 
 
 def list_queries(run: UpstreamRun) -> Iterable[dict[str, str]]:
-    """How to ask for this run's models: since the intent, newest first; and without what an older API does not know."""
+    """How to ask for this run's models: since the intent, newest first; and without what an older API does not know,
+    or does not take."""
     plainly = query(run, privacy="private", pageSize=str(PAGE_SIZE))
     if run.intent_time is not None:
         since = _iso(run.intent_time - CLOCK_SKEW)
         yield {**plainly, "sortBy": "createdAt", "sortDirection": "desc", "createdAfter": since}
     yield plainly
+    yield query(run)
 
 
 def _iso(moment: datetime) -> str:
@@ -82,3 +84,8 @@ def is_ours(model: Mapping[str, Any], marker: str) -> bool:
 def image_name(index: int, sha256: str, suffix: str) -> str:
     """Deterministic, and another for other content."""
     return f"{index:05d}-{sha256[:12]}{suffix}"
+
+
+def stem(name: str) -> str:
+    """What remains of a picture's name where a service takes the ending off."""
+    return name.rpartition(".")[0] or name

@@ -9,6 +9,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Answer, plain, said
 from finetune_operator.backends.failures import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
 from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.shapes import count, identifier, number, timestamp
 from finetune_operator.backends.upstream import Sighting
 
 Object = Mapping[str, Any]
@@ -19,14 +20,13 @@ WAITING_STAGES: Final = {
     "starting-train": "is starting",
 }
 CAPTCHA_STAGES: Final = ("ready-for-captcha", "pending-captcha")
-ALREADY_TRAINING: Final = "already training"
 NO_ROUTE: Final = "Missing Authentication Token"
 
 
 def sighting_of(model: Object, job: Object | None = None) -> Sighting:
     """What a model says of its training; `job` for what the model leaves out. Raises Gone for a deleted model."""
     if model.get("deletedAt") or model.get("status") == "deleted":
-        raise Gone(f"the model {model.get('id')} was deleted at Scenario")
+        raise Gone(f"the model {plain(str(model.get('id')))} was deleted at Scenario")
     word = str(model.get("status"))
     raw = model.get("trainingProgress")
     progress: Object = raw if isinstance(raw, dict) else {}
@@ -35,9 +35,9 @@ def sighting_of(model: Object, job: Object | None = None) -> Sighting:
         state=_state(word, stage, progress, model, job),
         stage=plain(f"{word}/{stage}" if stage else word)[:64],
         startable=word in ("new", "draft"),
-        queue_position=_count(progress.get("position")),
+        queue_position=count(progress.get("position")),
         message=job_words(job) or None,
-        job_id=model["jobId"] if isinstance(model.get("jobId"), str) else None,
+        job_id=identifier(model.get("jobId")),
     )
 
 
@@ -45,10 +45,12 @@ def _state(word: str, stage: str, progress: Object, model: Object, job: Object |
     if word in ("new", "draft", "copying"):
         return _pending("Scenario has the model; it does not train yet.")
     if word == "trained":
+        stats = model.get("trainingStats")
         return RunState(
             stage=Stage.SUCCEEDED,
             reason=Reason.UPSTREAM_SUCCEEDED,
-            message=f"Scenario has trained the model {model.get('id')}.",
+            message=f"Scenario has trained the model {plain(str(model.get('id')))}.",
+            completion_time=timestamp(stats.get("endedAt")) if isinstance(stats, dict) else None,
             progress={"percentage": 100},
         )
     if word == "failed":
@@ -67,7 +69,7 @@ def _training(stage: str, progress: Object, job: Object | None) -> RunState:
     if stage in CAPTCHA_STAGES:
         return _captcha(progress)
     if stage in WAITING_STAGES:
-        position = _count(progress.get("position"))
+        position = count(progress.get("position"))
         ahead = f", {position} ahead of it" if position is not None else ""
         return _pending(f"The training {WAITING_STAGES[stage]} at Scenario{ahead}.")
     if stage not in ("", "running-train"):
@@ -121,9 +123,9 @@ def _pending(message: str) -> RunState:
 
 def _running(share: object, remaining_ms: object) -> RunState:
     progress: dict[str, Any] = {}
-    if isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1:
-        progress["percentage"] = min(99, int(share * 100))
-    if (remaining := _count(remaining_ms)) is not None:
+    if (known := number(share)) is not None and 0 <= known <= 1:
+        progress["percentage"] = min(99, int(known * 100))
+    if (remaining := count(remaining_ms)) is not None:
         # Whole minutes: every other second would be a write.
         progress["estimatedRemainingSeconds"] = -(-remaining // 60_000) * 60
     return RunState(
@@ -143,12 +145,6 @@ def _unknown(word: str) -> RunState:
     )
 
 
-def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
-        return None
-    return int(value)
-
-
 # Answers that are no success
 
 
@@ -165,7 +161,7 @@ def explain(answer: Answer) -> UpstreamError | None:
         needed = f" It needs the plan {plain(str(plan))}." if plan else ""
         return PlanLimit(f"Scenario's plan does not allow this model: {words}.{needed}", status=403)
     if answer.status == 403 and body.get("message") == NO_ROUTE:
-        return AuthFailed(
+        return NoRoute(
             f"Scenario answers 403: {NO_ROUTE}. Its gateway says so of addresses that it does not have, too: "
             "check backend.scenario.baseURL, which ends in /v1",
             status=403,
@@ -173,19 +169,31 @@ def explain(answer: Answer) -> UpstreamError | None:
     return None
 
 
+class NoRoute(AuthFailed):
+    """The gateway's word for an address that the API does not have, or for a call without credentials."""
+
+
 def _limit(name: str, details: Object, words: str) -> UpstreamError | None:
     action = plain(str(details.get("actionName") or ""))
-    wait = _count(details.get("remainingSeconds"))
+    wait = count(details.get("remainingSeconds"))
     if wait is not None:
         sentence = f"Scenario asks to wait {wait} s before the next {action or 'call'}: {words}"
         return RateLimited(sentence, status=429, retry_after=float(wait))
     if name != "PlanLimitReachedError" and not action:
         return None
-    limit = _count(details.get("actionLimit"))
-    if action == "parallel-training" and limit != 0:
-        return RateLimited(f"All training slots of Scenario's plan are taken ({limit}): {words}", status=429)
+    limit = count(details.get("actionLimit"))
     bound = f" (limit {limit})" if limit is not None else ""
+    if action == "parallel-training" and limit != 0:
+        return RateLimited(f"All training slots of Scenario's plan are taken{bound}: {words}", status=429)
     return PlanLimit(
         f"Scenario's plan does not allow {action or 'this'}{bound}: {words}. Change the plan, or the dataset.",
         status=429,
     )
+
+
+def member(answer: Answer, field: str) -> dict[str, Any]:
+    """What an answer carries under this name. Raises what `unreadable` gives where it is missing."""
+    value = answer.object().get(field)
+    if not isinstance(value, dict):
+        raise answer.unreadable(f"Scenario's answer lacks {field}")
+    return value

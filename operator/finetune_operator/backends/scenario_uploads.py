@@ -12,7 +12,7 @@ from finetune_operator.backends.datasets.prepare import Media
 from finetune_operator.backends.digests import chunks
 from finetune_operator.backends.failures import Rejected, Transient
 from finetune_operator.backends.scenario_requests import query
-from finetune_operator.backends.shapes import objects
+from finetune_operator.backends.shapes import count, identifier, objects
 from finetune_operator.backends.upstream import Kit, UpstreamRun
 
 PART_BYTES: Final = 16 * 2**20
@@ -34,13 +34,13 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
     answer = await kit.api.call("POST", "/uploads", params=query(run), json=wanted, repeatable=True)
     begun = _upload(answer.object())
     for part in objects(begun.get("parts")):
-        await _send(kit, media, part.get("number"), str(part.get("url")))
-    path = f"/uploads/{quote(begun['id'], safe='')}"
+        await _send(kit, media, count(part.get("number")), str(part.get("url")))
+    path = f"/uploads/{quote(str(begun['id']), safe='')}"
     await kit.api.call("POST", f"{path}/action", params=query(run), json={"action": "complete"}, repeatable=True)
     for _ in range(ROUNDS):
         seen = _upload((await kit.api.get(path, query(run))).object())
-        if seen.get("entityId"):
-            return str(seen["entityId"])
+        if (made := identifier(seen.get("entityId"))) is not None:
+            return made
         if seen.get("status") == "failed":
             said = plain(str(seen.get("errorMessage") or "no reason given"))
             raise Rejected(f"Scenario does not take {name}: {said}", reason=Reason.DATA_VALIDATION_FAILED)
@@ -48,11 +48,11 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
     raise Transient(f"Scenario has not looked at {name} within {ROUNDS * PAUSE_SECONDS:.0f} s")
 
 
-async def _send(kit: Kit, media: Media, number: object, address: str) -> None:
-    start = (int(number) - 1) * PART_BYTES if isinstance(number, int | float) and number >= 1 else media.size
+async def _send(kit: Kit, media: Media, number: int | None, address: str) -> None:
+    start = (number - 1) * PART_BYTES if number else media.size
     length = min(PART_BYTES, media.size - start)
     if length <= 0:
-        raise Transient(f"Scenario asks for a part {number!r:.20} that the file does not have")
+        raise Transient(f"Scenario asks for a part {number} that the file does not have")
     await kit.fetcher.call(
         "PUT",
         address,
@@ -64,6 +64,6 @@ async def _send(kit: Kit, media: Media, number: object, address: str) -> None:
 
 def _upload(body: dict[str, Any]) -> dict[str, Any]:
     value = body.get("upload")
-    if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+    if not isinstance(value, dict) or identifier(value.get("id")) is None:
         raise Transient("Scenario's answer names no upload", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
     return value
