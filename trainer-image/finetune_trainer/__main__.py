@@ -16,6 +16,7 @@ try:
     from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
+    from finetune_trainer.launch import devices, die_with_parent, launch
     from finetune_trainer.redact import redact
     from finetune_trainer.report import Poster, say, tell
     from finetune_trainer.termination import Verdict
@@ -34,24 +35,42 @@ def main(stop: Stop) -> int:
     verdict = Verdict()
     try:
         env = Environment.read()
+        if env.rank is not None:
+            die_with_parent()
+        elif (count := env.processes or devices()) > 1:
+            return launch(count, env, stop)
+        poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
     except ConfigError as error:
+        stop.finish()
         tell(error.message)
         verdict.reason, verdict.message = error.reason, error.message
         verdict.write(Path(os.environ.get(TERMINATION_LOG_ENV) or os.devnull))
         return error.exit_code
-    poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
-    secrets = env.secret_values()
-    try:
-        code = _attempt(env, stop, verdict, poster, secrets)
     except Preempted:
-        verdict.state, verdict.reason = "Preempted", "Preempted"
-        verdict.message = f"stopped on request after step {verdict.step}"
+        _preempted(verdict)
+        verdict.write(Path(os.environ.get(TERMINATION_LOG_ENV) or os.devnull))
+        return ExitCode.RETRY
+    return _run(env, stop, verdict, poster)
+
+
+def _run(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> int:
+    secrets: list[str] = []
+    try:
+        secrets += env.secret_values()
+        code = _attempt(env, stop, verdict, poster, secrets)
+        stop.finish()
+    except Preempted:
+        _preempted(verdict)
         code = ExitCode.RETRY
-    stop.finish()
     verdict.write(env.termination_log, secrets)
     say("end", state=verdict.state, reason=verdict.reason, message=redact(verdict.message, secrets), exitCode=int(code))
     poster.close(_last_status(verdict))
     return int(code)
+
+
+def _preempted(verdict: Verdict) -> None:
+    verdict.state, verdict.reason = "Preempted", "Preempted"
+    verdict.message = f"stopped on request after step {verdict.step}"
 
 
 def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, secrets: list[str]) -> int:
@@ -69,6 +88,7 @@ def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, sec
         verdict.reason, verdict.message = error.reason, error.message
         return error.exit_code
     except BaseException as error:
+        stop.check()  # a library has made an error of its own out of the interruption
         return _unexpected(error, verdict, secrets)
 
 

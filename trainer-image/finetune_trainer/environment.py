@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import gettempdir
+from typing import Final
 
 from finetune_operator.api import trainer_config as contract
 from finetune_trainer.errors import ConfigError
+
+PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
+RANK_ENV: Final = "FINETUNE_RANK"
+RANKS_ENV: Final = "FINETUNE_RANKS"
+RANKS_DIR_ENV: Final = "FINETUNE_RANKS_DIR"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,13 @@ class Environment:
     allowed_hosts: frozenset[str] = field(default_factory=frozenset)
     """`host` or `host:port` that may be fetched from although its address is private, also over http."""
     max_download_bytes: int = 200 * 2**30
+    processes: int | None = None
+    """How many processes train; None: one per GPU, or one on the CPU."""
+    rank: int | None = None
+    """This process among those that the launcher has started; None without a launcher."""
+    ranks: int = 1
+    ranks_dir: Path | None = None
+    """Where the processes of this pod meet."""
 
     @classmethod
     def read(cls, env: Mapping[str, str] | None = None) -> "Environment":
@@ -56,7 +69,16 @@ class Environment:
             progress_interval=_number(env, "FINETUNE_PROGRESS_INTERVAL", 5.0),
             allowed_hosts=frozenset(filter(None, env.get("FINETUNE_ALLOW_DATASET_HOSTS", "").lower().split(","))),
             max_download_bytes=int(_number(env, "FINETUNE_MAX_DOWNLOAD_BYTES", 200 * 2**30)),
+            processes=int(_number(env, PROCESSES_ENV, 0)) or None,
+            rank=int(env[RANK_ENV]) if env.get(RANK_ENV) else None,
+            ranks=int(env.get(RANKS_ENV) or 1),
+            ranks_dir=_path(env, RANKS_DIR_ENV),
         )
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that checks, writes and reports; the only one, or rank 0."""
+        return not self.rank
 
     @property
     def output_dir(self) -> Path:

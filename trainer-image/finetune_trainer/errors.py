@@ -6,6 +6,10 @@ EXIT_FAILED = 1
 """Any code that the contract does not name may be retried."""
 
 
+RANK_LOST = "RankLost"
+"""The reason of a process that failed only because another one of its pod did."""
+
+
 class RunError(Exception):
     """A failure with a reason (CamelCase) and a message that a user can act on. This class itself may be retried."""
 
@@ -33,6 +37,13 @@ class DataError(RunError):
 
     def __init__(self, message: str, reason: str = "DataValidationFailed") -> None:
         super().__init__(message, reason)
+
+
+class RankLost(RunError):
+    """Another process of this pod has ended, and this one cannot go on alone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, RANK_LOST)
 
 
 class OutOfMemory(RunError):

@@ -3,6 +3,9 @@
 One optimizer step: the loss of every micro-batch is summed over its units (answer tokens, samples) and divided by the
 units of the whole step, so that the split into micro-batches changes nothing. Nothing waits for the device but the
 report every `loggingSteps` steps.
+
+Several processes (`ranks.py`) share the draws of a step; units, losses and gradients are added over all of them, so
+that this changes nothing either. They agree before and after the passes of a step whether to go on.
 """
 
 import json
@@ -20,7 +23,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from finetune_trainer.config import Advanced
 from finetune_trainer.errors import ConfigError, OutOfMemory
 from finetune_trainer.families.base import Batch, Trainee
-from finetune_trainer.order import Draw, Schedule
+from finetune_trainer.order import Draw, Schedule, seed_of
+from finetune_trainer.ranks import Ranks, share
 from finetune_trainer.settings import Settings
 from finetune_trainer.stop import Stop
 
@@ -52,10 +56,11 @@ class Loop:
         settings: Settings,
         advanced: Advanced,
         stop: Stop,
+        ranks: Ranks,
         note: Callable[[str], None],
     ) -> None:
         self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
-        self._stop, self._note = stop, note
+        self._stop, self._ranks, self._note = stop, ranks, note
         self._micro_batch, self._recomputing = settings.micro_batch, advanced.activation_checkpointing
         if self._recomputing:
             trainee.recompute()
@@ -70,6 +75,8 @@ class Loop:
         )
         self._lr = LambdaLR(self._optimizer, lr_factor(advanced, schedule.total_steps))
         self.step = 0
+        if not ranks.first:
+            torch.manual_seed(seed_of(f"{settings.seed}:rank:{ranks.rank}"))  # dropout differs from rank 0's
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor, float, int, int]] = []
         self._rng = _rng_state()
 
@@ -81,15 +88,13 @@ class Loop:
         with ThreadPoolExecutor(1, "prepare") as worker:
             upcoming = worker.submit(self._batches, self.step)
             while self.step < self._schedule.total_steps:
-                if self._stop.requested:
-                    upcoming.cancel()
-                    return
                 batches = upcoming.result()
-                if max(batch.samples for batch in batches) > self._micro_batch:  # prepared before memory ran out
+                if any(batch.samples > self._micro_batch for batch in batches):  # prepared before memory ran out
                     batches = self._batches(self.step)
                 if self.step + 1 < self._schedule.total_steps:
                     upcoming = worker.submit(self._batches, self.step + 1)
                 if not self._train(batches):
+                    upcoming.cancel()
                     return
                 self.step += 1
                 after_step(self.step)
@@ -105,53 +110,63 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Optimizer, schedule and random number generators after `self.step` whole steps."""
-        return {"optimizer": self._optimizer.state_dict(), "lr": self._lr.state_dict(), "rng": self._rng}
+        self._ranks.require_equal(self._weights)
+        rng = self._ranks.collect(self._rng)
+        return {"optimizer": self._optimizer.state_dict(), "lr": self._lr.state_dict(), "rng": rng}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Go on after `step` steps."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr.load_state_dict(state["lr"])
-        _set_rng_state(state["rng"])
-        self._rng = state["rng"]
+        self._rng = state["rng"][self._ranks.rank]
+        _set_rng_state(self._rng)
         self.step = step
 
     def _batches(self, step: int) -> list[Batch]:
-        draws = self._schedule.at(step)
+        draws = share(self._schedule.at(step), self._ranks.rank, self._ranks.world)
         return [self._trainee.prepare(part) for part in self._trainee.split(draws, self._micro_batch)]
 
     def _train(self, batches: Sequence[Batch]) -> bool:
-        """One optimizer step; False if the pod was asked to stop in its middle, with nothing changed."""
-        try:
-            loss = self._accumulate(batches)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            batches = self._fall_back(error)
-            try:
-                loss = self._accumulate(batches)
-            except (torch.OutOfMemoryError, MemoryError) as again:
-                raise OutOfMemory(self._memory(again)) from again
-        if loss is None:
+        """One optimizer step; False if the pod was asked to stop before or in it, with nothing changed."""
+        mine = [sum(getattr(batch, name) for batch in batches) for name in ("weight", "samples", "tokens")]
+        everyone = self._ranks.exchange(self._stop.requested, *mine)
+        stopped, units, samples, tokens = (sum(column) for column in zip(*everyone, strict=True))
+        if stopped:
             return False
+        loss = self._share_of_step(batches, units)
+        if any(stopped for (stopped,) in self._ranks.exchange(loss is None)) or loss is None:
+            self._optimizer.zero_grad(set_to_none=True)
+            return False
+        loss = self._ranks.add_up(self._weights, loss)
         limit = self._advanced.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
         rate = self._lr.get_last_lr()[0]
         self._optimizer.step()
         self._lr.step()
         self._optimizer.zero_grad(set_to_none=True)
-        samples, tokens = sum(batch.samples for batch in batches), sum(batch.tokens for batch in batches)
         self._pending.append((self.step + 1, loss, norm, rate, samples, tokens))
         self._rng = _rng_state()
         return True
 
-    def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor | None:
-        units = sum(batch.weight for batch in batches)
-        total: torch.Tensor | None = None
-        for batch in batches:
-            if self._stop.requested and total is not None:
-                self._optimizer.zero_grad(set_to_none=True)
+    def _share_of_step(self, batches: Sequence[Batch], units: int) -> torch.Tensor | None:
+        """Gradients and loss of this process's rows; None if the pod was asked to stop meanwhile."""
+        try:
+            return self._accumulate(batches, units)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            batches = self._fall_back(error)
+            try:
+                return self._accumulate(batches, units)
+            except (torch.OutOfMemoryError, MemoryError) as again:
+                raise OutOfMemory(self._memory(again)) from again
+
+    def _accumulate(self, batches: Sequence[Batch], units: int) -> torch.Tensor | None:
+        total = torch.zeros((), device=self._weights[0].device)
+        for number, batch in enumerate(batches):
+            if self._stop.requested and number > 0:
                 return None
             loss = self._trainee.loss_sum(batch) / units
             loss.backward()
-            total = loss.detach() if total is None else total + loss.detach()
+            total += loss.detach()
         return total
 
     def _fall_back(self, error: BaseException) -> list[Batch]:

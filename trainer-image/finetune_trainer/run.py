@@ -13,10 +13,11 @@ from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
 from finetune_trainer.destination import check_destination, publish
 from finetune_trainer.environment import Environment
-from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.families import choose
 from finetune_trainer.families.base import Inputs
 from finetune_trainer.files import flush, write_atomically
+from finetune_trainer.launch import PREPARED
 from finetune_trainer.models import describe, model_folder
 from finetune_trainer.report import Pace, Poster, Progress, say, tell
 from finetune_trainer.settings import Settings, settings_of
@@ -26,32 +27,39 @@ from finetune_trainer.termination import Verdict
 METRICS: Final = "metrics.jsonl"
 
 if TYPE_CHECKING:
-    from finetune_trainer.checkpoint import Checkpoints
+    from finetune_trainer.checkpoint import Checkpoint, Checkpoints
     from finetune_trainer.data.store import Store
     from finetune_trainer.families.base import Family, Trainee
     from finetune_trainer.loop import Loop, Probe, StepRecord
     from finetune_trainer.order import Schedule
+    from finetune_trainer.ranks import Ranks
 
 
 def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> None:
     """Train, or raise RunError or Preempted. `verdict` is filled in on the way."""
     config, advanced = read_config(env.config)
     recipe = config.recipe.parameters
-    settings = settings_of(recipe)
-    _prepare_folders(env)
+    settings = settings_of(recipe, env.ranks)
+    if env.first:
+        _prepare_folders(env)
     description = describe(config.base_model, env)
     family = choose(description, config.recipe.kind, config.base_model)
-    destination = None if config.output is None else check_destination(config.output.uri, env)
+    destination = None
+    if config.output is not None and env.first:
+        destination = check_destination(config.output.uri, env)
     say("validating", dataset=config.dataset.uri)
     source = open_source(config.dataset.uri, env, stop.check)
     store = ingest(source, family.needs(recipe, advanced), env.cache_dir, advanced.max_skipped_share, stop.check)
     say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
     folder = model_folder(config.base_model, env, pipeline="_class_name" in description)
     stop.check()
+    if env.first and env.ranks_dir is not None:
+        (env.ranks_dir / PREPARED).touch()  # the launcher starts the other ranks, which find all this done
     _disable_progress_bars()
     session = _Session(env, config, advanced, settings, family, store, folder, stop, verdict, poster)
     session.train()
-    session.finish(destination)
+    if env.first:
+        session.finish(destination)
 
 
 class _Session:
@@ -70,22 +78,22 @@ class _Session:
         verdict: Verdict,
         poster: Poster,
     ) -> None:
-        import torch
-
         from finetune_trainer.checkpoint import Checkpoints
         from finetune_trainer.loop import Loop, Probe, save_points
         from finetune_trainer.order import EpochSchedule, StepSchedule
+        from finetune_trainer.ranks import join
 
         self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
         self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
         started = time.monotonic()
-        inputs = Inputs(config.base_model, folder, config.recipe.parameters, settings, advanced, store, env, stop.check)
+        self._ranks: Ranks = join(env, stop)
+        inputs = Inputs(
+            config.base_model, folder, config.recipe.parameters, settings, advanced, store, env, stop.check, self._ranks
+        )
         self._trainee: Trainee = family.load(inputs)
         self._notes: list[str] = []
         for note in self._trainee.notes:
             self._note(note)
-        if torch.cuda.device_count() > 1:
-            self._note(f"the pod has {torch.cuda.device_count()} GPUs; this version trains on one")
         rows = len(self._trainee.rows)
         self._schedule: Schedule
         if settings.epochs is not None:
@@ -93,14 +101,14 @@ class _Session:
         else:
             self._schedule = StepSchedule(settings.seed, rows, settings.per_step, settings.steps or 1, advanced.shuffle)
         verdict.total_steps = self._schedule.total_steps
-        self._loop: Loop = Loop(self._trainee, self._schedule, settings, advanced, stop, self._note)
+        self._loop: Loop = Loop(self._trainee, self._schedule, settings, advanced, stop, self._ranks, self._note)
         self._checkpoints: Checkpoints = Checkpoints(
             env.checkpoints_dir, config_hash(config), advanced.keep_checkpoints
         )
         self._due = save_points(settings, self._schedule)
         self._probe: Probe = Probe.of(self._trainee, rows, settings.micro_batch)
         self._saved_step = -1
-        self._loss_before = self._resume()
+        self._loss_before = self._start()
         self._load_seconds = time.monotonic() - started
 
     def train(self) -> None:
@@ -112,6 +120,7 @@ class _Session:
                 rows=len(self._trainee.rows),
                 totalSteps=self._schedule.total_steps,
                 samplesPerStep=self._settings.per_step,
+                processes=self._ranks.world,
                 trainedWeights=sum(weight.numel() for weight in self._trainee.parameters()),
                 resumedFrom=self._loop.step,
                 loadSeconds=round(self._load_seconds, 2),
@@ -121,6 +130,7 @@ class _Session:
             self._loop.run(self._after_step)
             if self._saved_step != self._loop.step:
                 self._save()
+        self._ranks.part()
 
     def finish(self, destination: Path | None) -> None:
         """Export, check, manifest, copy."""
@@ -145,6 +155,7 @@ class _Session:
                 },
                 "seed": self._settings.seed,
                 "samplesPerStep": self._settings.per_step,
+                "processes": self._ranks.world,
                 "steps": self._schedule.total_steps,
                 "loss": {"before": self._loss_before, "after": loss_after, "probeRows": self._probe.rows},
                 "notes": [*self._notes, *self._store.summary["notes"]],
@@ -159,24 +170,41 @@ class _Session:
         self._verdict.artifacts = artifacts(self._env.output_dir, uri)
         say("result", uri=uri, lossBefore=self._loss_before, lossAfter=loss_after)
 
-    def _resume(self) -> float:
-        """Go on from the newest complete checkpoint; returns the probe's loss before training."""
-        from finetune_trainer.checkpoint import STATE
-        from finetune_trainer.loop import read_state
+    def _start(self) -> float:
+        """Go on from the newest complete checkpoint, if there is one; returns the probe's loss before training."""
+        checkpoint: Checkpoint | None = self._ranks.hand_out(self._usable_checkpoint() if self._ranks.first else None)
+        if self._ranks.first:
+            self._forget_metrics(0 if checkpoint is None else checkpoint.step)
+        if checkpoint is None:
+            return self._probe.loss(self._trainee) if self._ranks.first else 0.0
+        return self._resume(checkpoint)
 
+    def _usable_checkpoint(self) -> Checkpoint | None:
+        """The newest complete one. Raises DataError or RunError if this run cannot go on from it."""
         found = self._checkpoints.newest()
         if found is None:
-            self._forget_metrics(0)
-            return self._probe.loss(self._trainee)
-        checkpoint, path = found
+            return None
+        checkpoint = found[0]
         if checkpoint.dataset != self._store.summary["fingerprint"]:
             raise DataError(
                 f"the dataset is not the one that the checkpoint at step {checkpoint.step} was trained on: "
                 "raise spec.run to start anew, or put the old data back"
             )
+        per_step = checkpoint.extra["samplesPerStep"]
+        if per_step != self._settings.per_step:  # worth another attempt: a node may have lost a device
+            raise RunError(
+                f"the checkpoint at step {checkpoint.step} was trained with {per_step} samples per step, and "
+                f"{self._ranks.world} devices make {self._settings.per_step}: the pod needs as many devices as before"
+            )
+        return checkpoint
+
+    def _resume(self, checkpoint: Checkpoint) -> float:
+        from finetune_trainer.checkpoint import STATE
+        from finetune_trainer.loop import read_state
+
+        path = self._checkpoints.path(checkpoint.step)
         self._trainee.restore(path)
         self._loop.restore(read_state(path / STATE), checkpoint.step)
-        self._forget_metrics(checkpoint.step)
         self._saved_step = checkpoint.step
         self._record_checkpoint(checkpoint.step)
         self._verdict.step, self._verdict.loss = checkpoint.step, checkpoint.extra["lastLoss"]
@@ -193,23 +221,24 @@ class _Session:
     def _sample(self, step: int) -> None:
         from finetune_trainer.families.base import Sampling
 
-        if isinstance(self._trainee, Sampling):
+        if self._ranks.first and isinstance(self._trainee, Sampling):
             last = step == self._schedule.total_steps
             self._trainee.sample(step, last, self._env.output_dir, lambda: self._stop.requested)
 
     def _write_metrics(self) -> StepRecord | None:
         """Everything since the last call; returns the newest. Waits for the device."""
-        record = None
-        with (self._env.output_dir / METRICS).open("a") as file:
-            for record in self._loop.records():
-                file.write(record.line())
-                self._pace.add(record.samples)
+        records = list(self._loop.records())
+        record = records[-1] if records else None
+        if self._ranks.first:
+            with (self._env.output_dir / METRICS).open("a") as file:
+                file.writelines(record.line() for record in records)
+        self._pace.add(sum(record.samples for record in records))
         if record is not None:
             self._verdict.step, self._verdict.loss = record.step, record.loss
         return record
 
     def _report(self, record: StepRecord | None) -> None:
-        if record is None:
+        if record is None or not self._ranks.first:
             return
         progress = Progress(
             step=record.step,
@@ -232,22 +261,29 @@ class _Session:
 
         step = self._loop.step
         self._write_metrics()
+        state = self._loop.state()  # every rank has a part in it
+        self._saved_step = step
+        if not self._ranks.first:
+            return
         checkpoint = Checkpoint(
             step=step,
             epoch=self._schedule.epoch_at(step),
             config_hash=config_hash(self._config),
             dataset=self._store.summary["fingerprint"],
             versions=versions(),
-            extra={"lossBefore": self._loss_before, "lastLoss": self._verdict.loss},
+            extra={
+                "lossBefore": self._loss_before,
+                "lastLoss": self._verdict.loss,
+                "samplesPerStep": self._settings.per_step,
+            },
         )
 
         def write(folder: Path) -> None:
             self._trainee.save(folder)
-            write_state(self._loop.state(), folder / STATE)
+            write_state(state, folder / STATE)
 
         flush(self._env.output_dir / METRICS)
         self._checkpoints.save(checkpoint, write)
-        self._saved_step = step
         self._record_checkpoint(step)
         say("checkpoint", step=step)
 

@@ -27,11 +27,13 @@ class Settings:
     use_lora: bool
     lora_rank: int
     lora_alpha: int
+    processes: int = 1
+    """Each trains `micro_batch * accumulation` rows of an optimizer step."""
 
     @property
     def per_step(self) -> int:
-        """Rows per optimizer step."""
-        return self.micro_batch * self.accumulation
+        """Rows per optimizer step, over all processes."""
+        return self.micro_batch * self.accumulation * self.processes
 
 
 def parameter(recipe: Recipe, name: str) -> Any:
@@ -43,7 +45,7 @@ def parameter(recipe: Recipe, name: str) -> Any:
     return field.json_schema_extra.get(DOCUMENTED_DEFAULT)
 
 
-def settings_of(recipe: Recipe) -> Settings:
+def settings_of(recipe: Recipe, processes: int = 1) -> Settings:
     """What a recipe asks of the loop. Raises ConfigError for a value that makes no sense."""
     ratio = parameter(recipe, "save_steps_ratio")
     settings = Settings(
@@ -59,6 +61,7 @@ def settings_of(recipe: Recipe) -> Settings:
         use_lora=parameter(recipe, "use_lora") is not False,
         lora_rank=parameter(recipe, "lora_rank"),
         lora_alpha=parameter(recipe, "lora_alpha"),
+        processes=processes,
     )
     if settings.save_strategy == "steps" and settings.save_steps_ratio == 0:
         raise ConfigError("saveStepsRatio is 0 with saveStrategy steps: give a share above 0, or saveStrategy epoch")

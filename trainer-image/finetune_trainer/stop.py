@@ -25,6 +25,7 @@ class Stop:
         """Take SIGTERM and SIGINT from now on. Main thread only."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the launcher starts ranks with it blocked
 
     def check(self) -> None:
         """Raise `Preempted` if the pod was asked to stop."""

@@ -189,16 +189,19 @@ class DiffusionTrainee:
     def _encode_all(self) -> None:
         """Every latent into the cache, and every text unless the recipe leaves that to the first use."""
         texts_now = parameter(self._recipe, "cache_text_embeddings") is not False
-        self._samples.encode()
-        for number in range(len(self.rows)):
+        ranks = self._inputs.ranks
+        if ranks.first:
+            self._samples.encode()
+        for number in range(ranks.rank, len(self.rows), ranks.world):
             self._inputs.check()
             row = self._row(number)
             self._conditions.target(row)
             self._conditions.controls(row)
             if texts_now:
                 self._conditions.text(row.caption, row.controls)
-            if number % 100 == 99:
+            if number % 100 > 99 - ranks.world:
                 say("encoding", rows=number + 1, of=len(self.rows))
+        ranks.wait()
         if texts_now:
             self._denoiser.free_texts()
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.data.store import Store
     from finetune_trainer.order import Draw
+    from finetune_trainer.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Inputs:
     env: Environment
     check: Callable[[], None]
     """Called often while loading; raises to stop."""
+    ranks: Ranks
+    """The processes that train together. What is cached is computed once: each takes its share, and all wait."""
 
 
 @dataclass(frozen=True)
