@@ -123,7 +123,7 @@ def test_four_and_two_steps_are_six_bit_for_bit(trained: Trained) -> None:
     torch.testing.assert_close(contents(output), before, rtol=0, atol=0)
     assert {path.name: path.read_bytes() for path in sorted((output / "samples").iterdir())} == pictures
     kind = "webp" if trained.name == "wan" else "png"
-    assert sorted(pictures) == [f"step-3-0.{kind}", f"step-6-0.{kind}"]
+    assert sorted(pictures) == ["contact-sheet.png", f"step-3-0.{kind}", f"step-6-0.{kind}"]
 
 
 def contents(output: Path) -> dict[str, Any]:

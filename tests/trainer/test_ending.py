@@ -38,7 +38,7 @@ def test_a_good_end(new_run: NewRun) -> None:
         "skipped": 0,
     }
     assert {"torch", "transformers", "peft"} <= manifest["versions"].keys()
-    names = ["adapter_model.safetensors", "adapter_config.json", "manifest.json", "metrics.jsonl"]
+    names = ["adapter_model.safetensors", "adapter_config.json", "loss.png", "manifest.json", "metrics.jsonl"]
     assert [artifact["name"] for artifact in end["artifacts"]] == names
     for artifact in end["artifacts"]:
         path = results / "adapters" / "receipts" / artifact["name"]

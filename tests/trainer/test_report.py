@@ -5,11 +5,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from finetune_trainer.report import Pace, Poster, Progress
+from finetune_trainer.screen import Bar, Lines, open_screen
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, web
@@ -101,6 +104,19 @@ def test_pace_counts_this_process_only() -> None:
     pace.add(8)
     assert pace.rate() == 2.0
     assert pace.eta(6) == 8.0
+
+
+def test_on_a_terminal_there_is_one_bar() -> None:
+    text = StringIO()
+    bar = Bar(Console(file=text, force_terminal=True, width=100))
+    for step in (1, 5):
+        bar.show(Progress(step, 10, step / 10, loss=0.25, learning_rate=1e-4, samples_per_second=3.0, eta=61.0))
+    bar.close()
+    last = text.getvalue().rpartition("step ")[2]
+    assert "5/10" in last
+    assert "epoch 0.50  loss 0.2500  lr 0.0001  3.00 samples/s  eta 0:01:01" in last
+    assert text.getvalue().endswith("\x1b[?25h")  # the cursor is back
+    assert isinstance(open_screen(), Lines)  # pytest's stderr is no terminal
 
 
 def test_a_run_reports_and_prints(new_run: Callable[..., TrainerRun], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -121,6 +122,33 @@ def test_sigterm_ends_with_75_and_resumes_to_the_same_end(run: TrainerRun, refer
     assert_same_end(run, reference)
 
 
+@pytest.mark.parametrize(
+    "number", [*range(3), *(pytest.param(number, marks=pytest.mark.slow) for number in range(3, 20))]
+)
+def test_killed_at_a_random_moment_and_resumed(run: TrainerRun, reference: TrainerRun, number: int) -> None:
+    """A moment is so many events of the run, and up to 0.4 s more (mostly little); with or without a warning."""
+    draw = random.Random(number)
+    events, delay, kind = draw.randrange(18), 0.4 * draw.random() ** 3, draw.choice([signal.SIGTERM, signal.SIGKILL])
+    process = run.start(stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    for _ in range(events):
+        process.stdout.readline()
+    time.sleep(delay)
+    process.send_signal(kind)
+    result = run.finish(process)
+
+    moment = f"{kind.name} {delay:.2f} s after event {events}: {result}"
+    if kind == signal.SIGTERM and events > 0:
+        assert result.code in (75, 0), moment
+    if result.code == 75 and result.termination["step"] > 0:
+        step = result.termination["step"]
+        assert result.termination["checkpoint"]["step"] == step, moment
+        assert read_checkpoint(run.checkpoints / f"step-{step:08d}") is not None, moment
+
+    assert run.execute().code == 0, moment
+    assert_same_end(run, reference)
+
+
 def wait_for(process: "subprocess.Popen[str]", moment: str) -> None:
     if moment == "start":
         time.sleep(0.15)
@@ -154,10 +182,12 @@ def test_a_checkpoint_torn_at_any_byte_is_never_picked(tmp_path: Path) -> None:
     newest = store.path(2)
     for file in sorted(newest.iterdir()):
         content = file.read_bytes()
-        for length in {0, 1, len(content) // 3, len(content) // 2, len(content) - 1}:
+        for length in range(0, len(content), max(1, len(content) // 75)):  # every one of the marker
             file.write_bytes(content[:length])
             assert picked(store) == 1, f"{file.name} cut to {length} of {len(content)} bytes"
-        for position in range(0, len(content), max(1, len(content) // 7)):
+        file.write_bytes(content + b"\0")
+        assert picked(store) == 1, f"{file.name} with a byte more"
+        for position in range(0, len(content), max(1, len(content) // 75)):
             file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
             assert picked(store) == 1, f"{file.name} changed at byte {position}"
         file.unlink()

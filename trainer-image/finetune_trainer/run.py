@@ -19,7 +19,8 @@ from finetune_trainer.families.base import Inputs
 from finetune_trainer.files import flush, write_atomically
 from finetune_trainer.launch import PREPARED
 from finetune_trainer.models import describe, model_folder
-from finetune_trainer.report import Pace, Poster, Progress, say, tell
+from finetune_trainer.report import Pace, Poster, Progress, say
+from finetune_trainer.screen import open_screen
 from finetune_trainer.settings import Settings, settings_of
 from finetune_trainer.stop import Stop
 from finetune_trainer.termination import Verdict
@@ -114,6 +115,14 @@ class _Session:
     def train(self) -> None:
         """All steps that are left. Raises Preempted, with a checkpoint, if the pod was asked to stop."""
         self._pace = Pace(self._loop.step, self._schedule.total_steps)
+        self._screen = open_screen()
+        try:
+            self._train()
+        finally:
+            self._screen.close()
+        self._ranks.part()
+
+    def _train(self) -> None:
         with self._stop.deferred():
             say(
                 "ready",
@@ -130,7 +139,6 @@ class _Session:
             self._loop.run(self._after_step)
             if self._saved_step != self._loop.step:
                 self._save()
-        self._ranks.part()
 
     def finish(self, destination: Path | None) -> None:
         """Export, check, manifest, copy."""
@@ -138,6 +146,7 @@ class _Session:
 
         loss_after = self._probe.loss(self._trainee)
         export(self._trainee, self._probe, self._env.output_dir)
+        pictures = self._draw()
         write_manifest(
             self._env.output_dir,
             {
@@ -158,6 +167,7 @@ class _Session:
                 "processes": self._ranks.world,
                 "steps": self._schedule.total_steps,
                 "loss": {"before": self._loss_before, "after": loss_after, "probeRows": self._probe.rows},
+                "pictures": pictures,
                 "notes": [*self._notes, *self._store.summary["notes"]],
                 "versions": versions(),
             },
@@ -169,6 +179,22 @@ class _Session:
             uri = self._env.storage_uri(self._env.output_dir) or self._env.output_dir.as_uri()
         self._verdict.artifacts = artifacts(self._env.output_dir, uri)
         say("result", uri=uri, lossBefore=self._loss_before, lossAfter=loss_after)
+
+    def _draw(self) -> dict[str, str]:
+        """Pictures for people, by what they show. None of them is worth failing for."""
+        from finetune_trainer.pictures import LOSS, SHEET, draw_loss, draw_sheet
+
+        output, found = self._env.output_dir, {}
+        prompts = [sample.prompt for sample in getattr(self._config.recipe.parameters, "samples", None) or []]
+        title = f"{self._config.finetune.name}, {self._config.base_model}"
+        try:
+            if draw_loss(output / METRICS, output / LOSS, title):
+                found["loss"] = LOSS
+            if draw_sheet(output / "samples", output / SHEET, prompts):
+                found["samples"] = SHEET
+        except Exception as error:
+            self._note(f"a picture could not be drawn: {type(error).__name__}: {error}")
+        return found
 
     def _start(self) -> float:
         """Go on from the newest complete checkpoint, if there is one; returns the probe's loss before training."""
@@ -251,7 +277,7 @@ class _Session:
             eta=self._pace.eta(record.step),
         )
         say("progress", **progress.fields())
-        tell(progress.line())
+        self._screen.show(progress)
         self._poster.update(progress.status())
 
     def _save(self) -> None:
