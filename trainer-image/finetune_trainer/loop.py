@@ -61,7 +61,7 @@ class Loop:
     ) -> None:
         self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
         self._stop, self._ranks, self._note = stop, ranks, note
-        self._micro_batch, self._recomputing = settings.micro_batch, advanced.activation_checkpointing
+        self._singly, self._recomputing = False, advanced.activation_checkpointing
         if self._recomputing:
             trainee.recompute()
         self._weights = trainee.parameters()
@@ -89,7 +89,7 @@ class Loop:
             upcoming = worker.submit(self._batches, self.step)
             while self.step < self._schedule.total_steps:
                 batches = upcoming.result()
-                if any(batch.samples > self._micro_batch for batch in batches):  # prepared before memory ran out
+                if self._singly and not _all_single(batches):  # prepared before memory ran out
                     batches = self._batches(self.step)
                 if self.step + 1 < self._schedule.total_steps:
                     upcoming = worker.submit(self._batches, self.step + 1)
@@ -124,7 +124,8 @@ class Loop:
 
     def _batches(self, step: int) -> list[Batch]:
         draws = share(self._schedule.at(step), self._ranks.rank, self._ranks.world)
-        return [self._trainee.prepare(part) for part in self._trainee.split(draws, self._micro_batch)]
+        parts = self._trainee.split(draws, self._settings.micro_batch, singly=self._singly)
+        return [self._trainee.prepare(part) for part in parts]
 
     def _train(self, batches: Sequence[Batch]) -> bool:
         """One optimizer step; False if the pod was asked to stop before or in it, with nothing changed."""
@@ -153,7 +154,7 @@ class Loop:
         try:
             return self._accumulate(batches, units)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            batches = self._fall_back(error)
+            batches = self._fall_back(batches, error)
             try:
                 return self._accumulate(batches, units)
             except (torch.OutOfMemoryError, MemoryError) as again:
@@ -169,17 +170,18 @@ class Loop:
             total += loss.detach()
         return total
 
-    def _fall_back(self, error: BaseException) -> list[Batch]:
-        if self._micro_batch == 1 and self._recomputing:
+    def _fall_back(self, batches: Sequence[Batch], error: BaseException) -> list[Batch]:
+        if self._recomputing and _all_single(batches):
             raise OutOfMemory(self._memory(error)) from error
         self._optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        most = max(batch.samples for batch in batches)
         self._note(
-            f"out of memory at step {self.step + 1} with {self._micro_batch} rows per forward pass: "
+            f"out of memory at step {self.step + 1} with {most} rows in a forward pass: "
             "going on with 1 row and recomputed activations (slower, same numbers)"
         )
-        self._micro_batch, self._recomputing = 1, True
+        self._singly, self._recomputing = True, True
         self._trainee.recompute()
         _set_rng_state(self._rng)
         return self._batches(self.step)
@@ -263,6 +265,10 @@ def read_state(path: Path) -> dict[str, Any]:
     """What `write_state` wrote."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def _all_single(batches: Sequence[Batch]) -> bool:
+    return all(batch.samples == 1 for batch in batches)
 
 
 def _rng_state() -> dict[str, Any]:

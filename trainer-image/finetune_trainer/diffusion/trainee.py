@@ -68,8 +68,9 @@ class DiffusionTrainee:
         """LoRA matrices, or all weights of the denoiser."""
         return [weight for weight in self._denoiser.model.parameters() if weight.requires_grad]
 
-    def split(self, draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
+    def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
         """Samples whose target and controls come to the same sizes, in the order in which they first appear."""
+        size = 1 if singly else size
         alike: dict[Any, list[Draw]] = defaultdict(list)
         for draw in draws:
             alike[self._conditions.shapes(self._row(draw.row))].append(draw)

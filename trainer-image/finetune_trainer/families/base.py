@@ -59,8 +59,12 @@ class Trainee(Protocol):
     def parameters(self) -> list[torch.nn.Parameter]:
         """What the optimizer updates, in a fixed order."""
 
-    def split(self, draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
-        """An effective batch as micro-batches of at most `size` samples that fit into one forward pass."""
+    def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
+        """An effective batch as the samples of each forward pass; decides memory and speed, and no number.
+
+        Stacked samples: at most `size` in a pass. A family that packs rows fills its passes up to a number of tokens
+        instead, whatever the size. singly: one sample in each, after memory ran out.
+        """
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
         """Tokens and pixels of some samples; pure, may run in another thread."""
@@ -96,11 +100,6 @@ class Sampling(Protocol):
 
     def sample(self, step: int, last: bool, folder: Path, stopped: Callable[[], bool]) -> None:
         """Write the samples that are due after `step` steps below `folder`; gives up once `stopped()`."""
-
-
-def in_order(draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
-    """Micro-batches one after the other, where any samples fit together."""
-    return [draws[at : at + size] for at in range(0, len(draws), size)]
 
 
 class Family(Protocol):

@@ -16,7 +16,7 @@ from finetune_operator.api.recipes import ImageToText, Recipe
 from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.base import Batch, Inputs, in_order
+from finetune_trainer.families.base import Batch, Inputs
 from finetune_trainer.models import check_weights
 from finetune_trainer.settings import parameter
 
@@ -84,9 +84,10 @@ class Qwen3VLTrainee:
         """LoRA matrices, or all weights of the language model."""
         return [weight for weight in self._model.parameters() if weight.requires_grad]
 
-    def split(self, draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
+    def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
         """Rows are padded, so any of them fit together."""
-        return in_order(draws, size)
+        size = 1 if singly else size
+        return [draws[at : at + size] for at in range(0, len(draws), size)]
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
         """Right-padded rows."""
