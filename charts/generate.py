@@ -214,7 +214,8 @@ The image of the operator and that of the trainer are named by `image` and `trai
 ## Upgrade
 
 `helm upgrade` brings the resource's new schema too, since it is a template here (`crds.enabled`). Runs go on: the
-operator's pods are replaced, the trainers' are not.
+operator's pods are replaced, the trainers' are not. `helm rollback` takes the schema back as well. The whole of it:
+[docs/upgrading.md](../../docs/upgrading.md).
 
 ## Uninstall
 
@@ -224,7 +225,10 @@ operator's pods are replaced, the trainers' are not.
 3. `kubectl delete crd finetunes.finetune.dev`.
 
 The Secret `finetune-operator-progress` and the Lease are the operator's own, not the release's: they stay in its
-namespace.
+namespace. Where the operator went first and FineTunes hang in `Terminating`:
+[docs/upgrading.md](../../docs/upgrading.md#the-operator-went-first).
+
+Something does not run? [Troubleshooting by reason](../../docs/troubleshooting.md).
 
 ## Values
 

@@ -20,7 +20,7 @@ GO_TOOLS = {
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
 }
-PYTHON_TOOLS = {"checkov": "3.3.30", "zizmor": "1.32.0"}
+PYTHON_TOOLS = {"checkov": "3.3.30", "kubernetes-validate": "1.37.0", "zizmor": "1.32.0"}
 """Not in the lock file of the tests: each has an environment of its own, whose packages are at most as old as AS_OF."""
 AS_OF = "2026-11-20"
 
