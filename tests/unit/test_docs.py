@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,22 @@ def test_every_command_is_in_the_reference() -> None:
         *ARTIFACTS,
     ]:
         assert f"\n## {title}\n" in text
+
+
+PAGES = sorted(
+    path
+    for path in CHECKOUT.rglob("*.md")
+    if not {".venv", "build", "node_modules", ".git"} & set(path.relative_to(CHECKOUT).parts)
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Those within the repository, with the headings that they name."""
+    for target in re.findall(r"\]\((?!https?://|mailto:)([^)\s]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
