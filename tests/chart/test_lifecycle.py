@@ -171,6 +171,8 @@ def test_from_install_to_uninstall(installation: Installation) -> None:
         left = it.kubectl.get(kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=tune")["items"]
         assert [each["metadata"]["name"] for each in left] == []
 
+    with pytest.raises(AssertionError, match="ownership metadata"):
+        it.helm("install", "other", chart=CHART)
     it.helm("install", "tune", chart=CHART)  # the kept resource is taken over again
     assert it.kubectl.get("finetune", "first")["metadata"]["uid"] == uid
     it.helm("uninstall", "tune", "--wait", "--timeout", PATIENCE)
@@ -184,7 +186,7 @@ def an_upgrade_leaves_a_run_alone(it: Installation, tunes: Operated) -> None:
     tunes.at_step("second", 3)
     (pod,) = it.kubectl.get("pods", "-l", "job-name=second-1")["items"]
     chart = changed_chart(it.folder)
-    it.helm("upgrade", "tune", "--wait", "--timeout", PATIENCE, chart=chart, workers=7)
+    it.helm("upgrade", "tune", "--reset-then-reuse-values", "--set", "workers=7", "--wait", "--timeout", PATIENCE, chart)
     assert it.available() == 1
     assert has_note(it.kubectl), "the resource changes with the chart"
     settings = it.kubectl.get("configmap", "finetune-operator", "-n", NAMESPACE)["data"]

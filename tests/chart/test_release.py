@@ -106,7 +106,7 @@ def test_nothing_is_published_before_the_tests() -> None:
         return direct.union(*(needed(each) for each in direct)) if direct else set()
 
     writing = {name for name, job in jobs.items() if "write" in job["permissions"].values()}
-    assert writing == {"image", "chart", "release"}
+    assert writing == {"image", "chart", "program", "release"}
     assert all({"version", "test"} <= needed(name) for name in writing)
 
 
