@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,9 @@ def main() -> None:
         raise SystemExit("usage: finetune-operator run [options]; see finetune-operator run --help")
     settings = parse(sys.argv[2:], os.environ)
     _log(settings)
+    # Nearly all that is allocated are parsed objects, which have no cycles: to look for cycles among them as often as
+    # Python does by default takes two thirds of the time of a start with 10,000 FineTunes.
+    gc.set_threshold(10_000, 20, 100)
     try:
         uvloop.run(run(settings))
     except* (LeaseLost, NoCluster, ForeignSecret) as failures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -78,6 +79,7 @@ class Operator:
 
     async def _lead(self) -> None:
         await self.watches.listed()
+        gc.freeze()  # what has been listed stays: a full collection would stop everything for a tenth of a second
         await self.lease.acquired()
         self.leading_since = time.monotonic()
         logger.info("leading with %d FineTunes", len(self.cache.finetunes))

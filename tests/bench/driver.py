@@ -16,8 +16,12 @@ import orjson
 from finetune_operator.kube import config
 
 Object = dict[str, Any]
+WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
+WRITTEN = ("finetunes", "jobs", "events", "persistentvolumeclaims", "secrets")
+"""All that the operator writes to, its Lease apart; the API server writes to other things on its own account."""
 CONNECTIONS = 16
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 FINETUNES = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunes"
 JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 
@@ -71,6 +75,11 @@ class Driver:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         await self.send("POST", "/api/v1/namespaces", body)
 
+    async def names(self, path: str) -> list[str]:
+        """The names of what is in a collection: a list of the whole objects would disturb what is measured."""
+        async with self._session.get(self.server + path, headers={"Accept": METADATA_LIST}) as response:
+            return [item["metadata"]["name"] for item in orjson.loads(await response.read())["items"] or ()]
+
     async def watch_jobs(self, namespace: str, seen: dict[str, float], wanted: int) -> None:
         """Note when each Job of the namespace is first seen; return when there are `wanted`."""
         path = JOBS.format(namespace=namespace) + "?watch=true&resourceVersion=0"
@@ -84,13 +93,13 @@ class Driver:
                     return
 
     async def writes(self) -> int:
-        """Every write that the API server has carried out so far, whoever sent it, leases left out."""
+        """Every write to what the operator writes that the API server has carried out so far, whoever sent it."""
         total = 0
         for line in (await self.text("/metrics")).splitlines():
-            if line.startswith("apiserver_request_total{") and 'resource="leases"' not in line:
+            if line.startswith("apiserver_request_total{"):
                 labels, _, value = line.rpartition(" ")
-                verb = re.search(r'verb="([A-Z]+)"', labels)
-                if verb and verb[1] in ("POST", "PUT", "PATCH", "APPLY", "DELETE"):
+                verb, resource = (re.search(rf'{label}="([a-zA-Z]+)"', labels) for label in ("verb", "resource"))
+                if verb and resource and verb[1] in WRITES and resource[1] in WRITTEN:
                     total += int(float(value))
         return total
 

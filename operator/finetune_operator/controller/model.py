@@ -60,11 +60,18 @@ class FineTune:
         }
 
 
-def read_finetune(body: Object) -> FineTune:
-    """The typed view of a FineTune from the API server. A spec that the models refuse is kept as `spec_error`."""
+Reading = tuple[FineTuneSpec | None, str | None]
+"""A parsed spec, or a sentence that names the first fields that are wrong."""
+
+
+def read_finetune(body: Object, reading: Reading | None = None) -> FineTune:
+    """The typed view of a FineTune from the API server. A spec that the models refuse is kept as `spec_error`.
+
+    `reading`: what `read_spec` has said of this very spec.
+    """
     metadata = body["metadata"]
     raw = body.get("spec") or {}
-    spec, error = read_spec(raw)
+    spec, error = reading or read_spec(raw)
     return FineTune(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -82,8 +89,8 @@ def read_finetune(body: Object) -> FineTune:
     )
 
 
-def read_spec(raw: Object) -> tuple[FineTuneSpec | None, str | None]:
-    """The parsed spec, or a sentence that names the first fields that are wrong."""
+def read_spec(raw: Object) -> Reading:
+    """Parses it."""
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:

@@ -27,6 +27,7 @@ from finetune_operator.controller.model import (
 )
 from finetune_operator.controller.policies.ownership import controller_of, is_ours
 from finetune_operator.controller.policies.patience import delay_of
+from finetune_operator.controller.readings import Readings
 from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.kube import resources
@@ -88,6 +89,7 @@ class Observer:
         self._traits = {name: member.traits for name, member in runner.members.items()} if runner else {}
         self._clock = clock
         self._may_ask_kueue = True
+        self._readings = Readings()
 
     async def observe(self, key: Key, memory: Memory) -> Observation | None:
         """Everything that a decision about it depends on; None where there is no such FineTune."""
@@ -95,7 +97,7 @@ class Observer:
         if body is None:
             return None
         now = self._clock()
-        finetune = read_finetune(body)
+        finetune = read_finetune(body, self._readings.of(body))
         memory.belongs_to(finetune.uid)
         status: Mapping[str, Any] = body.get("status") or {}
         job = await self._job(finetune, status, memory)

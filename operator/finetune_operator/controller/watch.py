@@ -32,8 +32,7 @@ from finetune_operator.kube.config import Access
 
 logger = logging.getLogger(__name__)
 
-# kopf parses each line of a watch by what is called `json` there. orjson takes a third of the time, and keeps one copy
-# of each key for all objects together: the memory of ten thousand FineTunes falls with it.
+# kopf parses each line of a watch by what is called `json` there; orjson takes a third of the time.
 setattr(api, "json", orjson)  # noqa: B010 (the module's own name for it is no part of its types)
 
 Object = dict[str, Any]

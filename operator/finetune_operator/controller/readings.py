@@ -1,0 +1,28 @@
+"""The parsed specs of the FineTunes that were looked at last: a run is looked at a dozen times, and its spec is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.controller.model import Reading, read_spec
+
+Object = dict[str, Any]
+
+KEPT = 1000
+
+
+class Readings:
+    """By uid and generation: the API server raises the latter with every change of a spec."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int], Reading] = {}
+
+    def of(self, body: Object) -> Reading:
+        """What `read_spec` says of it."""
+        version = (body["metadata"]["uid"], body["metadata"].get("generation", 0))
+        reading = self._kept.get(version)
+        if reading is None:
+            reading = self._kept[version] = read_spec(body.get("spec") or {})
+            if len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+        return reading

@@ -1,0 +1,39 @@
+"""A spec is parsed once for each generation of each object, and not kept for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_operator.controller import readings
+from finetune_operator.controller.readings import Readings
+from tests.unit.observations import ANOTHER_UID, body
+
+
+def test_a_generation_is_parsed_once() -> None:
+    known = Readings()
+    first = known.of(body())
+    assert first[0] is not None
+    assert known.of(body())[0] is first[0]
+
+
+def test_a_changed_spec_and_a_namesake_are_read_anew() -> None:
+    known = Readings()
+    known.of(body())
+    for changed in (body(generation=2, run=2), body(uid=ANOTHER_UID, run=3)):
+        spec, error = known.of(changed)
+        assert (spec.run if spec else None, error) == (changed["spec"]["run"], None)
+
+
+def test_a_broken_spec_keeps_its_error() -> None:
+    known, broken = Readings(), body(baseModel=3)
+    assert known.of(broken) == known.of(broken)
+    assert "baseModel" in str(known.of(broken)[1])
+
+
+def test_what_was_looked_at_long_ago_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "KEPT", 2)
+    known = Readings()
+    first = known.of(body(uid="1"))[0]
+    for uid in ("2", "3"):
+        known.of(body(uid=uid))
+    assert known.of(body(uid="1"))[0] is not first
