@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from finetune_trainer.errors import OutOfMemory
-from finetune_trainer.families.qwen3_vl import Qwen3VLTrainee
-from finetune_trainer.families.vlm_rows import RowEncoder, RowTooLongError
+from finetune_trainer.families.language import LanguageTrainee
+from finetune_trainer.families.rows import RowTooLongError
+from finetune_trainer.families.vlm_rows import RowEncoder
 from tests.trainer.datasets import picture, write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 
@@ -219,14 +220,14 @@ def test_memory_running_out_once_changes_no_number(new_run: NewRun, monkeypatch:
     for run in (calm, short):
         write_rows(run.data)
     assert calm.execute().code == 0
-    original = Qwen3VLTrainee.loss_sum
+    original = LanguageTrainee.loss_sum
 
-    def small_device(self: Qwen3VLTrainee, batch: Any) -> torch.Tensor:
+    def small_device(self: LanguageTrainee, batch: Any) -> torch.Tensor:
         if batch.samples > 1 and self._base.training:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return original(self, batch)
 
-    monkeypatch.setattr(Qwen3VLTrainee, "loss_sum", small_device)
+    monkeypatch.setattr(LanguageTrainee, "loss_sum", small_device)
     assert short.execute().code == 0
 
     assert short.losses() == pytest.approx(calm.losses(), abs=1e-6)
@@ -234,12 +235,12 @@ def test_memory_running_out_once_changes_no_number(new_run: NewRun, monkeypatch:
 
 
 def test_memory_running_out_for_good_is_exit_4(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tiny_device(self: Qwen3VLTrainee, batch: Any) -> torch.Tensor:
+    def tiny_device(self: LanguageTrainee, batch: Any) -> torch.Tensor:
         if self._base.training:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return torch.zeros(())
 
-    monkeypatch.setattr(Qwen3VLTrainee, "loss_sum", tiny_device)
+    monkeypatch.setattr(LanguageTrainee, "loss_sum", tiny_device)
     run = new_run()
     write_rows(run.data)
 

@@ -19,6 +19,8 @@ WANTED_FILES: Final = (
     "*/*.safetensors",
 )
 WANTED_OF_PIPELINES: Final = tuple(pattern for pattern in WANTED_FILES if pattern != "*.safetensors")
+UNWANTED_OF_MODELS: Final = ("*/*.safetensors",)
+"""gpt-oss keeps its weights twice more, in folders for other programs."""
 UNWANTED_OF_PIPELINES: Final = ("*.fp16.safetensors", "*.bf16.safetensors", "*.non_ema.safetensors")
 """Beside their components many pipelines keep all weights once more in one file, and in other numbers."""
 
@@ -50,7 +52,7 @@ def model_folder(base_model: str, env: Environment, pipeline: bool = False) -> P
                 base_model,
                 token=_hub_token(env),
                 allow_patterns=list(WANTED_OF_PIPELINES if pipeline else WANTED_FILES),
-                ignore_patterns=list(UNWANTED_OF_PIPELINES) if pipeline else None,
+                ignore_patterns=list(UNWANTED_OF_PIPELINES if pipeline else UNWANTED_OF_MODELS),
             )
         )
 

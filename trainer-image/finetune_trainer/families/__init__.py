@@ -6,8 +6,9 @@ from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.base import Family
 from finetune_trainer.families.diffusion import DIFFUSION
 from finetune_trainer.families.qwen3_vl import Qwen3VL
+from finetune_trainer.families.text import TEXT
 
-FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(), *DIFFUSION)
+FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(), *TEXT, *DIFFUSION)
 
 
 def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Family:

@@ -7,36 +7,19 @@ labels. A row that is too long gets smaller images, never cut ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.families.rows import Fit, RowTooLongError
+from finetune_trainer.packing import IGNORED
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from finetune_trainer.data.store import Sample
-    from finetune_trainer.families.base import Inputs
-
-IGNORED: Final = -100
-"""Label of tokens that are not learnt (torch's cross-entropy)."""
-LISTED_ROWS: Final = 20
 _MARK: Final = "finetune-answer-mark"
-
-
-class RowTooLongError(Exception):
-    """The row does not fit into the sequence, also with the smallest images."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a row fits. tokens: its length. max_pixels: bound for each image, None where they fit as they are."""
-
-    tokens: int
-    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,34 +129,3 @@ class RowEncoder:
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-
-def plan_rows(
-    encoder: RowEncoder, inputs: Inputs, texts: Callable[[Sample], tuple[str, str]], columns: tuple[str, ...]
-) -> tuple[list[int], list[str]]:
-    """Indices into the store of the rows that fit, and notes for the user. Raises DataError with row numbers."""
-    store, rows, problems, smaller = inputs.store, [], [], 0
-    for index in range(len(store)):
-        sample = store[index]
-        try:
-            fit = encoder.fit(*texts(sample), sample.sizes(columns))
-        except RowTooLongError as error:
-            problems.append(f"row {sample.row}: {error}")
-            continue
-        smaller += fit.max_pixels is not None
-        rows.append(index)
-    share = 1.0 if inputs.advanced.too_long == "skip" else inputs.advanced.max_skipped_share
-    if len(problems) > share * len(store) or not rows:
-        listed = "; ".join(problems[:LISTED_ROWS])
-        raise DataError(
-            f"{len(problems)} of {len(store)} rows are too long (rows count from 0): {listed}. "
-            "Raise seqLength, shorten the texts, or let advanced.tooLong or advanced.maxSkippedShare leave rows out"
-        )
-    notes = []
-    if encoder.enable_thinking and not encoder.thinking_matters():
-        notes.append("enableThinking has no effect: the chat template of this checkpoint has no thinking mode")
-    if problems:
-        notes.append(f"{len(problems)} rows were left out because they are too long, the first: {problems[0]}")
-    if smaller:
-        notes.append(f"{smaller} rows got smaller images to fit into seqLength")
-    return rows, notes

@@ -1,0 +1,162 @@
+"""A conversation as tokens and labels, with the checkpoint's own tokenizer and chat template.
+
+The conversation is rendered once, whole. What the model itself writes in an assistant's turn is learnt: from behind
+the generation prompt to the end of the turn, tool calls and the end token included; everything else is context. Few
+templates mark those spans (`{% generation %}`), so they are found by rendering the conversation up to the turn and
+checking that the text is a prefix of the whole. Templates that write an old turn differently from the newest one
+(Qwen3 leaves out its thinking, gpt-oss ends it with another token) are rendered a second time, with a mark for the
+turn, and the text behind the mark must be the end of the whole. A template for which neither holds is refused.
+
+Each span is tokenised on its own, as a server does: the prompt first, then what the model adds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import torch
+
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.families.messages import Message
+from finetune_trainer.families.rows import THINKING_NOTE, Fit, RowTooLongError, RowUnfitError
+from finetune_trainer.packing import IGNORED
+
+DATE: Final = datetime(2024, 7, 26)
+"""For templates that write today's date: a resumed run must see the same tokens. Llama 3's own fallback."""
+_TODAY: Final = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_MARK: Final = "finetune-answer-mark"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of the rendered conversation."""
+
+    text: str
+    learnt: bool
+
+
+class ChatEncoder:
+    """A tokenizer, its template, and a length."""
+
+    def __init__(self, tokenizer: Any, seq_length: int, *, enable_thinking: bool) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError("the base model has no chat template: use one made for chat (an instruct model)")
+        template = tokenizer.get_chat_template()
+        self._template = _TODAY.sub(lambda call: json.dumps(DATE.strftime(call[2])), template)
+        self._dated = self._template != template
+        self._tokenizer, self._seq_length, self.enable_thinking = tokenizer, seq_length, enable_thinking
+
+    def notes(self) -> list[str]:
+        """What the user should know about the template."""
+        notes: list[str] = []
+        question: list[Message] = [{"role": "user", "content": "x"}]
+        if self.enable_thinking and self._head(question, True) == self._head(question, False):
+            notes.append(THINKING_NOTE)
+        if self._dated:
+            notes.append(
+                f"the chat template writes the date: every row says {DATE:%d %b %Y}, so that runs are the same"
+            )
+        return notes
+
+    def fit(self, messages: list[Message]) -> Fit:
+        """The row's length in tokens. Raises RowTooLongError or RowUnfitError."""
+        tokens = sum(len(self._tokens(span.text)) for span in self.spans(messages))
+        if tokens > self._seq_length:
+            raise RowTooLongError(f"has {tokens} tokens; seqLength is {self._seq_length}")
+        return Fit(tokens)
+
+    def encode(self, messages: list[Message]) -> tuple[torch.Tensor, torch.Tensor]:
+        """input_ids and labels, (length,) int64 each. Raises RowUnfitError."""
+        spans = self.spans(messages)
+        parts = [torch.tensor(self._tokens(span.text), dtype=torch.int64) for span in spans]
+        labels = [
+            part if span.learnt else torch.full_like(part, IGNORED) for span, part in zip(spans, parts, strict=True)
+        ]
+        return torch.cat(parts), torch.cat(labels)
+
+    def spans(self, messages: list[Message]) -> list[Span]:
+        """The rendered conversation in parts. Raises RowUnfitError."""
+        whole = self._render(messages)
+        spans, done = [], 0
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            start = self._start(messages, index, whole)
+            end = self._end(messages, index, whole)
+            if not done <= start < end:
+                raise RowUnfitError(f"message {index}: the chat template writes nothing of it, or not in its place")
+            spans += [Span(whole[done:start], False), Span(whole[start:end], True)]
+            done = end
+        if not spans:
+            raise RowUnfitError("has no message of the assistant")
+        return [span for span in [*spans, Span(whole[done:], False)] if span.text]
+
+    def _start(self, messages: list[Message], index: int, whole: str) -> int:
+        # Behind what the server writes before the model goes on; with thinking off that may be an empty thinking block,
+        # which older turns lack and turns with thoughts fill.
+        before = messages[:index]
+        for history in (before, [_without_thoughts(message) for message in before]):
+            for thinking in (self.enable_thinking, not self.enable_thinking):
+                head = self._head(history, thinking)
+                if whole.startswith(head):
+                    return len(head)
+        head = self._around_mark(messages, index)[0]
+        if whole.startswith(head):
+            return len(head)
+        raise self._unclear(index)
+
+    def _end(self, messages: list[Message], index: int, whole: str) -> int:
+        for turn in (messages[index], _without_thoughts(messages[index])):
+            upto = self._render([*messages[:index], turn])
+            if whole.startswith(upto):
+                return len(upto)
+        rest = self._around_mark(messages, index)[1]
+        if not whole.endswith(rest):
+            raise self._unclear(index)
+        return len(whole) - len(rest) + len(self._turn_end(messages, index, rest))
+
+    def _turn_end(self, messages: list[Message], index: int, rest: str) -> str:
+        alone = self._around_mark(messages[: index + 1], index)[1]
+        if rest.startswith(alone):
+            return alone
+        first = self._tokenizer.convert_ids_to_tokens(self._tokens(rest)[0]) if rest else None
+        if first in self._tokenizer.get_added_vocab() and rest.startswith(first):
+            return str(first)
+        raise self._unclear(index)
+
+    def _around_mark(self, messages: list[Message], index: int) -> tuple[str, str]:
+        marked: Message = {"role": "assistant", "content": _MARK}
+        before, mark, after = self._render([*messages[:index], marked, *messages[index + 1 :]]).partition(_MARK)
+        if not mark:
+            raise self._unclear(index)
+        return before, after
+
+    def _unclear(self, index: int) -> RowUnfitError:
+        return RowUnfitError(
+            f"message {index}: the chat template of the base model rewrites the conversation around it, so it cannot "
+            "be told which tokens are the assistant's"
+        )
+
+    def _head(self, messages: list[Message], thinking: bool) -> str:
+        return self._render(messages, add_generation_prompt=True, enable_thinking=thinking)
+
+    def _render(self, messages: list[Message], **options: bool) -> str:
+        options = {"tokenize": False, "enable_thinking": self.enable_thinking, **options}
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, chat_template=self._template, **options))
+        except Exception as error:  # templates raise whatever they like, on purpose and not
+            raise RowUnfitError(f"the chat template refuses the conversation: {str(error)[:200]}") from error
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _without_thoughts(message: Message) -> Message:
+    """As templates write a turn once a later one has been reached (gpt-oss: what led to a tool call)."""
+    kept = {key: value for key, value in message.items() if key in ("role", "content", "tool_calls")}
+    return {**kept, "content": ""} if message.get("tool_calls") else kept

@@ -1,0 +1,188 @@
+"""What all language models share: packed passes, the loss over answer tokens, NEFTune, LoRA or all weights, the result.
+
+The loss is the cross-entropy summed over the answer tokens; the loop divides by their number over the whole optimizer
+step. The head runs on those positions only. A family says how a row is read and which part of the model is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from finetune_trainer import full, lora, packing
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.families.base import Batch, Inputs
+from finetune_trainer.families.rows import Plan
+from finetune_trainer.models import check_weights
+from finetune_trainer.order import Draw, sample_generator
+from finetune_trainer.settings import parameter
+
+
+class Reader(Protocol):
+    """A family's own half: how a sample is read."""
+
+    plan: Plan
+
+    def row(self, index: int, model: Any) -> packing.Row:
+        """Sample `index` of the store as tokens, labels and positions; `model` is the loaded one. Pure."""
+
+    def save(self, folder: Path) -> None:
+        """The tokenizer or processor, beside a whole checkpoint."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """What distinguishes a family's model. model_class: transformers' class with a head.
+
+    lora_targets: regular expression for the modules that get LoRA matrices. parts: what useLora false trains.
+    options: further arguments of `from_pretrained`.
+    """
+
+    model_class: Any
+    lora_targets: str
+    parts: Callable[[Any], list[torch.nn.Module]]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class LanguageTrainee:
+    """The heavy half of every family whose `model_type` is on packing's allow-list."""
+
+    def __init__(self, inputs: Inputs, language: Language, reader: Reader) -> None:
+        self._inputs, self._settings, self._language, self._reader = inputs, inputs.settings, language, reader
+        self.rows: Sequence[int] = reader.plan.rows
+        self.notes = list(reader.plan.notes)
+        self._seq_length: int = parameter(inputs.recipe, "seq_length")
+        self._noise_alpha = float(parameter(inputs.recipe, "neftune_noise_alpha") or 0)
+        check_weights(inputs.folder, inputs.base_model)
+        self._base = self._load(inputs.folder, inputs.base_model)
+        self._kept_apart = packing.KEPT_APART[self._base.config.model_type]
+        self._model = self._choose_weights()
+        self._embedding_noise: torch.Tensor | None = None
+        self._base.get_input_embeddings().register_forward_hook(self._add_noise)
+        self._base.train()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """LoRA matrices, or all weights of the language model."""
+        return [weight for weight in self._model.parameters() if weight.requires_grad]
+
+    def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
+        """Packed passes of at most seqLength tokens, whatever the size (`packing`)."""
+        del size
+        if singly:
+            return [[draw] for draw in draws]
+        passes = packing.plan([self._reader.plan.lengths[draw.row] for draw in draws], self._seq_length)
+        return [[draws[place] for place in places] for places in passes]
+
+    def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
+        """One packed pass."""
+        rows = [self._reader.row(self.rows[draw.row], self._base) for draw in draws]
+        tensors = packing.pack(rows)
+        if noise and self._noise_alpha > 0:
+            tensors["noise"] = torch.cat([self._noise(*pair) for pair in zip(draws, rows, strict=True)])[None]
+        return Batch(tensors, len(tensors["targets"]), len(rows), sum(map(len, rows)))
+
+    def train(self, training: bool) -> None:
+        """Dropout on or off (in the adapter; the models themselves have none)."""
+        self._base.train(training)
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Cross-entropy summed over the answer tokens."""
+        logits, targets = self._answer_logits(batch)
+        return cross_entropy(logits.float(), targets, reduction="sum")
+
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """Logits of the answer tokens, (tokens, vocabulary) float32 on the CPU."""
+        return self._answer_logits(batch)[0].float().cpu()
+
+    def recompute(self) -> None:
+        """Activation checkpointing of every block."""
+        self._base.activation_checkpointing_enable({"use_reentrant": False})
+
+    def save(self, folder: Path) -> None:
+        """The adapter, or all trained weights."""
+        (lora.save if self._settings.use_lora else full.save)(self._model, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Exactly what `save` wrote."""
+        (lora.restore if self._settings.use_lora else full.restore)(self._model, folder)
+
+    def export(self, folder: Path) -> None:
+        """A PEFT adapter, or a whole checkpoint with its tokenizer."""
+        if self._settings.use_lora:
+            lora.save(self._model, folder)
+        else:
+            self._base.save_pretrained(folder)
+            self._reader.save(folder)
+
+    def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
+        """`outputs` of what was exported."""
+        if self._settings.use_lora:
+            return lora.with_reloaded(self._model, folder, lambda: self.outputs(batch))
+        trained = self._base
+        try:
+            self._base = self._load(folder, "just exported", torch.float32)
+            self._base.eval()
+            for new, old in zip(self._base.parameters(), trained.parameters(), strict=True):
+                new.data = new.data.to(old.dtype)  # frozen parts came in bf16: exact
+            return self.outputs(batch)
+        finally:
+            self._base = trained
+
+    def _choose_weights(self) -> Any:
+        if self._settings.use_lora:
+            targets, dropout = self._language.lora_targets, self._inputs.advanced.lora_dropout
+            return lora.attach(self._base, targets, self._settings, dropout, self._inputs.base_model)
+        self._base.requires_grad_(False)
+        parts = self._language.parts(self._base)
+        full.require_memory(self._base, parts)
+        for part in parts:
+            part.to(torch.float32).requires_grad_(True)  # bf16 weights would round small updates away
+        return self._base
+
+    def _answer_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self._base.device
+        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
+        predicting, targets = tensors.pop("predicting"), tensors.pop("targets")
+        self._embedding_noise = tensors.pop("noise", None)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            mask = None
+            if self._kept_apart == "masks":
+                mask = packing.explicit_masks(self._base.config, tensors["position_ids"], self._base.dtype)
+            # Without a mask and a cache transformers sees where the positions start anew; either would hide it.
+            hidden = self._base.model(**tensors, attention_mask=mask, use_cache=False).last_hidden_state
+            return self._base.lm_head(hidden[0, predicting]), targets
+
+    def _noise(self, draw: Draw, row: packing.Row) -> torch.Tensor:
+        # NEFTune (arXiv 2310.05914): uniform in +-alpha / sqrt(tokens * width), for each row on its own.
+        width = self._base.get_input_embeddings().weight.shape[1]
+        generator = sample_generator(self._settings.seed, draw.step, draw.index)
+        uniform = torch.rand(len(row), width, generator=generator)
+        return (2 * uniform - 1) * self._noise_alpha / (len(row) * width) ** 0.5
+
+    def _add_noise(self, _module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        return output if self._embedding_noise is None else output + self._embedding_noise.to(output.dtype)
+
+    def _load(self, folder: Path, name: str, dtype: torch.dtype | None = None) -> Any:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model, info = self._language.model_class.from_pretrained(
+                folder,
+                dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
+                device_map={"": device},
+                local_files_only=True,
+                output_loading_info=True,
+                **self._language.options,
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a broken folder makes of the libraries
+            raise ConfigError(f"the weights of the base model {name} cannot be loaded: {error}") from error
+        lost = [*info["missing_keys"], *info["mismatched_keys"]]
+        if lost:
+            raise ConfigError(f"the base model {name} lacks {len(lost)} weights, for example {lost[0]}")
+        return model

@@ -1,0 +1,72 @@
+"""The cell of a messages column as a list of messages that chat templates understand."""
+
+import json
+from typing import Any
+
+from finetune_trainer.families.rows import RowUnfitError
+
+Message = dict[str, Any]
+
+
+def conversation(cell: Any) -> list[Message]:
+    """Messages with role and content (text), and what else they came with. Raises RowUnfitError saying what is wrong.
+
+    A parquet table gives every message every key, empty where it has none: those are dropped. Content in parts is
+    joined where all are text. The arguments of a tool call, JSON in a string in OpenAI's format, become an object,
+    which is what templates write.
+    """
+    if isinstance(cell, dict) and isinstance(cell.get("messages"), list):
+        cell = cell["messages"]
+    if not isinstance(cell, list) or not cell:
+        raise RowUnfitError("is no list of messages")
+    return [_message(entry, index) for index, entry in enumerate(cell)]
+
+
+def _message(entry: Any, index: int) -> Message:
+    if not isinstance(entry, dict):
+        raise RowUnfitError(f"message {index} is no object with role and content")
+    message = _without_nothing(entry)
+    if not isinstance(message.get("role"), str):
+        raise RowUnfitError(f"message {index} has no role")
+    message["content"] = _text(message.get("content", ""), index)
+    if message["role"] == "assistant" and not message["content"].strip() and not message.get("tool_calls"):
+        raise RowUnfitError(f"message {index} of the assistant is empty")
+    for call in message.get("tool_calls") or []:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowUnfitError(f"message {index} has a tool call without function and name")
+        function["arguments"] = _arguments(function.get("arguments", {}))
+    return message
+
+
+def _text(content: Any, index: int) -> str:
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        if not all(isinstance(part, str) for part in parts):
+            raise RowUnfitError(f"message {index} holds something else than text")
+        content = "".join(parts)
+    if not isinstance(content, str):
+        raise RowUnfitError(f"message {index} has no text but a {type(content).__name__}")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise RowUnfitError(f"message {index} is not valid Unicode text") from None
+    return content
+
+
+def _arguments(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return found if isinstance(found, dict) else value
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nothing(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nothing(item) for item in value]
+    return value

@@ -1,0 +1,111 @@
+"""Packing: rows of different lengths behind one another in one forward pass, without padding.
+
+A pass is one sequence of at most `seqLength` tokens. Every row keeps its own positions, counted from 0, and attends to
+itself only. Which rows form an optimizer step, their noise, and the loss (summed over answer tokens, divided by their
+number in the whole step) are those of the determinism rule (`order.py`), so packing changes no number: it decides how
+the rows of one step are laid into forward passes, and nothing else. `batchSize` x `gradAccum` is how many rows a step
+has; how they are divided between the two has no meaning beyond that, because one row may already be `seqLength` tokens
+long and a full pass needs no more memory than that row.
+
+How a row is kept to itself differs by model type; KEPT_APART is an allow-list that an equality test holds, because the
+failure is silent (rows read one another, and the loss is a little off).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+
+IGNORED: Final = -100
+"""Label of tokens that are not learnt (torch's cross-entropy)."""
+
+KEPT_APART: Final[dict[str, Literal["positions", "masks"]]] = {
+    "qwen3_vl": "positions",
+    "llama": "positions",
+    "qwen3": "positions",
+    "qwen3_moe": "positions",
+    "gpt_oss": "masks",
+}
+"""By `model_type`. positions: transformers derives the mask from positions that start anew, given no mask and no cache.
+masks: the model does not look at the positions for its masks, so both kinds of layers get explicit ones."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample. input_ids, labels: (length,) int64, labels IGNORED where nothing is learnt.
+
+    positions: (axes, length) int64; 1 axis for text, 4 for Qwen3-VL (text, time, height, width).
+    extras: tensors that are joined along their first axis (pixels of all images, and their grids).
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def plan(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Which rows share a pass: first fit, longest first. Rows and passes in the order of the lowest index.
+
+    A row longer than the limit gets a pass of its own. First fit decreasing needs at most 11/9 of the fewest possible
+    passes and one more (Johnson 1973).
+    """
+    passes: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        place = next((place for place, free in enumerate(room) if free >= lengths[index]), None)
+        if place is None:
+            passes.append([index])
+            room.append(limit - lengths[index])
+        else:
+            passes[place].append(index)
+            room[place] -= lengths[index]
+    return sorted(sorted(rows) for rows in passes)
+
+
+def pack(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """The tensors of one pass of T tokens.
+
+    input_ids: (1, T). position_ids: (1, T), or (axes, 1, T) for more than one axis. predicting: (answers,) the places
+    in the pass whose output is judged; targets: (answers,) the token that each should say. A row's first token has
+    nothing before it and is never a target.
+    """
+    predicting, targets, offset = [], [], 0
+    for row in rows:
+        learnt = (row.labels[1:] != IGNORED).nonzero().squeeze(1)
+        predicting.append(learnt + offset)
+        targets.append(row.labels[1:][learnt])
+        offset += len(row)
+    positions = torch.cat([row.positions for row in rows], dim=1)
+    tensors = {
+        "input_ids": torch.cat([row.input_ids for row in rows])[None],
+        "position_ids": positions if len(positions) == 1 else positions[:, None],
+        "predicting": torch.cat(predicting),
+        "targets": torch.cat(targets),
+    }
+    names = dict.fromkeys(name for row in rows for name in row.extras)
+    return tensors | {name: torch.cat([row.extras[name] for row in rows if name in row.extras]) for name in names}
+
+
+def explicit_masks(config: Any, position_ids: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
+    """Causal masks that end where the positions start anew, for the two kinds of layers; (1, 1, T, T) each."""
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+    shape_and_type = position_ids.new_empty((*position_ids.shape, 1), dtype=dtype)
+    arguments = {
+        "config": config,
+        "inputs_embeds": shape_and_type,
+        "attention_mask": None,
+        "past_key_values": None,
+        "position_ids": position_ids,
+    }
+    return {
+        "full_attention": create_causal_mask(**arguments),
+        "sliding_attention": create_sliding_window_causal_mask(**arguments),
+    }
