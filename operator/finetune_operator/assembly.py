@@ -252,6 +252,7 @@ async def _upstream(
         concurrency=settings.upstream_concurrency,
         per_provider=settings.provider_concurrency,
         timeout=settings.upstream_timeout,
+        poll_interval=settings.poll_interval,
         guard_writes=client.guard,
     )
     runner = Runner(

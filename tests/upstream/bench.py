@@ -99,9 +99,8 @@ class Bench:
     store: Store
     run: UpstreamRun
 
-    def learn(self, outcome: Outcome | None) -> None:
+    def learn(self, outcome: Outcome) -> None:
         """Keep what a call has taught, as the status does."""
-        assert outcome is not None
         self.run = replace(
             self.run,
             id=outcome.id or self.run.id,
@@ -172,11 +171,12 @@ async def bench(
     spec: Mapping[str, Any],
     *,
     timeout: float = 5.0,
+    poll_interval: float = 1.0,
     **more: Any,
 ) -> AsyncIterator[Bench]:
     """A provider's coroutines with everything they need; the dataset is s3://data/pictures, three pictures."""
     guard = AddressGuard(base_urls=[base_url], hosts=["127.0.0.1"])
-    client = Client(guard, timeout=timeout)
+    client = Client(guard, timeout=timeout, poll_interval=poll_interval)
     store = Store()
     store.folder()
     async with store.serve():

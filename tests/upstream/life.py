@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import time
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -46,9 +47,15 @@ FAST = (
     "--log-level=error",
     "--backoff-cap=500ms",
     "--sweep-period=5s",
+    "--recheck-interval=500ms",
     "--spool-limit=16Mi",
 )
 """Times that a sweep of hundreds of lives can wait for."""
+
+QUIET = 30.0
+"""Seconds without any sign of life after which a test gives up; a machine that is short of time still gives signs."""
+MOST_CALLS = 800
+"""To a provider while one thing is waited for: more than any life needs, however badly its provider answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,27 @@ CASES = {
         ),
     )
 }
+
+
+class Patience:
+    """Ends a wait in which nothing happens, or one in which the same happens over and over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._signs: object = None
+        self._since = time.monotonic()
+        self._calls: int | None = None
+
+    def over(self, signs: object, calls: int) -> str:
+        """Why the wait is over; empty while it is not. `calls`: to the provider, so far."""
+        if self._calls is None:
+            self._calls = calls
+        if signs != self._signs:
+            self._signs, self._since = signs, time.monotonic()
+        if calls - self._calls > MOST_CALLS:
+            return f"{MOST_CALLS} calls to the provider, and no end"
+        quiet = time.monotonic() - self._since
+        return f"nothing has happened for {quiet:.0f} s" if quiet > self._seconds else ""
 
 
 class Killed(BaseException):
@@ -258,33 +286,42 @@ class Life:
                 await self._task
             self._task = None
 
-    async def until(self, reached: Callable[[Object], bool], seconds: float = 20.0) -> Object:
+    async def until(self, reached: Callable[[Object], bool], seconds: float = QUIET) -> Object:
         """The FineTune when it is as wanted. An operator that has been killed meanwhile is replaced.
 
-        Raises TimeoutError, with the last status.
+        Raises TimeoutError with the last status when nothing has happened for `seconds`, or too much: how fast it
+        goes is the machine's business.
         """
-        deadline = asyncio.get_running_loop().time() + seconds
-        body: Object | None = None
-        while asyncio.get_running_loop().time() < deadline:
-            if self.clockwork.dead:
-                await self.replace()
-            elif self._task is not None and self._task.done():
-                self._task.result()
+        patience = Patience(seconds)
+        while True:
+            await self._keep_an_operator()
             body = await self.get()
             if body is not None and reached(body):
                 return body
+            if over := patience.over(self._signs(body), len(self.fake.calls)):
+                told = f"{(body or {}).get('status')} {[call.route for call in self.fake.calls]}"
+                raise TimeoutError(f"{self.namespace}: {over}: {told}")
             await asyncio.sleep(0.03)
-        raise TimeoutError(f"{self.namespace}: {(body or {}).get('status')} {[c.route for c in self.fake.calls]}")
 
-    async def until_gone(self, seconds: float = 20.0) -> None:
-        """Return when there is no FineTune any more."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while await self.get() is not None:
-            if self.clockwork.dead:
-                await self.replace()
-            if asyncio.get_running_loop().time() > deadline:
-                raise TimeoutError(f"{self.namespace}: still {await self.get()}")
+    async def until_gone(self, seconds: float = QUIET) -> None:
+        """Return when there is no FineTune any more. Raises as `until` does."""
+        patience = Patience(seconds)
+        while (body := await self.get()) is not None:
+            await self._keep_an_operator()
+            if over := patience.over(self._signs(body), len(self.fake.calls)):
+                raise TimeoutError(f"{self.namespace}: {over}: still {body}")
             await asyncio.sleep(0.03)
+
+    async def _keep_an_operator(self) -> None:
+        if self.clockwork.dead:
+            await self.replace()
+        elif self._task is not None and self._task.done():
+            self._task.result()
+
+    def _signs(self, body: Object | None) -> object:
+        """Another one means that something has happened."""
+        version = body["metadata"]["resourceVersion"] if body else ""
+        return version, len(self.fake.calls), self.kills, len(self.clockwork.writes)
 
     def kill_at_call(self, number: int, *, processed: bool) -> None:
         """Kill the operator when its request of this number has arrived, and let the provider see it or not."""
@@ -330,6 +367,7 @@ def _collect() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+    gc.freeze()  # what is left belongs to nobody's life, and is looked at again and again otherwise
 
 
 def over(body: Object) -> bool:

@@ -49,6 +49,11 @@ class Api:
         parts = urlsplit(base_url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
 
+    @property
+    def poll_interval(self) -> float:
+        """Seconds between two looks at a run."""
+        return self._client.poll_interval
+
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Answer:
         """GET. Raises every UpstreamError but Ambiguous."""
         return await self.call("GET", path, params=params)

@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from importlib.util import find_spec
 from typing import Any, Final
@@ -83,6 +84,7 @@ class Client:
         concurrency: int = 16,
         per_provider: int = 4,
         timeout: float = 30.0,
+        poll_interval: float = 30.0,
         verify: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
         guard_writes: Callable[[], None] = lambda: None,
@@ -91,12 +93,14 @@ class Client:
         self.guard_writes = guard_writes
         """Called before each call that must not be made twice; raises where this process has lost its Lease."""
         self.timeout = timeout
+        self.poll_interval = poll_interval
+        """Seconds between two looks at a run; whatever else is waited for is looked at in parts of it."""
         self._slots = asyncio.Semaphore(concurrency)
         self._transfer_slots = asyncio.Semaphore(TRANSFERS)
         self._per_provider = per_provider
         self._provider_slots: dict[str, asyncio.Semaphore] = {}
         connections = concurrency + TRANSFERS
-        verify = verify or ssl.create_default_context()
+        verify = verify or _trusting_the_system()
         self._kept = _http(_GuardedTransport(guard, verify, connections, connections, resolve))
         # A kept connection that the provider is just closing would make a billed call's fate unknown without need.
         self._fresh = _http(_GuardedTransport(guard, verify, connections, 0, resolve))
@@ -163,6 +167,11 @@ class Client:
             raise Refused(f"{title}: this is no usable address") from None
         except httpx.HTTPError as error:
             raise Ambiguous(f"{title} did not answer ({_name(error)})") from None
+
+
+@cache
+def _trusting_the_system() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def _http(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncClient:

@@ -46,10 +46,10 @@ TRAITS: Final = Traits(
     retired="2024-10-31",
 )
 SETTLE_ROUNDS: Final = 10
-SETTLE_SECONDS: Final = 1.0
+"""Looks at the pictures in a third of a poll interval."""
+UNREADY: Final = 1 / 3
+"""Of a poll interval: ten seconds, the SDK's own pause between two looks at an asset."""
 CONFLICT: Final = 409
-UNREADY_SECONDS: Final = 10.0
-"""The SDK's own pause between two looks at an asset."""
 
 
 class OctoAiUpstream:
@@ -72,7 +72,7 @@ class OctoAiUpstream:
         for _ in range(SETTLE_ROUNDS):
             if not (await judged(kit, files)).unready:
                 break
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(kit.api.poll_interval * UNREADY / SETTLE_ROUNDS)
         return outcome
 
     async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
@@ -109,7 +109,7 @@ class OctoAiUpstream:
             raise Transient(
                 f"the service has not yet looked at {verdict.unready} of {len(files)} pictures",
                 reason=Reason.UPSTREAM_PREPARING,
-                retry_after=UNREADY_SECONDS,
+                retry_after=kit.api.poll_interval * UNREADY,
             )
         try:
             answer = await kit.api.call("POST", "/v1/tune", json=tune_request(run, files))

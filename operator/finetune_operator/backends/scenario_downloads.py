@@ -15,8 +15,7 @@ from finetune_operator.backends.shapes import identifier
 from finetune_operator.backends.upstream import Kit, UpstreamRun
 
 ROUNDS: Final = 30
-PAUSE_SECONDS: Final = 1.0
-LATER_SECONDS: Final = 30.0
+"""So many looks in one poll interval."""
 OVER: Final = ("failure", "canceled", "cancelled")
 NOT_OFFERED: Final = (Gone, Retired, NoRoute)
 DEEPEST: Final = 5
@@ -40,10 +39,12 @@ async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
             return address
         if seen is None and not about:
             known.pop(run.id, None)
-            raise Transient("Scenario no longer knows the download; it is asked for again", retry_after=LATER_SECONDS)
+            raise Transient(
+                "Scenario no longer knows the download; it is asked for again", retry_after=kit.api.poll_interval
+            )
         _end_of(about, seen, run.id, known)
-        await asyncio.sleep(PAUSE_SECONDS)
-    raise Transient("Scenario is still packing the weights", retry_after=LATER_SECONDS)
+        await asyncio.sleep(kit.api.poll_interval / ROUNDS)
+    raise Transient("Scenario is still packing the weights", retry_after=kit.api.poll_interval)
 
 
 async def _ask(run: UpstreamRun, kit: Kit) -> str:

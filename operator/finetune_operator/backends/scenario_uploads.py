@@ -17,8 +17,8 @@ from finetune_operator.backends.upstream import Kit, UpstreamRun
 
 PART_BYTES: Final = 16 * 2**20
 ROUNDS: Final = 150
-PAUSE_SECONDS: Final = 2.0
-"""Together five minutes for Scenario to look at a file."""
+PER_INTERVAL: Final = 15
+"""Looks at an upload: so many in one poll interval, so that Scenario has ten intervals for a file."""
 
 
 async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
@@ -44,8 +44,8 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
         if seen.get("status") == "failed":
             said = plain(str(seen.get("errorMessage") or "no reason given"))
             raise Rejected(f"Scenario does not take {name}: {said}", reason=Reason.DATA_VALIDATION_FAILED)
-        await asyncio.sleep(PAUSE_SECONDS)
-    raise Transient(f"Scenario has not looked at {name} within {ROUNDS * PAUSE_SECONDS:.0f} s")
+        await asyncio.sleep(kit.api.poll_interval / PER_INTERVAL)
+    raise Transient(f"Scenario has not looked at {name} in {ROUNDS} rounds")
 
 
 async def _send(kit: Kit, media: Media, number: int | None, address: str) -> None:

@@ -96,6 +96,8 @@ class Fake:
         self.calls: list[Call] = []
         self.billed: list[Billed] = []
         self.hook: Hook | None = None
+        self.rewrite: Callable[[str, Any], Any] | None = None
+        """(route, JSON of a success) -> what is answered instead."""
         self.origin = ""
         self.url = ""
         self._closing = asyncio.Event()
@@ -200,13 +202,19 @@ class Fake:
             spoilt = await self._spoil(fault, request, None)
             if spoilt is not None:
                 return spoilt
-        answer = await self._answer(request, handler, authorised)
+        answer = self._rewritten(route, await self._answer(request, handler, authorised))
         if self.hook:
             await self.hook("committed", call)
         if fault and fault.after:
             spoilt = await self._spoil(fault, request, answer)
             return answer if spoilt is None else spoilt
         return answer
+
+    def _rewritten(self, route: str, answer: web.StreamResponse) -> web.StreamResponse:
+        if self.rewrite is None or answer.status // 100 != 2 or answer.content_type != "application/json":
+            return answer
+        assert isinstance(answer, web.Response)
+        return web.json_response(self.rewrite(route, json.loads(answer.text or "null")), status=answer.status)
 
     async def _answer(self, request: web.Request, handler: Handler, authorised: bool) -> web.StreamResponse:
         if not authorised:
