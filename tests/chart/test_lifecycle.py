@@ -186,7 +186,9 @@ def an_upgrade_leaves_a_run_alone(it: Installation, tunes: Operated) -> None:
     tunes.at_step("second", 3)
     (pod,) = it.kubectl.get("pods", "-l", "job-name=second-1")["items"]
     chart = changed_chart(it.folder)
-    it.helm("upgrade", "tune", "--reset-then-reuse-values", "--set", "workers=7", "--wait", "--timeout", PATIENCE, chart)
+    it.helm(
+        "upgrade", "tune", "--reset-then-reuse-values", "--set", "workers=7", "--wait", "--timeout", PATIENCE, chart
+    )
     assert it.available() == 1
     assert has_note(it.kubectl), "the resource changes with the chart"
     settings = it.kubectl.get("configmap", "finetune-operator", "-n", NAMESPACE)["data"]
