@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 from hypothesis import settings
 
 from tests.cluster.control_plane import ControlPlane
@@ -13,6 +14,16 @@ from tests.cluster.control_plane import ControlPlane
 # How long an example takes says more of the machine's other work than of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """xdist 3.8 writes a test's group into `_nodeid`, where pytest 9.2 no longer looks for it: without this `--dist
+    loadgroup` groups nothing, and every worker starts every cluster."""
+    for item in items:
+        grouped = str(vars(item).get("_nodeid", ""))
+        if "@" in grouped and item.nodeid != grouped:
+            item._id = NodeId.parse(grouped)
 
 
 @pytest.fixture(scope="session")

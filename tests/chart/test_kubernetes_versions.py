@@ -24,7 +24,7 @@ from tests.cluster.errors import ClusterError
 from tests.cluster.paths import CHECKOUT
 from tests.unit.observations import UID, identity
 
-pytestmark = pytest.mark.xdist_group("chart-policies")
+pytestmark = pytest.mark.xdist_group("chart-rendered")  # rendered once
 
 Object = dict[str, Any]
 VERSIONS = [f"1.{minor}" for minor in range(31, 38)]

@@ -14,7 +14,7 @@ from tests.chart.charts import VALUE_SETS, render
 from tests.chart.tools import python_tool
 from tests.cluster.errors import ClusterError
 
-pytestmark = pytest.mark.xdist_group("chart-policies")  # one worker has its cluster
+pytestmark = pytest.mark.xdist_group("chart-rendered")  # rendered once
 
 Finding = tuple[str, str]
 """Check, kind of the object."""

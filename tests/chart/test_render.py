@@ -19,6 +19,8 @@ from tests.chart.charts import CHART, EVERYTHING, NAMESPACE, RELEASE, VALUE_SETS
 from tests.cluster.crd import CRD
 from tests.cluster.paths import CHECKOUT
 
+pytestmark = pytest.mark.xdist_group("chart-rendered")  # rendered once
+
 
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
