@@ -63,12 +63,12 @@ def python_tool(name: str) -> list[str]:
     Raises ClusterError where it cannot be had.
     """
     folder = tools_dir() / f"{name}-{PYTHON_TOOLS[name]}"
-    program = folder / "bin" / name
-    if not program.exists():
+    python = folder / "bin" / "python"  # leads to the interpreter that it was made with, which may be gone
+    if not python.exists():
         with exclusive(folder):
-            if not program.exists():
+            if not python.exists():
                 _make_environment(name, folder)
-    return [str(program)]
+    return [str(folder / "bin" / name)]
 
 
 def _make_environment(name: str, folder: Path) -> None:
@@ -86,6 +86,7 @@ def _make_environment(name: str, folder: Path) -> None:
             done = subprocess.run(["nice", uv, *command], capture_output=True, text=True)
             if done.returncode:
                 raise ClusterError(f"{name} cannot be had: {done.stderr.strip()[-500:]}")
+        shutil.rmtree(folder, ignore_errors=True)
         Path(unfinished).rename(folder)
 
 
