@@ -197,6 +197,7 @@ _README: Final = """# {name}
 
 ```
 helm install finetune charts/{name} --namespace finetune-system --create-namespace --wait
+helm test finetune --namespace finetune-system    # asks the operator's probes through its Service
 kubectl get finetunes --all-namespaces --watch
 ```
 
