@@ -77,7 +77,7 @@ def chart(registry: str, digests: dict[str, str], target: Path) -> Path:
 
 def _replaced(text: str, name: str, old: str, new: str) -> str:
     """values.yaml with one value replaced; its comments stay. Raises ReleaseError where it is not as expected."""
-    lines, path = text.split("\n"), []
+    lines, path = text.split("\n"), list[str]()
     for number, line in enumerate(lines):
         if key := re.match(r"( *)([A-Za-z]\w*):", line):
             path[len(key[1]) // 2 :] = [key[2]]

@@ -51,7 +51,7 @@ def findings(versions: list[str], objects: list[Object]) -> list[str]:
         (program,) = python_tool("kubernetes-validate")
     except ClusterError as error:
         pytest.skip(str(error))
-    command = ["nice", Path(program).with_name("python"), "-c", VALIDATE]
+    command = ["nice", str(Path(program).with_name("python")), "-c", VALIDATE]
     given = json.dumps([versions, objects])
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=600)
     found: list[str] = json.loads(done.stdout)

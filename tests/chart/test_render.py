@@ -250,7 +250,7 @@ def test_what_is_switched_on_arrives() -> None:
 
 
 def test_the_network_policy_leaves_nothing_open_that_is_not_listed() -> None:
-    peers = [{"namespaceSelector": {}}]
+    peers: list[dict[str, Any]] = [{"namespaceSelector": {}}]
     policy = only(render(EVERYTHING), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     metrics, progress = policy["ingress"]
