@@ -74,7 +74,7 @@ class Remote:
     marker: str
     listed_from: datetime
     state: str = "created"
-    """created, running, succeeded, failed, cancelled."""
+    """created, running, succeeded, failed, cancelled; odd is a word that nobody knows."""
 
 
 @dataclass(slots=True)
@@ -192,6 +192,8 @@ class World:
         if observation is None:
             return None
         decision = plan(observation)
+        idle = not decision.actions and decision.status is None
+        assert not idle or decision.requeue is None or decision.requeue > 0, "looks again at once, and nothing changes"
         for action in decision.actions:
             if isinstance(action, Call):
                 self._begin(who, action)
@@ -309,8 +311,10 @@ class World:
             "succeeded": Stage.SUCCEEDED,
             "failed": Stage.FAILED,
             "cancelled": Stage.CANCELLED,
+            "odd": Stage.RUNNING,
         }
-        state = RunState(stage=stages[remote.state], reason="UpstreamSaysSo", message=remote.state)
+        odd = remote.state == "odd"
+        state = RunState(stage=stages[remote.state], reason="UpstreamSaysSo", message=remote.state, uncertain=odd)
         return Sighting(state=state, startable=remote.state == "created", stage=remote.state), None
 
     # In one go

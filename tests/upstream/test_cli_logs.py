@@ -1,4 +1,4 @@
-"""`kubectl finetune logs` of a run at Oxen, with the FineTune's own Secret."""
+"""`kubectl finetune logs` of a run at a provider, with the FineTune's own Secret."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from finetune_operator.cli.app import run
 from tests.api.finetunes import create, delete, fine_tune, patch
 from tests.cluster.control_plane import ControlPlane
 from tests.upstream.fakes.oxen import OxenFake
+from tests.upstream.fakes.scenario import ScenarioFake
 
 NAME = "cli-provider-log"
 Output = pytest.CaptureFixture[str]
@@ -70,3 +71,42 @@ async def test_a_provider_that_says_no(api: ControlPlane, oxen: OxenFake, capsys
     error = capsys.readouterr().err
     assert "oxen" in error
     assert "oxen-test-key" not in error
+
+
+async def test_scenario_s_job_tells_its_states_and_its_last_words(api: ControlPlane, capsys: Output) -> None:
+    async with ScenarioFake().serve() as fake:
+        made = fake.plant("mine", "mine", status="training")
+        job = fake.new_job("flux-model-training", "queued")
+        job["metadata"] = {"error": "out of\x1b[2Jmemory"}
+        job["statusHistory"].append({"date": "2026-01-02T03:04:05.000Z", "status": "in-progress"})
+        fake.models[made].body["jobId"] = job["jobId"]
+        upstream = {"provider": "scenario", "id": made}
+        manifest = fine_tune(NAME, recipe="imageGeneration", backend="scenario")
+        manifest["spec"]["backend"]["scenario"] |= {"baseURL": fake.url, "secretRef": {"name": NAME}}
+        api.kubectl("create", "secret", "generic", NAME, f"--from-literal=token={fake.token}")
+        create(api, manifest)
+        patch(api, NAME, {"status": {"run": 1, "phase": "Running", "upstream": upstream}}, "/status")
+        try:
+            assert await logs(api, "--allow-base-url", fake.url) == 0
+            states = capsys.readouterr().out.splitlines()
+            assert states[0].endswith("Z queued")
+            assert states[1:] == ["2026-01-02T03:04:05.000Z in-progress", "out of [2Jmemory"]
+        finally:
+            delete(api, NAME)
+            api.kubectl("delete", "secret", NAME)
+
+
+@pytest.mark.parametrize("backend", ["bfl", "octoai"])
+async def test_a_provider_without_a_log_says_so_in_one_line(api: ControlPlane, capsys: Output, backend: str) -> None:
+    create(api, fine_tune(NAME, recipe="imageGeneration", backend=backend))
+    upstream = {"provider": backend, "id": "x", "stage": "Pending", "message": "half way"}
+    patch(api, NAME, {"status": {"run": 1, "phase": "Running", "upstream": upstream}}, "/status")
+    try:
+        assert await logs(api) == 0
+        said = capsys.readouterr()
+        assert "API has no log of a" in said.err
+        assert len(said.err.splitlines()) == 1
+        assert "Pending" in said.out
+        assert "half way" in said.out
+    finally:
+        delete(api, NAME)

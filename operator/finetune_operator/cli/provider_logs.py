@@ -1,8 +1,4 @@
-"""What a provider says of a run while it trains: its own log where it has one, else the states that the operator sees.
-
-The seam: `LOGS` maps a provider to a coroutine that gives all lines of a run's log so far. Another provider's log is
-one function and one line.
-"""
+"""What a provider says of a run while it trains: its own log where it has one, else the states that are seen of it."""
 
 from __future__ import annotations
 
@@ -10,28 +6,22 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from finetune_operator.cli.cluster import Cluster, Object
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.finetunes import find
 from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.printing import note, out
+from finetune_operator.cli.provider_log_sources import LOGS, NO_LOG
 from finetune_operator.cli.snapshot import snapshot
 from finetune_operator.cli.table import backend_of
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
 
-if TYPE_CHECKING:
-    from finetune_operator.backends.calls import Api
-
 POLL_SECONDS: Final = 5.0
 STATE_POLL_SECONDS: Final = 1.0
-DEEPEST: Final = 5
-
-ProviderLog = Callable[["Api", Mapping[str, Any], str], Awaitable[list[str]]]
-"""(API, the backend's member of the spec, the run's id there) -> all lines so far."""
 
 
 def print_provider_log(
@@ -40,8 +30,8 @@ def print_provider_log(
     """Lines go to stdout. `allow`: base URLs besides the provider's own that may be given the credentials."""
     provider = backend_of(finetune["spec"])
     reader = None
-    if LOGS.get(provider) is None:
-        note(f"{provider} gives no log of a run; this is what the operator sees of it")
+    if provider not in LOGS:
+        note(f"{NO_LOG[provider]}; this is what the operator sees of it")
     else:
         reader = _Reader(cluster, finetune, provider, allow)
         if problem := reader.problem:
@@ -90,8 +80,8 @@ class _Reader:
         self.problem = self._prepare()
 
     @property
-    def _id(self) -> str:
-        return str(((self._finetune.get("status") or {}).get("upstream") or {}).get("id") or "")
+    def _upstream(self) -> Mapping[str, Any]:
+        return (self._finetune.get("status") or {}).get("upstream") or {}
 
     def _prepare(self) -> str:
         """Why the provider cannot be asked; empty where it can."""
@@ -123,14 +113,15 @@ class _Reader:
 
         client = Client(AddressGuard(base_urls=self._allow))
         headers = self._member.headers(self._credentials)
-        redact = Redactor(self._credentials.values())
+        redact = Redactor([*self._credentials.values(), *(value.rpartition(" ")[2] for value in headers.values())])
         api = client.api(self._provider, self._base_url, headers, redact=redact, explain=self._member.explain)
         printed: list[str] | None = None
         try:
             while True:
                 over = snapshot(self._finetune).over
                 try:
-                    lines = await LOGS[self._provider](api, self._backend, self._id) if self._id else []
+                    known = self._upstream.get("id")
+                    lines = await LOGS[self._provider](api, self._backend, self._upstream) if known else []
                 except Transient:
                     if not follow:
                         raise
@@ -139,7 +130,7 @@ class _Reader:
                 if printed is None and tail is not None:
                     fresh = fresh[len(fresh) - min(tail, len(fresh)) :]
                 for line in fresh:
-                    out(redact(line))
+                    out(harmless(redact(line)))
                 printed = lines
                 if over or not follow:
                     return
@@ -153,29 +144,9 @@ class _Reader:
             await client.close()
 
 
-async def _oxen(api: Api, backend: Mapping[str, Any], run_id: str) -> list[str]:
-    from finetune_operator.api.backends import Oxen
-    from finetune_operator.backends.oxen_paths import repository_path
-
-    path = repository_path(Oxen.model_validate(dict(backend)))
-    return lines_in((await api.get(f"{path}/fine_tunes/{run_id}/logs")).body)
-
-
-LOGS: Final[Mapping[str, ProviderLog]] = {"oxen": _oxen}
-
-
-def lines_in(body: object, depth: int = 0) -> list[str]:
-    """Every line of a log, whatever shape its JSON has. Pure."""
-    if isinstance(body, str):
-        return body.splitlines()
-    if depth > DEEPEST:
-        return []
-    if isinstance(body, Mapping):
-        wanted = ("logs", "log", "lines", "entries", "message", "text", "line")
-        return [line for name in wanted if name in body for line in lines_in(body[name], depth + 1)]
-    if isinstance(body, list):
-        return [line for each in body for line in lines_in(each, depth + 1)]
-    return []
+def harmless(line: str) -> str:
+    """Without what would steer a terminal. Pure."""
+    return "".join(each if each.isprintable() or each == "\t" else " " for each in line)
 
 
 def new_lines(before: Sequence[str], now: Sequence[str]) -> list[str]:

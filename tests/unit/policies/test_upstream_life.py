@@ -321,6 +321,25 @@ def test_no_failed_poll_ends_a_run(failure: Failure) -> None:
     assert world.status["phase"] == "Running"
 
 
+@pytest.mark.parametrize("provider", ["oxen", "scenario"])
+def test_a_word_that_nobody_knows_before_the_start_is_waited_out(provider: str) -> None:
+    world = World(provider)
+    until(world, Step.POLL)
+    [remote] = world.remotes.values()
+    remote.state = "odd"
+    polls = 0
+    for _ in range(200):
+        polls += look(world) is Step.POLL
+        world.finish(world.operators[0])
+        world.later(1.0)
+    assert world.billed == []
+    assert 5 <= polls <= 8, "once in a poll interval"
+    remote.state = "created"
+    run_on(world, 100)
+    assert world.status["phase"] == "Running"
+    assert len(world.billed) == 1
+
+
 def until_poll(world: World) -> None:
     for _ in range(200):
         if look(world) is Step.POLL:

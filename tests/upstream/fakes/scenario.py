@@ -478,7 +478,7 @@ class ScenarioFake(Fake):
     def _start(self, model: Model, wanted: PutTrain) -> Object:
         trainer = family(model.body["type"])
         kinds = {"flux": "flux-model-training", "musubi": "musubi-model-training"}
-        job = self._new_job(kinds.get(trainer, "model-training"), "queued")
+        job = self.new_job(kinds.get(trainer, "model-training"), "queued")
         model.life = self.life()
         model.body |= {
             "status": "training",
@@ -488,7 +488,8 @@ class ScenarioFake(Fake):
         }
         return job
 
-    def _new_job(self, kind: str, status: str) -> Object:
+    def new_job(self, kind: str, status: str) -> Object:
+        """A job that begins now."""
         now = self.clock.stamp()
         job = {
             "jobId": f"job_{uuid.uuid4().hex[:24]}",
@@ -591,7 +592,7 @@ class ScenarioFake(Fake):
             raise _plan_limit("download-model")
         if model.body["status"] != "trained":
             raise _bad("Model is not trained")
-        return web.json_response({"jobId": self._new_job("model-download", "in-progress")["jobId"]})
+        return web.json_response({"jobId": self.new_job("model-download", "in-progress")["jobId"]})
 
     async def _download_job(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["id"])

@@ -176,8 +176,8 @@ def _towards_a_start(observation: Observation, draft: Draft, record: Record, tra
             call(observation, draft, record, Step.POLL)
     elif view.sighting is not None and view.sighting.startable:
         _make_ready(observation, draft, record, traits)
-    else:
-        draft.look_again(poll_left(observation))
+    else:  # it says something that nobody knows
+        _poll_when_due(observation, draft, record)
 
 
 def _look_due(observation: Observation, record: Record) -> float | None:
@@ -239,6 +239,14 @@ def _watch(observation: Observation, draft: Draft, record: Record) -> None:
 
 
 # What they share
+
+
+def _poll_when_due(observation: Observation, draft: Draft, record: Record) -> None:
+    left = poll_left(observation)
+    if left > 0:
+        draft.look_again(left)
+    else:
+        begin(observation, draft, record, Step.POLL)
 
 
 def _intend(observation: Observation, draft: Draft, record: Record, name: str) -> None:
