@@ -1,22 +1,28 @@
-"""FineTunes at Scenario, BFL and OctoAI on the real API server: from apply to artifact, and everything between."""
+"""FineTunes at each provider on the real API server: from apply to artifact, and everything between."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
+import aiohttp
 import pytest
 
 from finetune_operator.kube import resources
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.ports import free_port
 from tests.upstream import runs
 from tests.upstream.bench import wave
 from tests.upstream.life import CASES, Life, life, over
 
 Object = dict[str, Any]
-PROVIDERS = ("scenario", "bfl", "octoai")
+PROVIDERS = ("oxen", "scenario", "bfl", "octoai")
+STOPS = ("cancel", "stop")
+"""What the fakes call the routes that stop a run."""
 
 
 @asynccontextmanager
@@ -58,10 +64,11 @@ async def test_from_apply_to_artifact(api: ControlPlane, name: str) -> None:
         assert status["progress"]["percentage"] == 100
         assert status["completionTime"] >= status["startTime"]
         assert body["metadata"].get("finalizers") in (None, [])
-        [artifact] = status["artifacts"]
-        if name == "bfl":
-            assert artifact["uri"].startswith(f"{run.fake.url}/v1/finetune_details")
-        else:
+        assert len(status["artifacts"]) == (2 if name == "oxen" else 1)
+        for artifact in status["artifacts"]:
+            if name == "bfl":
+                assert artifact["uri"].startswith(f"{run.fake.url}/v1/finetune_details")
+                continue
             assert artifact["uri"].startswith("s3://data/out/")
             assert artifact["digest"].startswith("sha256:")
             assert artifact["sizeBytes"] == len(run.store.objects[artifact["uri"].removeprefix("s3://")])
@@ -90,7 +97,7 @@ async def test_cancel_stops_it_there_or_says_that_it_cannot(api: ControlPlane, n
         await run.change("/spec/cancel", True)
         body = await run.until(over)
         assert body["status"]["phase"] == "Cancelled"
-        assert run.fake.count("cancel") == (0 if name == "bfl" else 1)
+        assert sum(map(run.fake.count, STOPS)) == (0 if name == "bfl" else 1)
         if name == "bfl":
             assert "cannot stop a run" in words(body)
 
@@ -104,7 +111,7 @@ async def test_deleting_takes_the_run_along_or_leaves_it(api: ControlPlane, name
         await run.until(phase("Running"))
         await run.delete()
         await run.until_gone()
-        ended = run.fake.count("cancel") + run.fake.count("delete")
+        ended = sum(map(run.fake.count, (*STOPS, "delete")))
         assert (ended > 0) == (policy == "Cancel")
         assert run.billed == 1
 
@@ -119,9 +126,9 @@ async def test_a_retired_endpoint_is_said_once_and_clearly(api: ControlPlane, na
         assert (body["status"]["phase"], body["status"]["reason"]) == ("Failed", "ProviderRetired")
         message = body["status"]["message"]
         assert "backend.job" in message
-        title = {"scenario": "Scenario", "bfl": "Black Forest Labs", "octoai": "OctoAI"}[name]
+        title = {"oxen": "Oxen", "scenario": "Scenario", "bfl": "Black Forest Labs", "octoai": "OctoAI"}[name]
         assert title in message
-        assert {"scenario": "", "bfl": "2025-10-31", "octoai": "2024-10-31"}[name] in message
+        assert {"bfl": "2025-10-31", "octoai": "2024-10-31"}.get(name, "") in message
         assert run.fake.count("create") == 1
 
 
@@ -254,21 +261,27 @@ async def test_rejected_pictures_are_named_before_the_bill(api: ControlPlane) ->
         assert run.billed == 0
 
 
-async def test_nothing_of_a_secret_is_ever_shown(api: ControlPlane, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_nothing_of_a_secret_is_ever_shown(
+    api: ControlPlane, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     """A provider that echoes the credentials in every error, and logs at their most talkative."""
     caplog.set_level("DEBUG")
-    for name in PROVIDERS:
-        async with living(api, name) as run:
-            secrets = [*run.case.secret.values(), run.store.secret()["AWS_SECRET_ACCESS_KEY"]]
-            echo = {"message": f"you sent {' '.join(secrets)}", "detail": secrets, "reason": secrets[0]}
-            for status in (401, 500, 503):
-                run.fake.fault("status", status=status, body=echo, times=3)
-            run.fake.options.outcome = "fail"
-            await run.apply()
-            body = await run.until(over)
-            events = await run.client.list(resources.core(run.namespace, "events"))
-            shown = f"{body} {events}"
-            assert "you sent" in f"{shown} {caplog.text}" or run.billed == 1
-            for secret in secrets:
-                assert secret not in shown
-                assert secret not in caplog.text
+    port = free_port("127.0.0.1")
+    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run, aiohttp.ClientSession() as web:
+        secrets = [*run.case.secret.values(), run.store.secret()["AWS_SECRET_ACCESS_KEY"]]
+        echo = {"message": f"you sent {' '.join(secrets)}", "detail": secrets, "reason": secrets[0]}
+        for status in (401, 500, 503):
+            run.fake.fault("status", status=status, body=echo, times=3)
+        run.fake.options.outcome = "fail"
+        await run.apply()
+        body = await run.until(over)
+        events = await run.client.list(resources.core(run.namespace, "events"))
+        async with web.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            metrics = await answer.text()
+        assert f'provider="{name}"' in metrics
+        shown = f"{body} {events} {metrics} {caplog.text}"
+        assert "you sent" in shown
+        for secret in secrets:
+            for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
+                assert form not in shown

@@ -21,11 +21,12 @@ Object = dict[str, Any]
 FOREVER = 100_000
 MOON = "the moon is full"
 BODIES: dict[str, Object] = {
+    "oxen": {"error": {"type": "lunar", "title": "Lunar", "detail": MOON}, "status": "error"},
     "scenario": {"reason": MOON, "name": "LunarError", "details": {"phase": 4}},
     "bfl": {"error": "lunar_error", "message": MOON, "details": None},
     "octoai": {"detail": [{"loc": ["body", "moon"], "msg": MOON, "type": "lunar"}]},
 }
-POLL = {"scenario": "get", "bfl": "result", "octoai": "get"}
+POLL = {"oxen": "get", "scenario": "get", "bfl": "result", "octoai": "get"}
 
 WHILE_RUNNING: list[tuple[Object, str]] = [
     ({"kind": "status", "status": 401}, "UpstreamAuthFailed"),
@@ -120,6 +121,16 @@ async def test_a_create_waits_for_a_key_an_account_and_a_slot(api: ControlPlane,
         assert run.billed == 1
 
 
+@pytest.mark.parametrize("name", ["oxen", "scenario"])
+async def test_a_word_that_nobody_knows_before_the_start_delays_it(api: ControlPlane, name: str) -> None:
+    """Once it kept the operator busy for ever."""
+    async with living(api, name) as run:
+        run.fake.fault("unknown-status", "get", after=True, times=5)
+        await run.apply()
+        await run.until(phase("Succeeded"))
+        assert run.billed == 1
+
+
 async def test_a_throttled_create_keeps_the_providers_wait(api: ControlPlane) -> None:
     async with living(api, "octoai") as run:
         run.fake.fault("status", "create", status=429, retry_after="3")
@@ -131,16 +142,18 @@ async def test_a_throttled_create_keeps_the_providers_wait(api: ControlPlane) ->
         assert (run.fake.count("create"), run.billed) == (2, 1)
 
 
-@pytest.mark.parametrize("name", ["scenario", "octoai"])
+@pytest.mark.parametrize("name", ["oxen", "scenario", "octoai"])
 async def test_success_without_artifacts_is_no_success(api: ControlPlane, name: str) -> None:
     async with living(api, name) as run:
-        if name == "octoai":
-            run.fake.options.loras = 0  # type: ignore[attr-defined]
-        else:
-            run.fake.options.downloads = False  # type: ignore[attr-defined]
+        option, value, reason = {
+            "oxen": ("artifacts", False, "UpstreamWithoutArtifacts"),
+            "scenario": ("downloads", False, "ArtifactUploadFailed"),
+            "octoai": ("loras", 0, "UpstreamWithoutArtifacts"),
+        }[name]
+        setattr(run.fake.options, option, value)
         await run.apply()
         body = await run.until(over)
-        assert (body["status"]["phase"], body["status"]["reason"]) == ("Failed", "ArtifactUploadFailed")
+        assert (body["status"]["phase"], body["status"]["reason"]) == ("Failed", reason)
         assert body["status"]["upstream"]["id"] in body["status"]["message"]
         assert run.billed == 1
 

@@ -16,11 +16,9 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.status import FineTuneStatus
-from finetune_operator.backends import spool
 from finetune_operator.backends.failures import UpstreamError
 from finetune_operator.backends.members import members
 from finetune_operator.backends.protocol import Stage
-from finetune_operator.backends.stores import s3
 from finetune_operator.backends.upstream import Fetched, Outcome, Sighting
 from tests.upstream.bench import Bench, bench
 from tests.upstream.fakes.server import Fake
@@ -60,10 +58,7 @@ PER_ROUTE = 15
 """Odd answers to each route, drawn by a seed; the slow test draws them all."""
 
 
-@pytest.fixture(autouse=True)
-def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(s3, "PAUSE_SECONDS", 0.001)
+pytestmark = pytest.mark.usefixtures("without_pauses")
 
 
 @asynccontextmanager

@@ -67,7 +67,9 @@ async def deliver(run: UpstreamRun, kit: Kit, weights: Sequence[Weights]) -> Fet
     provider until somebody puts that right. Permanent without any weights.
     """
     if not weights:
-        raise Permanent("the provider says that the run succeeded, and gives no weights", reason=Reason.UPSTREAM_FAILED)
+        raise Permanent(
+            "the provider says that the run succeeded, and gives no weights", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
+        )
     output = run.spec.output if run.spec else None
     if output is None:
         return Fetched(artifacts=tuple({"name": each.name, "uri": each.address} for each in weights[:MAX_ARTIFACTS]))

@@ -59,7 +59,7 @@ def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str]) -> RunS
             stage=Stage.RUNNING, reason=Reason.UPSTREAM_RUNNING, message="The tune is running." + _after(details)
         )
     if word == "succeeded" and not loras:
-        message = "The service says that the tune has succeeded, and names no LoRA that it has made."
+        message = f"The service says that {plain(str(tune.get('id')))} succeeded, and names no LoRA that it has made."
         return RunState(stage=Stage.FAILED, reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS, message=message + _after(details))
     if word == "succeeded":
         return RunState(

@@ -141,9 +141,9 @@ def _publish(observation: Observation, draft: Draft, record: Record, state: RunS
         message = (
             f"The training succeeded as {record.id}, but its weights could not be stored: {failed.failure.message}"
         )
-        draft.state = replace(
-            state, stage=Stage.FAILED, reason=Reason.ARTIFACT_UPLOAD_FAILED, message=message, artifacts=None
-        )
+        nothing = failed.failure.reason == Reason.UPSTREAM_WITHOUT_ARTIFACTS
+        reason = Reason.UPSTREAM_WITHOUT_ARTIFACTS if nothing else Reason.ARTIFACT_UPLOAD_FAILED
+        draft.state = replace(state, stage=Stage.FAILED, reason=reason, message=message, artifacts=None)
         return STOP
     draft.state = RunState(
         stage=Stage.RUNNING, reason=Reason.UPLOADING, message="Trained; the weights are being stored in spec.output."
