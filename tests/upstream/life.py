@@ -68,6 +68,8 @@ class Case:
     spec: Callable[[str], Object]
     critical: frozenset[str]
     """Routes that create, start or show a run."""
+    bills: str
+    """The route that is billed."""
     looks: str = "list"
     """The route that finds a lost create."""
     unknown: bool = False
@@ -107,6 +109,7 @@ CASES = {
             {"api-key": "oxen-test-key"},
             oxen,
             frozenset({"create", "run", "get"}),
+            "run",
         ),
         Case(
             "scenario",
@@ -114,6 +117,7 @@ CASES = {
             runs.SCENARIO_SECRET,
             lambda url: _named(runs.scenario(url, "s3://data/out")),
             frozenset({"create", "train", "get"}),
+            "train",
         ),
         Case(
             "bfl",
@@ -121,6 +125,7 @@ CASES = {
             runs.BFL_SECRET,
             lambda url: _named(runs.bfl(url)),
             frozenset({"create", "result"}),
+            "create",
             unknown=True,
         ),
         Case(
@@ -129,6 +134,7 @@ CASES = {
             runs.OCTOAI_SECRET,
             lambda url: _named(runs.octoai(url, "s3://data/out")),
             frozenset({"create", "get"}),
+            "create",
         ),
     )
 }

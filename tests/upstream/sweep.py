@@ -29,8 +29,14 @@ AT_ONCE = 8
 """Lives at the same time: each waits more than it works."""
 SLOWEST = 5
 """So many of the slowest points are named."""
+THIN = 8
+"""Of the points that are not about the bill, a short sweep takes one in so many."""
 
 REFUSALS = (400, 401, 402, 403, 404, 409, 422)
+
+
+Point = tuple[str, Callable[[Life], None]]
+"""Its name, and what makes it happen in a life."""
 
 
 @dataclass(slots=True)
@@ -76,25 +82,31 @@ async def reference(case: Case, kubeconfig: Path) -> Reference:
         return Reference(end_state(body), list(one.clockwork.writes), [call.route for call in one.fake.calls])
 
 
-async def sweep_kills(case: Case, kubeconfig: Path) -> Report:
-    """Before and after every write to the API server, before and after every request to the provider."""
+async def sweep_kills(case: Case, kubeconfig: Path, *, few: bool = False) -> Report:
+    """Before and after every write to the API server, before and after every request to the provider.
+
+    `few`: all around the billed call, and of the others some.
+    """
     known = await reference(case, kubeconfig)
     report = Report(f"{case.name}, kills")
-    points: list[tuple[str, Callable[[Life], None]]] = []
+    points: list[Point] = []
     for moment, after in (("before", False), ("after", True)):
         points += [(f"{moment} write {n} ({write})", _at_write(n, after)) for n, write in enumerate(known.writes)]
         points += [(f"{moment} call {n} ({route})", _at_call(n, after)) for n, route in enumerate(known.routes)]
+    if few:
+        points = [*(point for point in points if f"({case.bills})" in point[0]), *points[::THIN]]
     await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
     return report
 
 
-async def sweep_faults(case: Case, kubeconfig: Path, *, everywhere: bool = False) -> Report:
+async def sweep_faults(case: Case, kubeconfig: Path, *, everywhere: bool = False, few: bool = False) -> Report:
     """Every kind of fault at the calls that decide over money, and at the look-up after a lost create; elsewhere every
-    third kind, another third at each call, so that every kind comes up. `everywhere`: every kind at every call."""
+    third kind, another third at each call, so that every kind comes up. `everywhere`: every kind at every call.
+    `few`: every other kind at the billed call, and of the others some."""
     known = await reference(case, kubeconfig)
     report = Report(f"{case.name}, faults")
     kinds = [*faults_of_a_call(), *(Fault(kind=Kind.STATUS, status=status) for status in REFUSALS)]
-    points: list[tuple[str, Callable[[Life], None]]] = []
+    points: list[Point] = []
     for place, (route, skip) in enumerate(_places(case, known.routes, everywhere=everywhere)):
         chosen = kinds if everywhere or route in case.critical else kinds[place % 3 :: 3]
         for fault in chosen:
@@ -104,6 +116,9 @@ async def sweep_faults(case: Case, kubeconfig: Path, *, everywhere: bool = False
     for fault in kinds:
         found = fault.model_copy(update={"route": case.looks})
         points.append((f"create lost, then {_called(fault)} at {case.looks}", _with_faults(lost, found)))
+    if few:
+        billed = [point for point in points if point[0].endswith(f" at {case.bills} 0")]
+        points = [*billed[::2], *points[:: 3 * THIN]]
     await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
     return report
 
