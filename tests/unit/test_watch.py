@@ -1,0 +1,99 @@
+"""What an event puts into the queue, and before whom."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from kopf._cogs.clients import api
+
+from finetune_operator.controller.cache import Cache
+from finetune_operator.controller.model import Key
+from finetune_operator.controller.queue import RetryQueue
+from finetune_operator.controller.watch import Watches
+from tests.unit.observations import RUNNING, body, job
+
+Object = dict[str, Any]
+KEY = Key("default", "sample")
+
+
+def _no_access() -> Any:
+    raise RuntimeError("nothing is watched here")
+
+
+class World:
+    """The streams of an operator, fed by hand."""
+
+    def __init__(self) -> None:
+        self.cache = Cache()
+        self.queue: RetryQueue[Key] = RetryQueue()
+        self.finetunes, self.jobs = Watches(_no_access, self.cache, self.queue).streams
+
+    async def order(self) -> list[str]:
+        """The names in the order in which they will be worked on."""
+        names = []
+        while len(self.queue):
+            key = await asyncio.wait_for(self.queue.get(), 1)
+            assert key is not None
+            self.queue.done(key)
+            names.append(key.name)
+        return names
+
+
+def _event(kind: str | None, thing: Object) -> Object:
+    return {"type": kind, "object": thing}
+
+
+def _finetune(name: str, **more: Any) -> Object:
+    made = body(name)
+    made["metadata"]["uid"] = name
+    return {**made, **more}
+
+
+async def test_runs_without_a_job_go_first_whether_listed_or_new() -> None:
+    world = World()
+    told = {"status": {"run": 1, "phase": "Running"}}
+    for kind, thing in (
+        (None, _finetune("finished", **told)),
+        ("MODIFIED", _finetune("told", **told)),
+        (None, _finetune("backlog")),
+        ("ADDED", _finetune("new")),
+    ):
+        world.finetunes.take(_event(kind, thing))
+    assert await world.order() == ["backlog", "new", "finished", "told"]
+
+
+async def test_a_raised_run_goes_first_and_a_run_at_a_provider_does_not() -> None:
+    world = World()
+    raised = _finetune("raised", status={"run": 1, "phase": "Succeeded"})
+    raised["spec"]["run"] = 2
+    hosted = _finetune("hosted")
+    hosted["spec"]["backend"] = {"oxen": {}}
+    world.finetunes.take(_event("ADDED", hosted))
+    world.finetunes.take(_event("MODIFIED", raised))
+    assert await world.order() == ["raised", "hosted"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "queued"),
+    [("ADDED", {}, False), ("ADDED", RUNNING, True), ("MODIFIED", {}, True), (None, {}, True)],
+)
+async def test_the_birth_of_a_job_is_no_news(kind: str | None, status: Object, queued: bool) -> None:
+    world = World()
+    world.jobs.take(_event(kind, job(status=status)))
+    assert (await world.order() == [KEY.name]) is queued
+    assert world.cache.jobs.get(("default", "sample-1")) is not None
+
+
+async def test_what_is_known_already_is_no_news() -> None:
+    world = World()
+    world.cache.jobs.put(job(status=RUNNING))
+    world.jobs.take(_event("MODIFIED", job(status=RUNNING)))
+    assert await world.order() == []
+
+
+def test_kopf_parses_by_the_name_that_is_replaced() -> None:
+    """A kopf that reads its streams in another way is still right, and slower: this says so."""
+    assert api.json is orjson  # type: ignore[attr-defined]
