@@ -121,11 +121,11 @@ async def in_phase(driver: Driver, namespace: str, phase: str, count: int, secon
 
 
 async def all_hang(driver: Driver, namespace: str, seconds: float = 300) -> None:
-    """Wait until each has done all it can do without its provider: the next word is the provider's."""
+    """Wait until each has its finalizer and its first status: what comes next is up to the provider."""
     deadline = time.monotonic() + seconds
     while True:
         found = (await driver.send("GET", FINETUNES.format(namespace=namespace)))["items"]
-        if all("attempt" in each.get("status", {}).get("upstream", {}).get("data", {}) for each in found):
+        if all("phase" in each.get("status", {}) and each["metadata"].get("finalizers") for each in found):
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"not every FineTune waits for its provider in {namespace}")

@@ -94,6 +94,26 @@ async def test_what_is_known_already_is_no_news() -> None:
     assert await world.order() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "told", "queued"),
+    [("MODIFIED", {"run": 1}, False), ("MODIFIED", {"run": 2}, True), ("MODIFIED", {}, True), (None, {"run": 1}, True)],
+)
+async def test_the_echo_of_our_own_write_is_no_news(kind: str | None, told: Object, queued: bool) -> None:
+    world = World()
+    with world.cache.finetunes.writing(KEY, {"run": 1}):
+        world.finetunes.take(_event(kind, _finetune("sample", status=told)))
+    assert (await world.order() == ["sample"]) is queued
+    assert (world.cache.finetunes.get(KEY) or {}).get("status") == told
+
+
+async def test_what_comes_after_our_write_is_news() -> None:
+    world = World()
+    with world.cache.finetunes.writing(KEY, {"run": 1}):
+        pass
+    world.finetunes.take(_event("MODIFIED", _finetune("sample", status={"run": 1})))
+    assert await world.order() == ["sample"]
+
+
 def test_kopf_parses_by_the_name_that_is_replaced() -> None:
     """A kopf that reads its streams in another way is still right, and slower: this says so."""
     assert api.json is orjson  # type: ignore[attr-defined]

@@ -170,7 +170,8 @@ class Actor:
             operations.insert(1, version)
         path = resources.finetune_status(finetune.namespace, finetune.name)
         try:
-            answer = await self._client.json_patch(path, operations)
+            with self._cache.finetunes.writing(finetune.key, decision.status or {}):
+                answer = await self._client.json_patch(path, operations)
         except NotFound:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
             return True

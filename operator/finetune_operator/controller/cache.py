@@ -5,6 +5,8 @@ A write's answer goes in here too, so that a reconcile sees its own writes befor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Object = dict[str, Any]
@@ -21,6 +23,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[Name, Object] = {}
         self._deleted: dict[str, int] = {}
+        self._being_written: dict[Name, Object] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -51,6 +54,19 @@ class Store:
         slim(body)
         self._objects[name] = body
         return True
+
+    @contextmanager
+    def writing(self, name: Name, status: Object) -> Iterator[None]:
+        """While a status is on its way to the API server; the watch often brings it before the answer comes."""
+        self._being_written[name] = status
+        try:
+            yield
+        finally:
+            del self._being_written[name]
+
+    def is_echo(self, body: Object) -> bool:
+        """Whether it is what we are writing ourselves. What others changed before has had an event of its own."""
+        return name_of(body) in self._being_written and self._being_written[name_of(body)] == body.get("status")
 
     def remove(self, name: Name, uid: str | None = None) -> None:
         """Forget it; where a uid is given, only that one and not a namesake made since."""

@@ -113,7 +113,7 @@ class Stream:
         if kind == "DELETED":
             self.store.delete(body)
             self.on_gone(name)
-        elif self.store.put(body):
+        elif self.store.put(body) and not (kind == "MODIFIED" and self.store.is_echo(body)):
             self.on_change(body, kind == "ADDED")
 
     def begin_list(self) -> None:
