@@ -6,20 +6,24 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_trainer.data import downloads
+from finetune_trainer.data.downloads import Downloads, Interrupted, TooLarge, Unreachable
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.sources import Source, open_source
 from finetune_trainer.data.store import Store
 from finetune_trainer.environment import Environment
+from finetune_trainer.errors import ConfigError, DataError, RunError
 from tests.trainer import stores
 from tests.trainer.datasets import encoded, picture
+from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, Web, web
 from tests.upstream.fakes.oxen import OxenFake
 from tests.upstream.hub import Hub
@@ -213,3 +217,201 @@ def test_the_same_rows_from_everywhere(scheme: str, layout: str, places: Places,
     placed = places.put(scheme, layout.replace(" ", "-").replace(",", ""), files, file)
     source = opened(tmp_path, placed)
     assert rows_in(ingest(source, NEEDS, tmp_path / "cache", 0.0, lambda: None)) == EXPECTED
+
+
+def test_a_run_on_a_dataset_from_s3(new_run: Callable[..., TrainerRun], s3: S3Server, tmp_path: Path) -> None:
+    """As the pod does it: the Secret is mounted, nothing else is said."""
+    rows = [{"question": "q", "answer": f"a{number}", "image": f"images/{number}.png"} for number in range(3)]
+    stores.put(s3, {"run/train.jsonl": jsonl(rows), **{f"run/{name}": data for name, data in IMAGES.items()}})
+    secret = stores.secret(tmp_path / "secret", s3.secret)
+    run = new_run(
+        dataset="s3://bucket/run/train.jsonl", recipe={"epochs": 1}, env={"FINETUNE_DATASET_SECRET_DIR": secret}
+    )
+
+    result = run.execute()
+
+    assert (result.code, result.message) == (0, "")
+    assert run.manifest()["dataset"]["rows"] == 3
+
+
+REFUSED: dict[str, tuple[str, dict[str, str], type[RunError], str]] = {
+    "no such object": ("s3://bucket/none.csv", {}, DataError, "there is nothing at s3://bucket/none.csv"),
+    "nothing below a prefix": ("s3://bucket/none", {}, DataError, "there is nothing at s3://bucket/none"),
+    "no such bucket": ("s3://none/x.csv", {}, ConfigError, "there is no bucket none|nothing at s3://none"),
+    "a wrong key": (
+        "s3://bucket/x.csv",
+        {"AWS_SECRET_ACCESS_KEY": "wrong-wrong"},
+        ConfigError,
+        "the store refuses the credentials",
+    ),
+    "half a key": ("s3://bucket/x.csv", {"AWS_SECRET_ACCESS_KEY": ""}, ConfigError, "AWS_SECRET_ACCESS_KEY, both"),
+    "no bucket": ("s3:///x.csv", {}, ConfigError, "names no bucket"),
+    "no such dataset": ("hf://datasets/org/none/x.csv", {}, DataError, "there is no dataset .*org/none.* on the hub"),
+    "no such file of it": ("hf://datasets/org/there/x.csv", {}, DataError, "no such file"),
+    "a private one without its token": (
+        "hf://datasets/org/there/train.csv",
+        {"HF_TOKEN": "hf_wrongTokenWrong"},
+        DataError,
+        "no permission to see it",
+    ),
+    "a model": ("hf://org/name", {}, ConfigError, "write hf://datasets/organisation/name"),
+    "no such repository": ("oxen://ox/none/main/x.csv", {}, DataError, "there is nothing at oxen://ox/none/main/x.csv"),
+    "no such path": ("oxen://ox/receipts/main/x.csv", {}, DataError, "there is nothing at"),
+    "a wrong api-key": ("oxen://ox/receipts/main/x.csv", {"api-key": "wrong-wrong"}, ConfigError, "refuses the key"),
+    "half an address": ("oxen://ox/receipts", {}, ConfigError, "write oxen://namespace/repository/branch"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_in_words(name: str, places: Places, tmp_path: Path) -> None:
+    uri, change, error, words = REFUSED[name]
+    places.put("hf", "there", {"train.csv": b"x"}, "train.csv")
+    secret = {
+        "s3": places.s3.secret,
+        "hf": {"HF_TOKEN": places.hub.token, "HF_ENDPOINT": places.hub.site.url()},
+        "oxen": {"api-key": places.oxen.key, "base-url": places.oxen.url},
+    }[uri.partition("://")[0]]
+    secret = {key: value for key, value in {**secret, **change}.items() if value}
+    with pytest.raises(error, match=words) as failure:
+        open_source(uri, environment(tmp_path, secret))
+    assert failure.value.exit_code in (2, 3)
+    assert not any(value in failure.value.message for key, value in secret.items() if "KEY" in key or "TOKEN" in key)
+
+
+@pytest.mark.parametrize(
+    ("uri", "secret"),
+    [
+        ("s3://bucket/x.csv", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}),
+        ("oxen://a/b/main/x.csv", {"base-url": "http://127.0.0.1:9"}),
+        ("hf://datasets/a/b/x.csv", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+    ],
+)
+def test_a_dead_store_is_tried_again_by_another_attempt(
+    uri: str, secret: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_trainer.data import hub as data_hub
+    from finetune_trainer.data import oxen as data_oxen
+
+    monkeypatch.setattr(data_hub, "ATTEMPTS", 1)
+    monkeypatch.setattr(data_oxen, "ATTEMPTS", 1)
+    with pytest.raises(RunError) as failure:
+        open_source(uri, environment(tmp_path, secret))
+    assert (failure.value.exit_code, failure.value.reason) == (1, "DatasetUnavailable")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "hf", "oxen", "http"])
+def test_what_is_cached_is_not_fetched_again_until_it_changes(scheme: str, places: Places, tmp_path: Path) -> None:
+    def load(root: str) -> list[tuple[str, bytes]]:
+        (tmp_path / root).mkdir()
+        env = environment(tmp_path / root, placed.secret, allowed_hosts=placed.hosts)
+        env = Environment(**{**env.__dict__, "cache_dir": tmp_path / "cache"})
+        return rows_in(ingest(open_source(placed.uri, env), NEEDS, tmp_path / "cache", 0.0, lambda: None))
+
+    placed = places.put(scheme, "cached", {"train.jsonl": jsonl(ROWS), **IMAGES}, "train.jsonl")
+    assert load("first") == EXPECTED
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert load("second") == EXPECTED
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+    placed = places.put(scheme, "cached", {"train.jsonl": jsonl(ROWS[:2])}, "train.jsonl")
+    assert load("third") == EXPECTED[:2]
+
+
+def test_the_whole_dataset_is_bounded(places: Places, tmp_path: Path) -> None:
+    placed = places.put("s3", "bounded", {"train.jsonl": jsonl(ROWS), **IMAGES}, "")
+    total = len(jsonl(ROWS)) + sum(map(len, IMAGES.values()))
+    with pytest.raises(DataError, match=f"bounded has more than {total - 1} bytes"):
+        ingest(opened(tmp_path, placed, max_download_bytes=total - 1), NEEDS, tmp_path / "cache", 0.0, lambda: None)
+    with pytest.raises(DataError, match=r"train.jsonl has .* bytes, more than 100"):
+        opened(tmp_path / "other", placed, max_download_bytes=100)
+
+
+def test_a_web_download_goes_on_where_it_broke_off(site: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server gives half of it and dies; the next attempt asks for the rest of the same file."""
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    whole, tag = jsonl([{"caption": "x" * 1000, "image": "0.png"}] * 50), {"ETag": '"v1"'}
+    url = site.serve(
+        "/t.jsonl",
+        Answer(whole, headers=tag),
+        Answer(whole[:30_000], headers=tag, cut=len(whole) - 30_000),
+        Answer(whole, headers=tag),
+        Answer(whole[30_000:], status=206, headers=tag),
+    )
+    env = environment(tmp_path, allowed_hosts=frozenset({site.host}))
+    with pytest.raises(Unreachable):
+        open_source(url, env)
+    source = open_source(url, env)
+    assert source.tables[0].read_bytes() == whole
+    asked = site.seen[-1][2]
+    assert (asked["Range"], asked["If-Range"]) == ("bytes=30000-", '"v1"')
+
+
+def pouring(data: bytes, broken: list[int]) -> Callable[[int], Iterator[bytes]]:
+    """Ten bytes at a time; breaks off after so many bytes, the first times."""
+
+    def pour(offset: int) -> Iterator[bytes]:
+        end = broken.pop(0) if broken else len(data)
+        for at in range(offset, end, 10):
+            yield data[at : min(at + 10, end)]
+        if end < len(data):
+            raise Interrupted("gone")
+
+    return pour
+
+
+def test_downloads_are_whole_or_not_there(tmp_path: Path) -> None:
+    data = bytes(range(250))
+    cache = Downloads(tmp_path, lambda: None, backoff_s=0)
+    path = cache.fetch("key", "it", 1000, pouring(data, [40, 90, 200]), size=250)
+    assert path.read_bytes() == data
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert cache.fetch("key", "it", 1000, pouring(b"", []), size=250) == path
+
+    with pytest.raises(Unreachable, match="it could not be fetched in 4 attempts: gone"):
+        cache.fetch("dead", "it", 1000, pouring(data, [10, 20, 30, 40]), size=250)
+    assert not cache.path("dead").exists()
+    assert cache.fetch("dead", "it", 1000, pouring(data, []), size=250).read_bytes() == data
+
+    with pytest.raises(TooLarge, match="it has 250 bytes, more than 249"):
+        cache.fetch("large", "it", 249, pouring(data, []), size=250)
+    with pytest.raises(TooLarge, match="it has more than 249 bytes"):
+        cache.fetch("large", "it", 249, pouring(data, []))
+    with pytest.raises(Unreachable, match="250 of 251 bytes came"):
+        cache.fetch("short", "it", 1000, pouring(data, []), size=251)
+
+
+def test_two_at_once_fetch_it_whole(tmp_path: Path) -> None:
+    """The second finds the lock taken and does not touch what the first has."""
+    data = bytes(range(250))
+    outer = Downloads(tmp_path, lambda: None)
+
+    def pour(_: int) -> Iterator[bytes]:
+        yield data[:100]
+        assert Downloads(tmp_path, lambda: None).fetch("key", "it", 1000, pouring(data, [])).read_bytes() == data
+        yield data[100:]
+
+    path = outer.fetch("key", "it", 1000, pour)
+    assert path.read_bytes() == data
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_download_can_be_stopped_and_goes_on(tmp_path: Path) -> None:
+    from finetune_trainer.stop import Preempted, Stop
+
+    stop, data = Stop(), bytes(range(250))
+
+    def pour(offset: int) -> Iterator[bytes]:
+        for at in range(offset, 250, 50):
+            stop.requested = at == 150
+            yield data[at : at + 50]
+
+    with pytest.raises(Preempted):
+        Downloads(tmp_path, stop.check).fetch("key", "it", 1000, pour, size=250)
+    asked: list[int] = []
+
+    def rest(offset: int) -> Iterator[bytes]:
+        asked.append(offset)
+        yield data[offset:]
+
+    assert Downloads(tmp_path, lambda: None).fetch("key", "it", 1000, rest, size=250).read_bytes() == data
+    assert asked == [150]

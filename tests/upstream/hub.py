@@ -38,6 +38,8 @@ class Hub:
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
     summaries: list[str] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    read_only: set[str] = field(default_factory=set)
+    """The token may read these and no more."""
 
     def install(self) -> None:
         """Let the sites answer."""
@@ -55,8 +57,8 @@ class Hub:
             return web.json_response({"error": "Invalid credentials in Authorization header"}, status=401)
         if parts[:2] == ["api", "repos"]:
             return await self._create(request)
-        if parts[0] == "api" and len(parts) > 4:
-            return await self._api(request, "/".join(parts[1:4]), parts[4], parts[6:])
+        if parts[0] == "api" and len(parts) > 3:
+            return await self._api(request, "/".join(parts[1:4]), (parts[4:] or ["revision"])[0], parts[6:])
         if request.path.endswith("/info/lfs/objects/batch"):
             return await self._batch(request)
         if parts[:1] == ["lfs"]:
@@ -92,9 +94,12 @@ class Hub:
     async def _create(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         assert asked["type"] == "model"
-        self.repositories[f"models/{asked['organization']}/{asked['name']}"] = {}
+        made = f"models/{asked['organization']}/{asked['name']}"
+        if made in self.repositories:
+            return web.json_response({"error": "You already created this model repo"}, status=409)
+        self.repositories[made] = {}
         if asked.get("visibility") == "private":
-            self.private.add(f"models/{asked['organization']}/{asked['name']}")
+            self.private.add(made)
         return web.json_response({"url": self.site.url(f"/{asked['organization']}/{asked['name']}")})
 
     async def _api(self, request: web.Request, repository: str, call: str, rest: list[str]) -> web.StreamResponse:
@@ -105,6 +110,8 @@ class Hub:
             return web.json_response(
                 {"id": repository.partition("/")[2], "sha": self.commit_of(repository), "siblings": []}
             )
+        if call == "auth-check":
+            return self._auth_check(request, repository)
         if call == "tree":
             return self._tree(request, files, "/".join(rest))
         if call == "preupload":
@@ -135,6 +142,13 @@ class Hub:
             following = request.url.update_query({"cursor": str(start + PAGE)})
             headers["Link"] = f'<{following}>; rel="next"'
         return web.json_response([{"type": "directory", "path": "folder", "oid": "0" * 40}, *page], headers=headers)
+
+    def _auth_check(self, request: web.Request, repository: str) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.json_response({"error": "Invalid username or password."}, status=401)
+        if repository in self.read_only:
+            return web.json_response({"error": "You have read access but not the required permissions."}, status=403)
+        return web.json_response({})
 
     async def _batch(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
@@ -173,7 +187,9 @@ class Hub:
         self.summaries.append(lines[0]["value"]["summary"])
         for line in lines[1:]:
             value = line["value"]
-            if line["key"] == "lfsFile":
+            if line["key"] == "deletedFile":
+                del files[value["path"]]
+            elif line["key"] == "lfsFile":
                 files[value["path"]] = self.objects[value["oid"]]
                 assert value["size"] == len(files[value["path"]])
             else:

@@ -1,46 +1,75 @@
-"""`output.uri`: checked before training, written after. Another scheme is another pair of functions."""
+"""`output.uri`: checked before training, written after. Another scheme is one entry."""
 
-import shutil
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, RunError
-from finetune_trainer.files import discard, flush, settle
+from finetune_trainer.outputs.claim import ClaimFolder
 
-MANIFEST: Final = "manifest.json"
+PATIENCE_S: Final = 300.0
+PATIENCE_WITHOUT_STORAGE_S: Final = 3600.0
+"""Where the result is lost with the pod, another hour of trying is cheaper than another training."""
 
 
-def check_destination(uri: str, env: Environment) -> Path:
-    """The folder behind `output.uri`. Raises ConfigError before training if the result could not be put there."""
-    if not uri.startswith("pvc://"):
-        raise ConfigError(
-            f"results cannot be written to {uri.partition('://')[0]}:// by this trainer; it writes pvc://"
-        )
-    path = env.claim_path(uri)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"there is a file at {uri}, where the result's folder should be")
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
-        raise ConfigError(f"the folder {uri} holds something else than an earlier result: name an empty folder")
+class Destination(Protocol):
+    """A place for results."""
+
+    def check(self) -> None:
+        """Before training. Raises ConfigError if the result could not be put there, RunError to try again."""
+
+    def publish(self, output: Path) -> None:
+        """Write the finished output folder. Raises RunError(ArtifactUploadFailed)."""
+
+
+def check_destination(
+    uri: str, env: Environment, check: Callable[[], None] = lambda: None, title: str = "a FineTune"
+) -> Destination:
+    """The place behind `output.uri`, tried out. check: called often; raises to stop. title: whose result it is."""
+    scheme = uri.partition("://")[0]
+    opener = SCHEMES.get(scheme)
+    if opener is None:
+        raise ConfigError(f"results cannot be written to {scheme}:// by this trainer; it writes {', '.join(SCHEMES)}")
+    destination = opener(uri, env, check, title)
+    destination.check()
+    return destination
+
+
+def publish(output: Path, destination: Destination, env: Environment) -> None:
+    """Bring the output there. Raises RunError that says where the result is meanwhile."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        trial = path.parent / f".{path.name}.writable"
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise ConfigError(f"{uri} cannot be written: {error.strerror}") from error
-    return path
+        destination.publish(output)
+    except RunError as error:
+        kept = env.storage_uri(output)
+        more = f"; it is kept at {kept}, and another attempt only uploads it" if kept else ""
+        raise RunError(f"{error.message}{more}", error.reason) from None
 
 
-def publish(output: Path, destination: Path) -> None:
-    """Copy the output there: under another name, flushed, then renamed over what an earlier result left."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(output, partial, ignore=shutil.ignore_patterns(".*"))
-        settle(partial)
-        discard(destination)
-        partial.rename(destination)
-        flush(destination.parent)
-    except OSError as error:
-        raise RunError(f"the result could not be copied to the output: {error}", "ArtifactUploadFailed") from error
+def _patience(env: Environment) -> float:
+    return PATIENCE_S if env.storage_claim else PATIENCE_WITHOUT_STORAGE_S
+
+
+def _claim(uri: str, env: Environment, _check: Callable[[], None], _title: str) -> Destination:
+    return ClaimFolder(uri, env)
+
+
+def _s3(uri: str, env: Environment, check: Callable[[], None], _title: str) -> Destination:
+    from finetune_trainer.outputs.s3 import S3Folder
+
+    return S3Folder(uri, env.output_secret, check, _patience(env))
+
+
+def _hub(uri: str, env: Environment, check: Callable[[], None], title: str) -> Destination:
+    from finetune_trainer.outputs.hub import HubRepository
+
+    return HubRepository(uri, env.output_secret, check, _patience(env), f"Add the result of {title}")
+
+
+SCHEMES: Final[dict[str, Callable[[str, Environment, Callable[[], None], str], Destination]]] = {
+    "pvc": _claim,
+    "s3": _s3,
+    "hf": _hub,
+}

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -11,10 +10,9 @@ import torch
 
 from finetune_operator.api.trainer_config import ArtifactRecord
 from finetune_trainer import __version__
-from finetune_trainer.destination import MANIFEST
 from finetune_trainer.errors import RunError
 from finetune_trainer.families.base import Trainee
-from finetune_trainer.files import digest, discard, flush, settle, write_atomically
+from finetune_trainer.files import MANIFEST, digest, discard, flush, settle, visible_files, write_atomically
 from finetune_trainer.loop import Probe, evaluation
 
 PARTIAL: Final = ".partial"
@@ -47,27 +45,29 @@ def export(trainee: Trainee, probe: Probe, output: Path) -> None:
 
 
 def write_manifest(output: Path, content: dict[str, Any]) -> None:
-    """`manifest.json`, with size and digest of every other file; its presence means that the output is complete."""
+    """`manifest.json`, with size and digest of every other file; its presence means that the output is complete.
+
+    Everything in the folder is then readable by other users and on the disk, whoever wrote it.
+    """
+    settle(output)
     files = {
         path.relative_to(output).as_posix(): {"digest": digest(path), "sizeBytes": path.stat().st_size}
-        for path in _files(output)
+        for path in sorted(visible_files(output))
         if path.name != MANIFEST
     }
     write_atomically(output / MANIFEST, json.dumps({**content, "files": files}, indent=2, ensure_ascii=False) + "\n")
 
 
 def artifacts(output: Path, uri: str) -> list[ArtifactRecord]:
-    """Every file of the output, weights first."""
-    paths = sorted(_files(output), key=lambda path: (path.suffix != ".safetensors", path.as_posix()))
-    return [
-        ArtifactRecord(
-            name=path.relative_to(output).as_posix(),
-            uri=f"{uri}/{path.relative_to(output).as_posix()}",
-            digest=digest(path),
-            size_bytes=path.stat().st_size,
-        )
-        for path in paths
-    ]
+    """Every file of the output, which has its manifest; weights first."""
+    known = json.loads((output / MANIFEST).read_text())["files"]
+    paths = sorted(visible_files(output), key=lambda path: (path.suffix != ".safetensors", path.as_posix()))
+    records = []
+    for path in paths:
+        name = path.relative_to(output).as_posix()
+        found = known[name]["digest"] if name in known else digest(path)
+        records.append(ArtifactRecord(name=name, uri=f"{uri}/{name}", digest=found, size_bytes=path.stat().st_size))
+    return records
 
 
 def versions() -> dict[str, str]:
@@ -80,9 +80,3 @@ def versions() -> dict[str, str]:
             continue
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return found
-
-
-def _files(output: Path) -> Iterator[Path]:
-    for path in output.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(output).parts):
-            yield path

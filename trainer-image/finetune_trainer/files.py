@@ -2,8 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
+
+MANIFEST: Final = "manifest.json"
+"""Its presence in a result says that the result is whole."""
 
 
 def digest(path: Path) -> str:
@@ -49,3 +54,10 @@ def discard(folder: Path) -> None:
         doomed = folder.with_name(f".doomed.{folder.name}.{os.getpid()}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Every file below, without hidden ones and what lies in hidden folders."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path

@@ -11,7 +11,7 @@ from finetune_operator.api.trainer_config import CheckpointRecord, TrainerConfig
 from finetune_trainer.config import Advanced, read_config
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
-from finetune_trainer.destination import check_destination, publish
+from finetune_trainer.destination import Destination, check_destination, publish
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.families import choose
@@ -47,7 +47,8 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     family = choose(description, config.recipe.kind, config.base_model)
     destination = None
     if config.output is not None and env.first:
-        destination = check_destination(config.output.uri, env)
+        title = f"FineTune {config.finetune.namespace}/{config.finetune.name}, run {config.finetune.run}"
+        destination = check_destination(config.output.uri, env, stop.check, title)
     say("validating", dataset=config.dataset.uri)
     source = open_source(config.dataset.uri, env, stop.check)
     store = ingest(source, family.needs(recipe, advanced), env.cache_dir, advanced.max_skipped_share, stop.check)
@@ -140,7 +141,7 @@ class _Session:
             if self._saved_step != self._loop.step:
                 self._save()
 
-    def finish(self, destination: Path | None) -> None:
+    def finish(self, destination: Destination | None) -> None:
         """Export, check, manifest, copy."""
         from finetune_trainer.export import artifacts, export, versions, write_manifest
 
@@ -172,11 +173,11 @@ class _Session:
                 "versions": versions(),
             },
         )
+        uri = self._env.storage_uri(self._env.output_dir) or self._env.output_dir.as_uri()
         if destination is not None and self._config.output is not None:
-            publish(self._env.output_dir, destination)
+            self._verdict.artifacts = artifacts(self._env.output_dir, uri)  # where they are if the upload fails
+            publish(self._env.output_dir, destination, self._env)
             uri = self._config.output.uri.rstrip("/")
-        else:
-            uri = self._env.storage_uri(self._env.output_dir) or self._env.output_dir.as_uri()
         self._verdict.artifacts = artifacts(self._env.output_dir, uri)
         say("result", uri=uri, lossBefore=self._loss_before, lossAfter=loss_after)
 
