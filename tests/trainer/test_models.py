@@ -49,7 +49,11 @@ def test_a_model_that_is_not_in_the_cache_is_exit_2_when_offline(new_run: NewRun
     ("answer", "code", "words"),
     [
         (Answer(status=403, headers={"X-Error-Code": "GatedRepo"}), 2, "is gated: accept its licence"),
-        (Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}), 2, "there is no model Tiny/Absent on the hub"),
+        (
+            Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}),
+            2,
+            "there is no base model Tiny/Absent on the hub",
+        ),
         (Answer(status=503), 1, "could not be fetched"),
     ],
 )
@@ -80,4 +84,4 @@ def test_a_name_that_is_no_hub_id_is_exit_2(new_run: NewRun) -> None:
     write_rows(run.data, 2)
     result = run.execute()
     assert (result.code, result.reason) == (2, "InvalidConfig")
-    assert "there is no model not//a model" in result.message
+    assert "there is no base model not//a model" in result.message

@@ -17,7 +17,7 @@ from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.export import write_manifest
 from finetune_trainer.outputs import uploads
-from finetune_trainer.outputs.uploads import interruptible
+from finetune_trainer.stop import Preempted, Stop, interruptible
 from tests.trainer import stores
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
@@ -256,8 +256,6 @@ def test_an_upload_waits_for_a_store_that_comes_back(
 
 def test_an_upload_can_be_stopped() -> None:
     import threading
-
-    from finetune_trainer.stop import Preempted, Stop
 
     stop, forever = Stop(), threading.Event()
     stop.requested = True

@@ -237,7 +237,7 @@ def test_a_run_on_a_dataset_from_s3(new_run: Callable[..., TrainerRun], s3: S3Se
 REFUSED: dict[str, tuple[str, dict[str, str], type[RunError], str]] = {
     "no such object": ("s3://bucket/none.csv", {}, DataError, "there is nothing at s3://bucket/none.csv"),
     "nothing below a prefix": ("s3://bucket/none", {}, DataError, "there is nothing at s3://bucket/none"),
-    "no such bucket": ("s3://none/x.csv", {}, ConfigError, "there is no bucket none|nothing at s3://none"),
+    "no such bucket": ("s3://none/folder", {}, ConfigError, "there is no bucket none"),
     "a wrong key": (
         "s3://bucket/x.csv",
         {"AWS_SECRET_ACCESS_KEY": "wrong-wrong"},
@@ -313,7 +313,7 @@ def test_what_is_cached_is_not_fetched_again_until_it_changes(scheme: str, place
     assert load("second") == EXPECTED
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
-    placed = places.put(scheme, "cached", {"train.jsonl": jsonl(ROWS[:2])}, "train.jsonl")
+    placed = places.put(scheme, "cached", {"train.jsonl": jsonl(ROWS[:2]), **IMAGES}, "train.jsonl")
     assert load("third") == EXPECTED[:2]
 
 

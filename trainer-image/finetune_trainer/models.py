@@ -1,11 +1,14 @@
 """The base model's folder: from a claim or from the Hugging Face hub, and what the folder says it is."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from finetune_trainer.environment import Environment
-from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.stores import hub
 
 DESCRIPTIONS: Final = ("model_index.json", "config.json")
 WANTED_FILES: Final = (
@@ -46,11 +49,11 @@ def model_folder(base_model: str, env: Environment, pipeline: bool = False) -> P
         return _claimed(base_model, env)
     from huggingface_hub import snapshot_download
 
-    with _HubErrors(base_model):
+    with _answers(base_model):
         return Path(
             snapshot_download(
                 base_model,
-                token=_hub_token(env),
+                **_hub(env),
                 allow_patterns=list(WANTED_OF_PIPELINES if pipeline else WANTED_FILES),
                 ignore_patterns=list(UNWANTED_OF_PIPELINES if pipeline else UNWANTED_OF_MODELS),
             )
@@ -98,9 +101,9 @@ def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with _HubErrors(base_model):
+    with _answers(base_model):
         try:
-            return Path(hf_hub_download(base_model, name, token=_hub_token(env)))
+            return Path(hf_hub_download(base_model, name, **_hub(env)))
         except LocalEntryNotFoundError:
             if name == DESCRIPTIONS[-1] or not constants.HF_HUB_OFFLINE:
                 raise
@@ -109,42 +112,16 @@ def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:
             return None
 
 
-def _hub_token(env: Environment) -> str | None:
-    file = (env.model_secret_dir or Path("/nonexistent")) / "HF_TOKEN"
-    return file.read_text().strip() if file.is_file() else None
+def _hub(env: Environment) -> dict[str, str | None]:
+    """Token and mirror, as the base model's Secret says."""
+    secret = env.model_secret
+    return {"token": secret.get("HF_TOKEN"), "endpoint": secret.get("HF_ENDPOINT")}
 
 
-class _HubErrors:
-    """Turns the hub's errors into ours: what no retry can change is a ConfigError."""
-
-    def __init__(self, base_model: str) -> None:
-        self._name = base_model
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            OfflineModeIsEnabled,
-            RepositoryNotFoundError,
-        )
-
-        if isinstance(error, GatedRepoError):
-            raise ConfigError(
-                f"the base model {self._name} is gated: accept its licence and give a Secret with HF_TOKEN"
-            ) from None
-        if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
-            raise ConfigError(f"there is no model {self._name} on the hub (or no permission to see it)") from None
-        if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) and constants.HF_HUB_OFFLINE:
-            raise ConfigError(
-                f"the base model {self._name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-            ) from None
-        if isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError, OSError)):
-            raise RunError(
-                f"the base model {self._name} could not be fetched: {type(error).__name__}", "ModelUnavailable"
-            ) from None
+@contextmanager
+def _answers(base_model: str) -> Iterator[None]:
+    try:
+        with hub.answers(f"the base model {base_model}", "ModelUnavailable", "InvalidConfig"):
+            yield
+    except hub.NotThere as error:
+        raise ConfigError(str(error)) from None

@@ -5,9 +5,14 @@ Before training there is nothing to save, so the signal interrupts whatever runs
 """
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final, TypeVar
+
+LOOK_S: Final = 0.2
+_T = TypeVar("_T")
 
 
 class Preempted(BaseException):
@@ -51,3 +56,26 @@ class Stop:
         first, self.requested = not self.requested, True
         if first and self._interrupts:
             raise Preempted
+
+
+def interruptible(call: Callable[[], _T], check: Callable[[], None]) -> _T:
+    """The call's result. It runs in a thread that nobody waits for once `check` raises: code of other languages
+    holds the main thread, where signals are handled, for as long as a file takes."""
+    done: list[_T] = []
+    failed: list[BaseException] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            done.append(call())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    while not ended.wait(LOOK_S):
+        check()
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -62,7 +62,8 @@ class Dataset(SpecModel):
 
     uri: DatasetUri = Field(
         description=(
-            "A file (parquet, csv, jsonl) or a folder: hf://datasets/org/name[/path], s3://bucket/key, https://…, "
+            "A file (parquet, csv, jsonl, zip) or a folder with tables, or with pictures and their captions beside "
+            "them (a.png, a.txt): hf://datasets/org/name[@revision][/path], s3://bucket/key, https://…, "
             "pvc://claim/path, oxen://namespace/repository/branch/path."
         )
     )
@@ -70,7 +71,7 @@ class Dataset(SpecModel):
         default=None,
         description=(
             "Secret for the dataset: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optional AWS_SESSION_TOKEN, "
-            "AWS_REGION, AWS_ENDPOINT_URL (s3); HF_TOKEN (hf); api-key (oxen)."
+            "AWS_REGION, AWS_ENDPOINT_URL (s3); HF_TOKEN, optional HF_ENDPOINT (hf); api-key, optional base-url (oxen)."
         ),
     )
 
@@ -78,7 +79,9 @@ class Dataset(SpecModel):
 class Output(SpecModel):
     """Where the result goes, besides the run's storage."""
 
-    uri: OutputUri = Field(description="A folder: s3://bucket/prefix, hf://org/name or pvc://claim/path.")
+    uri: OutputUri = Field(
+        description="A folder: s3://bucket/prefix, hf://org/name[@branch][/path] or pvc://claim/path."
+    )
     secret_ref: SecretRef | None = Field(
         default=None, description="Secret for the output, with the same keys as for a dataset."
     )
@@ -99,7 +102,7 @@ class FineTuneSpec(SpecModel):
         )
     )
     model_secret_ref: SecretRef | None = Field(
-        default=None, description="Secret with HF_TOKEN for a gated base model (backend job)."
+        default=None, description="Secret with HF_TOKEN, optional HF_ENDPOINT, for a gated base model (backend job)."
     )
     recipe: RecipeSpec = Field(description="What is trained, and how: exactly one member.")
     dataset: Dataset = Field(description="What it learns from.")

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Final
@@ -66,7 +67,9 @@ class Downloads:
                     Path(file.name).rename(final)
                     flush(final.parent)
         except OSError as error:
-            raise ConfigError(f"{title} does not fit into the cache: {error}", "StorageFull") from error
+            if error.errno in (ENOSPC, EDQUOT):
+                raise ConfigError(f"{title} does not fit into the cache: {error}", "StorageFull") from error
+            raise RunError(f"{title} cannot be written to the cache: {error}", "StorageFailed") from error
         return final
 
     def _fill(self, file: IO[bytes], title: str, limit: int, pour: Pour, size: int | None) -> None:

@@ -83,7 +83,7 @@ class Fetcher:
                 headers["If-Range"] = validator
             try:
                 with self._response(url, headers) as response:
-                    chunks = response.iter_bytes(CHUNK)
+                    chunks = response.iter_bytes()  # as they come: what has come is kept
                     if not offset or response.status_code == 206:
                         yield from chunks
                     else:  # the whole file again: the server knows no ranges

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
 from finetune_trainer.data.downloads import ATTEMPTS, TooLarge, Unreachable
 from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
 from finetune_trainer.errors import ConfigError, DataError, RunError
+from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import hub
 
-REASON: Final = "DatasetUnavailable"
+UNAVAILABLE: Final = "DatasetUnavailable"
+DENIED: Final = "DatasetAccessDenied"
 _T = TypeVar("_T")
 
 
@@ -88,17 +91,15 @@ class HubDataset:
             size = entry.size if entry.size is not None else self._size(entry.name)
             if size is not None and size > limit:
                 raise TooLarge(f"{self.title} {entry.name} has {size} bytes, more than {limit}")
-            return Path(
-                self._asked(
-                    lambda: self._api.hf_hub_download(
-                        self._repository.id,
-                        name,
-                        repo_type="dataset",
-                        revision=self._commit,
-                        cache_dir=self._cache,
-                    )
-                )
+            download = partial(
+                self._api.hf_hub_download,
+                self._repository.id,
+                name,
+                repo_type="dataset",
+                revision=self._commit,
+                cache_dir=self._cache,
             )
+            return Path(self._asked(lambda: interruptible(download, self._check)))
         except hub.NotThere:
             raise NotThere(entry.name) from None
 
@@ -120,12 +121,12 @@ class HubDataset:
         for attempt in range(1, ATTEMPTS + 1):
             self._check()
             try:
-                with hub.answers(f"the dataset {self.title}", REASON):
+                with hub.answers(f"the dataset {self.title}", UNAVAILABLE, DENIED):
                     return call()
             except ConfigError:
                 raise
             except RunError as error:
                 if attempt == ATTEMPTS:
-                    raise Unreachable(error.message, REASON) from None
+                    raise Unreachable(error.message, UNAVAILABLE) from None
                 time.sleep(self._backoff_s * 2**attempt)
         raise AssertionError

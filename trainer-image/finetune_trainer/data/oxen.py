@@ -109,7 +109,7 @@ class OxenDataset:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self._answer(url, None, headers) as response:
             skipped = 0 if response.status_code == 206 else offset
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():  # as they come: what has come is kept
                 yield chunk[skipped:]
                 skipped = max(0, skipped - len(chunk))
 
@@ -149,7 +149,7 @@ class OxenDataset:
                 if status == 404:
                     raise NotThere(url)
                 if status in (401, 402, 403):
-                    raise ConfigError(f"{self.title}: the hub refuses the key ({status})", "AccessDenied")
+                    raise ConfigError(f"{self.title}: the hub refuses the key ({status})", "DatasetAccessDenied")
                 if status not in (200, 206):
                     raise Interrupted(f"the hub answers {status}")
                 yield response

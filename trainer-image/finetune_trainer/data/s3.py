@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 20
 PAGE: Final = 1000
-REASON: Final = "DatasetUnavailable"
+REASONS: Final = ("DatasetUnavailable", "DatasetAccessDenied")
 
 
 class S3Dataset:
@@ -39,7 +39,7 @@ class S3Dataset:
         """By HEAD of the object, or by listing the prefix."""
         import obstore
 
-        with s3.answers(self._folder, REASON):
+        with s3.answers(self._folder, *REASONS):
             try:
                 if self.file:
                     return {self.file: _entry(self.file, obstore.head(self._bucket, self._folder.below(self.file)))}
@@ -85,7 +85,7 @@ class S3Dataset:
             options["if_match"] = entry.version
         key = self._folder.below(entry.name)
         try:
-            with s3.answers(s3.Place(self._folder.bucket, key), REASON):
+            with s3.answers(s3.Place(self._folder.bucket, key), *REASONS):
                 for chunk in obstore.get(self._bucket, key, options=options).stream(CHUNK):
                     yield bytes(chunk)
         except s3.NotThere:

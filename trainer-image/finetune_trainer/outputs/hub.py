@@ -38,7 +38,7 @@ class HubRepository:
             self._make()
             self._check_writable()
         except hub.NotThere as error:
-            raise ConfigError(str(error), "AccessDenied") from None
+            raise ConfigError(str(error), UPLOAD_FAILED) from None
 
     def _make(self) -> None:
         id_, branch = self._repository.id, self._repository.revision
@@ -120,4 +120,4 @@ class HubRepository:
         return f"{self._repository.path}/{name}".lstrip("/")
 
     def _answers(self) -> AbstractContextManager[None]:
-        return hub.answers(f"the model {self._repository}", UPLOAD_FAILED)
+        return hub.answers(f"the model {self._repository}", UPLOAD_FAILED, UPLOAD_FAILED)

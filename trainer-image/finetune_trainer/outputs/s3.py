@@ -106,4 +106,4 @@ class S3Folder:
 
 
 def _answers(place: s3.Place) -> AbstractContextManager[None]:
-    return s3.answers(place, UPLOAD_FAILED)
+    return s3.answers(place, UPLOAD_FAILED, UPLOAD_FAILED)

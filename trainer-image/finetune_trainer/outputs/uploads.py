@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final, TypeVar
 from finetune_trainer.errors import RunError
 from finetune_trainer.files import MANIFEST, digest, visible_files
 from finetune_trainer.report import say
+from finetune_trainer.stop import interruptible
 
 UPLOAD_FAILED: Final = "ArtifactUploadFailed"
 FIRST_PAUSE_S: Final = 1.0
@@ -71,29 +71,6 @@ def persistently(what: str, call: Callable[[], _T], check: Callable[[], None], p
             check()
             time.sleep(min(LOOK_S, pause))
         pause = min(2 * pause, LONGEST_PAUSE_S)
-
-
-def interruptible(call: Callable[[], _T], check: Callable[[], None]) -> _T:
-    """The call's result. It runs in a thread that nobody waits for once `check` raises: code of other languages
-    holds the main thread, where signals are handled, for as long as a file takes."""
-    done: list[_T] = []
-    failed: list[BaseException] = []
-    ended = threading.Event()
-
-    def run() -> None:
-        try:
-            done.append(call())
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=run, daemon=True, name="upload").start()
-    while not ended.wait(LOOK_S):
-        check()
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def stale(earlier: Any, now: list[Upload]) -> Iterator[str]:

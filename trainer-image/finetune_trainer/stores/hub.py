@@ -57,8 +57,9 @@ class NotThere(Exception):
 
 
 @contextmanager
-def answers(title: str, reason: str) -> Iterator[None]:
-    """NotThere; ConfigError where trying again gives the same; else RunError(reason). `title`: "the dataset x"."""
+def answers(title: str, reason: str, refused: str) -> Iterator[None]:
+    """NotThere; ConfigError(refused) where a retry gives the same; else RunError(reason). `title`: "the dataset x"."""
+    import httpx2  # the client's own
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -74,9 +75,7 @@ def answers(title: str, reason: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError:
-        raise ConfigError(
-            f"{title} is gated: accept its licence and give a Secret with HF_TOKEN", "AccessDenied"
-        ) from None
+        raise ConfigError(f"{title} is gated: accept its licence and give a Secret with HF_TOKEN", refused) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         if constants.HF_HUB_OFFLINE:
             raise ConfigError(f"{title} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it") from None
@@ -90,7 +89,7 @@ def answers(title: str, reason: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
-            raise ConfigError(f"{title}: the hub refuses the credentials ({status})", "AccessDenied") from None
+            raise ConfigError(f"{title}: the hub refuses the credentials ({status})", refused) from None
         raise RunError(f"{title}: the hub answers {status or type(error).__name__}", reason) from None
-    except OSError as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise RunError(f"{title}: the hub cannot be reached: {type(error).__name__}", reason) from None

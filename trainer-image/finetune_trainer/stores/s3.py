@@ -87,25 +87,30 @@ class NotThere(Exception):
 
 
 @contextmanager
-def answers(place: Place, reason: str) -> Iterator[None]:
-    """The store's refusals as ours: NotThere; ConfigError where trying again gives the same; else RunError(reason)."""
+def answers(place: Place, reason: str, refused: str) -> Iterator[None]:
+    """Its errors as ours: NotThere; ConfigError(refused) where a retry gives the same; else RunError(reason)."""
     from obstore import exceptions
 
     try:
         yield
     except (FileNotFoundError, exceptions.NotFoundError) as error:
-        if "NoSuchBucket" in str(error):
-            raise ConfigError(f"{place}: there is no bucket {place.bucket}", "BucketNotFound") from None
+        _check_bucket(error, place, refused)
         raise NotThere(str(place)) from None
     except (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-        raise ConfigError(f"{place}: the store refuses the credentials: {_said(error)}", "AccessDenied") from None
+        raise ConfigError(f"{place}: the store refuses the credentials: {_said(error)}", refused) from None
     except (exceptions.InvalidPathError, exceptions.NotSupportedError, ValueError) as error:
         raise ConfigError(f"{place} cannot be used: {_said(error)}") from None
     except (exceptions.BaseError, OSError) as error:
+        _check_bucket(error, place, refused)
         said = str(error)
         if any(sign in said for sign in ELSEWHERE):
             raise ConfigError(f"{place}: the bucket is in another region: set AWS_REGION in the Secret") from None
         raise RunError(f"{place}: the store does not answer well: {_said(error)}", reason) from None
+
+
+def _check_bucket(error: BaseException, place: Place, refused: str) -> None:
+    if "NoSuchBucket" in str(error):
+        raise ConfigError(f"{place}: there is no bucket {place.bucket}", refused) from None
 
 
 def _said(error: BaseException) -> str:
