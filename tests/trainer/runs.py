@@ -92,8 +92,8 @@ class TrainerRun:
         from finetune_trainer.__main__ import main
         from finetune_trainer.stop import Stop
 
-        with self._environment():
-            return self._result(main(Stop()))
+        with self.environment():
+            return self.result(main(Stop()))
 
     def start(self, **popen: Any) -> subprocess.Popen[str]:
         """Run it in a process of its own, as the container does."""
@@ -109,7 +109,7 @@ class TrainerRun:
             process.kill()
             process.communicate()
             raise
-        return self._result(process.returncode)
+        return self.result(process.returncode)
 
     def write_config(self) -> Path:
         """The file that the operator mounts."""
@@ -142,7 +142,8 @@ class TrainerRun:
         }
 
     @contextmanager
-    def _environment(self) -> Iterator[None]:
+    def environment(self) -> Iterator[None]:
+        """Of this process, for the time of the block."""
         with patch.dict(os.environ, self._variables()):
             yield
 
@@ -156,7 +157,8 @@ class TrainerRun:
             **self._variables(),
         }
 
-    def _result(self, code: int) -> Result:
+    def result(self, code: int) -> Result:
+        """With what the run has left in its termination log."""
         log = self.root / "termination-log"
         text = log.read_text() if log.exists() else "{}"
         assert len(text.encode()) <= 4096

@@ -254,6 +254,35 @@ def test_an_upload_waits_for_a_store_that_comes_back(
     assert "back/manifest.json" in stores.keys(s3, "back/")
 
 
+def test_a_run_that_is_stopped_while_it_uploads_only_uploads_next(
+    new_run: NewRun, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from finetune_trainer.__main__ import main
+    from finetune_trainer.outputs.s3 import S3Folder
+
+    secret = stores.secret(tmp_path / "secret", s3.secret)
+    run = new_run(recipe={"epochs": 1}, output="s3://bucket/stopped", env={"FINETUNE_OUTPUT_SECRET_DIR": secret})
+    write_rows(run.data)
+    stop, released = Stop(), threading.Event()
+
+    def hang(*_: object) -> bool:
+        stop.requested = True  # SIGTERM comes while the store says nothing
+        return released.wait(60)
+
+    with monkeypatch.context() as patched, run.environment():
+        patched.setattr(S3Folder, "_send", hang)
+        stopped = run.result(main(stop))
+    released.set()
+    assert (stopped.code, stopped.termination["state"], stopped.termination["step"]) == (75, "Preempted", 3)
+    metrics = run.metrics()
+
+    assert run.execute().code == 0
+    assert run.metrics() == metrics
+    assert "stopped/manifest.json" in stores.keys(s3, "stopped/")
+
+
 def test_an_upload_can_be_stopped() -> None:
     import threading
 

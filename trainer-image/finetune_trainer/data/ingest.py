@@ -4,16 +4,14 @@ A row is bad for one reason, which is reported with its number; what is unusual 
 """
 
 import json
-import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from finetune_operator.formats.invalid import Invalid
@@ -27,11 +25,11 @@ from finetune_trainer.data.sources import Source
 from finetune_trainer.data.store import INDEX, RECORDS, SUMMARY, Store, Writer
 from finetune_trainer.errors import DataError
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
 FORMAT: Final = 3
 """Part of the store's key: raise it when records change."""
-CHUNK_ROWS: Final = 16
-WORKERS: Final = max(4, min(8, os.cpu_count() or 1))
-"""Decoding is the processors' work, fetching is waiting."""
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
 MAX_TEXT: Final = 4_000_000
@@ -86,24 +84,26 @@ def ingest(source: Source, needs: Needs, cache: Path, share: float, check: Calla
 
 def _build(source: Source, needs: Needs, folder: Path, share: float, check: Callable[[], None]) -> None:
     findings, digest, seen = Findings(), sha256(), set[bytes]()
-    pool = ThreadPoolExecutor(WORKERS)
+    pool = ThreadPoolExecutor(source.files.readers)
     try:
         with Writer(folder) as writer:
-            for chunk in _chunks(enumerate(_rows(source, needs)), CHUNK_ROWS):
+            examined = _ahead(
+                pool, _rows(source, needs), lambda row: _examine(row, source, needs), source.files.readers
+            )
+            for number, outcome in enumerate(examined):
                 check()
-                for number, outcome in pool.map(lambda item: (item[0], _examine(item[1], source, needs)), chunk):
-                    findings.rows += 1
-                    if isinstance(outcome, BadRow):
-                        findings.add(number, outcome.reason)
-                        continue
-                    outcome.header["row"] = number
-                    writer.append(outcome.header, outcome.blobs)
-                    digest.update(outcome.digest)
-                    findings.notes.update(outcome.notes)
-                    if outcome.pictures in seen:
-                        findings.notes[REPEATED] += 1
-                    elif outcome.pictures:
-                        seen.add(outcome.pictures)
+                findings.rows += 1
+                if isinstance(outcome, BadRow):
+                    findings.add(number, outcome.reason)
+                    continue
+                outcome.header["row"] = number
+                writer.append(outcome.header, outcome.blobs)
+                digest.update(outcome.digest)
+                findings.notes.update(outcome.notes)
+                if outcome.pictures in seen:
+                    findings.notes[REPEATED] += 1
+                elif outcome.pictures:
+                    seen.add(outcome.pictures)
     except Invalid as error:
         raise DataError(str(error)) from None
     finally:
@@ -265,10 +265,15 @@ def _named(error: ImageError, reference: ImageRef) -> str:
     return f"{error} ({reference.place})" if reference.place else str(error)
 
 
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _ahead(pool: Executor, items: Iterable[_In], work: Callable[[_In], _Out], most: int) -> Iterator[_Out]:
+    """`work` of each item, in order; at most twice so many items are taken before the first of them is given back."""
+    waiting: deque[Future[_Out]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= 2 * most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _key(source: Source, needs: Needs, share: float) -> str:

@@ -1,9 +1,10 @@
 """Where a dataset's files are: a folder on a volume, beside a table on a web server, in an archive."""
 
+import os
 import posixpath
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote, urljoin, urlsplit
 
 from finetune_operator.formats.archive import Archive
@@ -12,12 +13,17 @@ from finetune_operator.formats.layout import checked_name
 from finetune_trainer.data.fetch import Fetcher, FetchError
 from finetune_trainer.data.images import ImageError
 
+DECODERS: Final = max(2, min(8, os.cpu_count() or 1))
+FETCHERS: Final = 32
+
 
 class Files(Protocol):
     """Reads what a table refers to."""
 
     local: bool
     """Whether reading again later is cheap and gives the same."""
+    readers: int
+    """How many may read at once: as many as decode, or more where reading is waiting."""
 
     def named(self, place: str, table: str) -> str:
         """The file that a cell of a table means, by its name in the dataset: beside the table, else from the top."""
@@ -30,6 +36,7 @@ class Folder:
     """Paths relative to a folder, which no path and no symbolic link may leave; URLs through the guard."""
 
     local = True
+    readers = DECODERS
 
     def __init__(self, root: Path, fetcher: Fetcher) -> None:
         self._root, self._fetcher = root.resolve(), fetcher
@@ -67,6 +74,7 @@ class Web:
     """Paths relative to a table's URL, which they may not leave upwards, and full URLs; all through the guard."""
 
     local = False
+    readers = FETCHERS
 
     def __init__(self, table_url: str, fetcher: Fetcher) -> None:
         self._base, self._fetcher = table_url, fetcher
@@ -88,6 +96,7 @@ class Zipped:
     """The members of an archive, which stays packed; URLs through the guard."""
 
     local = True
+    readers = DECODERS
 
     def __init__(self, archive: Archive, fetcher: Fetcher) -> None:
         self._archive, self._fetcher = archive, fetcher

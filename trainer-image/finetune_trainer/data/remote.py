@@ -13,7 +13,7 @@ from finetune_operator.formats.layout import checked_name, hidden
 from finetune_trainer.data.downloads import TooLarge
 from finetune_trainer.data.fetch import Fetcher
 from finetune_trainer.data.images import ImageError
-from finetune_trainer.data.places import fetch, is_url, nearest
+from finetune_trainer.data.places import FETCHERS, fetch, is_url, nearest
 from finetune_trainer.errors import DataError
 
 MAX_FILES: Final = 1_000_000
@@ -54,6 +54,7 @@ class RemoteFiles:
     """
 
     local = True
+    readers = FETCHERS
 
     def __init__(self, remote: Remote, fetcher: Fetcher, limit: int) -> None:
         self._remote, self._fetcher, self._limit = remote, fetcher, limit
