@@ -184,6 +184,18 @@ def test_redaction(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
+def test_what_of_a_secret_is_secret(tmp_path: Path) -> None:
+    from finetune_trainer.environment import Environment
+    from tests.trainer import stores
+
+    values = {"AWS_SECRET_ACCESS_KEY": "s3cr3t-value", "AWS_REGION": "eu-central-1", "base-url": "https://oxen.example"}
+    folder = stores.secret(tmp_path / "secret", values)
+    variables = {"FINETUNE_CONFIG": "x", "FINETUNE_RUN_DIR": "x", "FINETUNE_DATASET_SECRET_DIR": folder}
+    env = Environment.read(variables)
+    assert env.dataset_secret == values
+    assert env.secret_values() == ["s3cr3t-value"]
+
+
 def test_a_missing_environment_is_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
     from finetune_trainer.__main__ import main
     from finetune_trainer.stop import Stop

@@ -415,3 +415,20 @@ def test_a_download_can_be_stopped_and_goes_on(tmp_path: Path) -> None:
 
     assert Downloads(tmp_path, lambda: None).fetch("key", "it", 1000, rest, size=250).read_bytes() == data
     assert asked == [150]
+
+
+def test_a_silent_store_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """It takes the connection and says nothing; the store's own code would wait for half a minute."""
+    import socket
+    import threading
+
+    from finetune_trainer.stop import Preempted, Stop
+
+    stop = Stop()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        secret = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        timer = threading.Timer(0.3, lambda: setattr(stop, "requested", True))
+        timer.start()
+        with pytest.raises(Preempted):
+            open_source("s3://bucket/x.csv", environment(tmp_path, secret), stop.check)
+        timer.join()

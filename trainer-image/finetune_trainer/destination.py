@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.outputs.claim import ClaimFolder
+from finetune_trainer.stop import interruptible
 
 PATIENCE_S: Final = 300.0
 PATIENCE_WITHOUT_STORAGE_S: Final = 3600.0
@@ -34,7 +35,7 @@ def check_destination(
     if opener is None:
         raise ConfigError(f"results cannot be written to {scheme}:// by this trainer; it writes {', '.join(SCHEMES)}")
     destination = opener(uri, env, check, title)
-    destination.check()
+    interruptible(destination.check, check)
     return destination
 
 

@@ -14,6 +14,8 @@ PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
 RANK_ENV: Final = "FINETUNE_RANK"
 RANKS_ENV: Final = "FINETUNE_RANKS"
 RANKS_DIR_ENV: Final = "FINETUNE_RANKS_DIR"
+NO_SECRETS: Final = frozenset({"AWS_REGION", "AWS_ENDPOINT_URL", "HF_ENDPOINT", "base-url"})
+"""Keys of a Secret whose values a message may show. Credentials inside a URL are removed in any case."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,10 @@ class Environment:
         return _secret(self.model_secret_dir)
 
     def secret_values(self) -> list[str]:
-        """Every mounted secret value, so that messages can be cleaned of them."""
+        """Every mounted secret value, so that messages can be cleaned of them; addresses and regions are none."""
         folders = [self.dataset_secret_dir, self.output_secret_dir, self.model_secret_dir]
         files = [file for folder in folders if folder is not None and folder.is_dir() for file in folder.iterdir()]
+        files = [file for file in files if file.name not in NO_SECRETS]
         files += [self.progress_token] if self.progress_token else []
         return [text for file in files if (text := _text(file))]
 

@@ -10,6 +10,7 @@ from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import Downloads, Interrupted
 from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
 from finetune_trainer.errors import ConfigError, DataError, RunError
+from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import s3
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ class S3Dataset:
         with s3.answers(self._folder, *REASONS):
             try:
                 if self.file:
-                    return {self.file: _entry(self.file, obstore.head(self._bucket, self._folder.below(self.file)))}
-                return listed(self._listing(), self.title)
+                    key = self._folder.below(self.file)
+                    meta = interruptible(lambda: obstore.head(self._bucket, key), self._check)
+                    return {self.file: _entry(self.file, meta)}
+                return listed(interruptible(self._listing, self._check), self.title)
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise
@@ -86,7 +89,10 @@ class S3Dataset:
         key = self._folder.below(entry.name)
         try:
             with s3.answers(s3.Place(self._folder.bucket, key), *REASONS):
-                for chunk in obstore.get(self._bucket, key, options=options).stream(CHUNK):
+                stream = interruptible(
+                    lambda: obstore.get(self._bucket, key, options=options).stream(CHUNK), self._check
+                )
+                while chunk := interruptible(lambda: next(stream, b""), self._check):
                     yield bytes(chunk)
         except s3.NotThere:
             raise NotThere(entry.name) from None
