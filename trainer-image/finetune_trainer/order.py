@@ -9,7 +9,7 @@ size 8, of a short text:
   `randn` float32 in the shape of the unpacked latent; NEFTune draws `rand` (tokens, width) from it;
 - `torch.manual_seed(seed)` immediately before the adapter is created.
 
-So nothing depends on the number of workers, ranks, the split into micro-batches, or on an interruption.
+So nothing depends on the number of workers, ranks, how a step is laid into forward passes, or on an interruption.
 """
 
 import math

@@ -52,10 +52,7 @@ class ChatEncoder:
 
     def notes(self) -> list[str]:
         """What the user should know about the template."""
-        notes: list[str] = []
-        question: list[Message] = [{"role": "user", "content": "x"}]
-        if self.enable_thinking and self._head(question, True) == self._head(question, False):
-            notes.append(THINKING_NOTE)
+        notes = [THINKING_NOTE] if self.enable_thinking and not self._thinking_matters() else []
         if self._dated:
             notes.append(
                 f"the chat template writes the date: every row says {DATE:%d %b %Y}, so that runs are the same"
@@ -81,6 +78,7 @@ class ChatEncoder:
     def spans(self, messages: list[Message]) -> list[Span]:
         """The rendered conversation in parts. Raises RowUnfitError."""
         whole = self._render(messages)
+        self._require_context(messages, whole)
         spans, done = [], 0
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -94,6 +92,19 @@ class ChatEncoder:
         if not spans:
             raise RowUnfitError("has no message of the assistant")
         return [span for span in [*spans, Span(whole[done:], False)] if span.text]
+
+    def _thinking_matters(self) -> bool:
+        question: list[Message] = [{"role": "user", "content": "x"}]
+        try:
+            return self._head(question, True) != self._head(question, False)
+        except RowUnfitError:  # it wants more than a question; the rows will show
+            return True
+
+    def _require_context(self, messages: list[Message], whole: str) -> None:
+        for index, message in enumerate(messages):
+            role = message["role"]
+            if role not in ("assistant", "tool") and message["content"].strip() not in whole:
+                raise RowUnfitError(f"message {index}: the chat template leaves out what the role {role!r} says")
 
     def _start(self, messages: list[Message], index: int, whole: str) -> int:
         # Behind what the server writes before the model goes on; with thinking off that may be an empty thinking block,

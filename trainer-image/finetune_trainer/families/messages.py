@@ -15,11 +15,12 @@ def conversation(cell: Any) -> list[Message]:
     joined where all are text. The arguments of a tool call, JSON in a string in OpenAI's format, become an object,
     which is what templates write.
     """
-    if isinstance(cell, dict) and isinstance(cell.get("messages"), list):
-        cell = cell["messages"]
     if not isinstance(cell, list) or not cell:
         raise RowUnfitError("is no list of messages")
-    return [_message(entry, index) for index, entry in enumerate(cell)]
+    try:
+        return [_message(entry, index) for index, entry in enumerate(cell)]
+    except RecursionError:
+        raise RowUnfitError("is nested too deeply") from None
 
 
 def _message(entry: Any, index: int) -> Message:
@@ -31,7 +32,10 @@ def _message(entry: Any, index: int) -> Message:
     message["content"] = _text(message.get("content", ""), index)
     if message["role"] == "assistant" and not message["content"].strip() and not message.get("tool_calls"):
         raise RowUnfitError(f"message {index} of the assistant is empty")
-    for call in message.get("tool_calls") or []:
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise RowUnfitError(f"message {index} has tool_calls that are no list")
+    for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RowUnfitError(f"message {index} has a tool call without function and name")
