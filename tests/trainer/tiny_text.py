@@ -1,5 +1,6 @@
 """Tiny checkpoints of the text families: real architectures and chat templates, byte-level tokens, random weights."""
 
+import json
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Final
@@ -74,3 +75,22 @@ def byte_tokenizer(special: tuple[str, ...]) -> Any:
     bare.decoder = decoders.ByteLevel()
     bare.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(tokenizer_object=bare, bos_token=special[0], eos_token=special[-1])
+
+
+def as_published(folder: Path) -> None:
+    """Store the experts of a tiny gpt-oss as the published checkpoints do: in MXFP4 (with random numbers)."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inner, outer = weights.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outer, inner // 32, 16), generator=generator)
+        weights[f"{name}_blocks"] = blocks.to(torch.uint8)
+        weights[f"{name}_scales"] = torch.full((experts, outer, inner // 32), 121, dtype=torch.uint8)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": skipped}
+    (folder / "config.json").write_text(json.dumps(config))
