@@ -10,6 +10,7 @@ from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
 from finetune_trainer.families.base import Inputs
 from finetune_trainer.models import describe, model_folder
+from finetune_trainer.ranks import Ranks
 from finetune_trainer.settings import Settings, settings_of
 from tests.trainer.runs import TrainerRun
 
@@ -25,7 +26,7 @@ class Loaded:
 
 def load(run: TrainerRun) -> Loaded:
     """Validate the data, load the model, attach the adapter."""
-    with run._environment():
+    with run.environment():
         env = Environment.read()
     config, advanced = read_config(env.config)
     recipe = config.recipe.parameters
@@ -34,6 +35,6 @@ def load(run: TrainerRun) -> Loaded:
     source = open_source(config.dataset.uri, env)
     store = ingest(source, family.needs(recipe, advanced), env.cache_dir, 0.0, lambda: None)
     folder = model_folder(config.base_model, env, pipeline="_class_name" in description)
-    settings = settings_of(recipe)
-    inputs = Inputs(config.base_model, folder, recipe, settings, advanced, store, env, lambda: None)
+    settings = settings_of(recipe, env.ranks)
+    inputs = Inputs(config.base_model, folder, recipe, settings, advanced, store, env, lambda: None, Ranks())
     return Loaded(family.load(inputs), settings, advanced)
