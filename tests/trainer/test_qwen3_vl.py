@@ -214,17 +214,22 @@ def test_neftune_noise_is_that_of_the_paper_and_the_same_for_any_split(new_run: 
     assert losses(neftuneNoiseAlpha=0) != pytest.approx(together, abs=1e-5)
 
 
-def test_memory_running_out_once_changes_no_number(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spared", [0, 1], ids=["while measuring", "in the first step"])
+def test_memory_running_out_once_changes_no_number(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, spared: int
+) -> None:
     recipe = {"batchSize": 3, "neftuneNoiseAlpha": 5}
     calm, short = new_run("calm", recipe=recipe), new_run("short", recipe=recipe)
     for run in (calm, short):
         write_rows(run.data)
     assert calm.execute().code == 0
-    original = LanguageTrainee.loss_sum
+    original, large = LanguageTrainee.loss_sum, []
 
     def small_device(self: LanguageTrainee, batch: Any) -> torch.Tensor:
         if batch.samples > 1 and self._base.training:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            large.append(batch)
+            if len(large) > spared:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return original(self, batch)
 
     monkeypatch.setattr(LanguageTrainee, "loss_sum", small_device)

@@ -24,7 +24,11 @@ class Advanced(SpecModel):
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="After the warm-up.")
     warmup_ratio: Ratio = Field(default=0.0, description="Share of all updates with a rising learning rate.")
     lora_dropout: Ratio = Field(default=0.0, description="Dropout before the LoRA matrices.")
-    activation_checkpointing: bool = Field(default=False, description="Recompute activations to save memory.")
+    activation_checkpointing: bool | Ratio | None = Field(
+        default=None,
+        description="Recompute the activations of all blocks, none, or a share. Default: as few as fit into memory.",
+    )
+    compile: bool | None = Field(default=None, description="Compile the repeated blocks. Default: on CUDA.")
     target_area: PositiveInt | None = Field(
         default=None, description="Area in pixels of the pictures to learn. Default: what the model was made for."
     )

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.memory import GIB, whole
 
 WEIGHTS: Final = "trained.safetensors"
 BYTES_PER_TRAINED_WEIGHT: Final = 16
 """float32 weight, gradient, and two Adam moments."""
-BYTES_PER_FROZEN_WEIGHT: Final = 2
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
@@ -31,19 +31,28 @@ def restore(model: torch.nn.Module, folder: Path) -> None:
 
 
 def require_memory(model: Any, parts: Sequence[torch.nn.Module]) -> None:
-    """Raise ConfigError, with the arithmetic, if a CUDA device cannot hold weights, gradients and optimizer."""
-    if model.device.type != "cuda":
-        return
+    """Raise ConfigError, with the arithmetic, if the device cannot hold weights, gradients and optimizer.
+
+    model: has a `device` and a `dtype`, and may be on the CPU, where the pod's own limit counts.
+    """
     trained = len_of({id(weight): weight for part in parts for weight in part.parameters()})
     frozen = len_of({id(weight): weight for weight in model.parameters()}) - trained
-    needed = trained * BYTES_PER_TRAINED_WEIGHT + frozen * BYTES_PER_FROZEN_WEIGHT
-    total = torch.cuda.get_device_properties(model.device).total_memory
-    if needed > total:
-        raise ConfigError(
-            f"useLora false trains {trained / 1e9:.2f} billion weights at {BYTES_PER_TRAINED_WEIGHT} bytes and keeps "
-            f"{frozen / 1e9:.2f} billion at {BYTES_PER_FROZEN_WEIGHT}: {needed / 2**30:.0f} GiB without activations, "
-            f"and the device has {total / 2**30:.0f} GiB. Use useLora true, a smaller model or a larger device"
-        )
+    refused = refusal(trained, frozen, model.dtype.itemsize, whole(model.device))
+    if refused is not None:
+        raise ConfigError(refused)
+
+
+def refusal(trained: int, frozen: int, bytes_per_frozen: int, total: int) -> str | None:
+    """Why so many weights cannot be trained in `total` bytes; None if they can, activations aside."""
+    needed = trained * BYTES_PER_TRAINED_WEIGHT + frozen * bytes_per_frozen
+    if needed <= total:
+        return None
+    most = max(0, total - frozen * bytes_per_frozen) // BYTES_PER_TRAINED_WEIGHT
+    return (
+        f"useLora false trains {trained / 1e9:.2f} billion weights at {BYTES_PER_TRAINED_WEIGHT} bytes and keeps "
+        f"{frozen / 1e9:.2f} billion at {bytes_per_frozen}: {needed / GIB:.1f} GiB without activations, and there are "
+        f"{total / GIB:.1f} GiB, enough for {most / 1e9:.2f} billion. Use useLora true, a smaller model or more memory"
+    )
 
 
 def len_of(weights: dict[int, torch.nn.Parameter]) -> int:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from finetune_trainer import memory
+from finetune_trainer.blocks import Blocks, repeated, why_not_compiled
 from finetune_trainer.config import Advanced
 from finetune_trainer.errors import ConfigError, OutOfMemory
 from finetune_trainer.families.base import Batch, Trainee
@@ -61,9 +63,9 @@ class Loop:
     ) -> None:
         self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
         self._stop, self._ranks, self._note = stop, ranks, note
-        self._singly, self._recomputing = False, advanced.activation_checkpointing
-        if self._recomputing:
-            trainee.recompute()
+        self._singly = False
+        self._needs: memory.Needs | None = None
+        self._blocks = Blocks(repeated(trainee.parts().values()), dropout=advanced.lora_dropout > 0)
         self._weights = trainee.parameters()
         self._optimizer = torch.optim.AdamW(
             self._weights,
@@ -99,6 +101,60 @@ class Loop:
                 self.step += 1
                 after_step(self.step)
 
+    def foresee(self, batch: Batch, free: bool) -> dict[str, Any]:
+        """Before the first step: what it will need, and the choice that makes it fit; a report of both.
+
+        free: to choose; else what an earlier attempt chose goes on, because a choice may change the rounding.
+        """
+        try:
+            activations = memory.measure(self._trainee, self._blocks.blocks, batch)
+        except (torch.OutOfMemoryError, MemoryError):
+            activations = memory.unknown(self._blocks.blocks, batch)
+        finally:
+            _set_rng_state(self._rng)
+        self._needs = needs = memory.foresee(self._trainee, self._weights, batch, activations)
+        there = self._there(needs)
+        choice = self.choice
+        if not activations.known:
+            self._note(
+                f"out of memory in a first forward pass of {batch.samples} rows: "
+                "going on with 1 row and recomputed activations (slower, same numbers)"
+            )
+            choice = memory.Choice(singly=True, recomputed=len(self._blocks))
+        elif free:
+            choice = memory.choose(needs, there, self._wanted_blocks())
+        self.choose(self._agreed(choice))
+        return {**memory.report(needs, there, self.choice), "loaded": list(self._trainee.parts())}
+
+    def compile(self) -> None:
+        """Compile the repeated blocks where that is wanted and possible; they are compiled at the first step."""
+        reason = why_not_compiled(self._weights[0].device, self._advanced.compile)
+        if reason is None:
+            self._blocks.compile()
+        elif reason:
+            self._note(reason)
+
+    def choose(self, choice: memory.Choice) -> None:
+        """Go about memory like this from now on."""
+        self._singly = choice.singly
+        self._blocks.recompute(choice.recomputed)
+
+    @property
+    def choice(self) -> memory.Choice:
+        """How memory is gone about."""
+        return memory.Choice(self._singly, self._blocks.recomputed)
+
+    def _agreed(self, choice: memory.Choice) -> memory.Choice:
+        singly, recomputed = zip(*self._ranks.exchange(choice.singly, choice.recomputed), strict=True)
+        return memory.Choice(any(singly), max(recomputed))
+
+    def _there(self, needs: memory.Needs) -> int:
+        return memory.there(self._weights[0].device, needs, self._ranks.world)
+
+    def _wanted_blocks(self) -> int | None:
+        share = self._advanced.activation_checkpointing
+        return None if share is None else math.ceil(share * len(self._blocks))
+
     def records(self) -> Iterator[StepRecord]:
         """The steps since the last call. Waits for the device."""
         pending, self._pending = self._pending, []
@@ -125,7 +181,9 @@ class Loop:
     def _batches(self, step: int) -> list[Batch]:
         draws = share(self._schedule.at(step), self._ranks.rank, self._ranks.world)
         parts = self._trainee.split(draws, self._settings.micro_batch, singly=self._singly)
-        return [self._trainee.prepare(part) for part in parts]
+        batches = [self._trainee.prepare(part) for part in parts]
+        # From pageable memory a copy to the device would wait for all that it still has to do.
+        return [batch.pinned() for batch in batches] if self._weights[0].is_cuda else batches
 
     def _train(self, batches: Sequence[Batch]) -> bool:
         """One optimizer step; False if the pod was asked to stop before or in it, with nothing changed."""
@@ -154,11 +212,13 @@ class Loop:
         try:
             return self._accumulate(batches, units)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            batches = self._fall_back(batches, error)
-            try:
-                return self._accumulate(batches, units)
-            except (torch.OutOfMemoryError, MemoryError) as again:
-                raise OutOfMemory(self._memory(again)) from again
+            self._require_fallback(batches, error)
+        # Outside of the handler: as long as the error lives, its frames hold the activations that were too many.
+        batches = self._fall_back(batches)
+        try:
+            return self._accumulate(batches, units)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(self._memory(error)) from error
 
     def _accumulate(self, batches: Sequence[Batch], units: int) -> torch.Tensor | None:
         total = torch.zeros((), device=self._weights[0].device)
@@ -170,9 +230,11 @@ class Loop:
             total += loss.detach()
         return total
 
-    def _fall_back(self, batches: Sequence[Batch], error: BaseException) -> list[Batch]:
-        if self._recomputing and _all_single(batches):
+    def _require_fallback(self, batches: Sequence[Batch], error: BaseException) -> None:
+        if self._blocks.recomputed == len(self._blocks) and _all_single(batches):
             raise OutOfMemory(self._memory(error)) from error
+
+    def _fall_back(self, batches: Sequence[Batch]) -> list[Batch]:
         self._optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -181,8 +243,7 @@ class Loop:
             f"out of memory at step {self.step + 1} with {most} rows in a forward pass: "
             "going on with 1 row and recomputed activations (slower, same numbers)"
         )
-        self._singly, self._recomputing = True, True
-        self._trainee.recompute()
+        self.choose(memory.Choice(singly=True, recomputed=len(self._blocks)))
         _set_rng_state(self._rng)
         return self._batches(self.step)
 
@@ -194,7 +255,10 @@ class Loop:
                 f": the device has {whole / 2**30:.1f} GiB, {free / 2**30:.1f} free; at most "
                 f"{torch.cuda.max_memory_allocated() / 2**30:.1f} were in use"
             )
-        return f"{text}. Lower seqLength or loraRank, or use a larger device ({str(error).splitlines()[0][:300]})"
+        if self._needs is not None and self._needs.activations.known:
+            text += f"; {memory.what_would_fit(self._needs, self._there(self._needs))}"
+        first_line = (str(error).splitlines() or [""])[0][:300]
+        return f"{text}. Lower seqLength or loraRank, or use a larger device ({first_line})"
 
 
 @dataclass(frozen=True)

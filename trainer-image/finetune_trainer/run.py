@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -111,6 +112,8 @@ class _Session:
         self._probe: Probe = Probe.of(self._trainee, rows, settings.micro_batch)
         self._saved_step = -1
         self._loss_before = self._start()
+        self._foresee()
+        self._loop.compile()
         self._load_seconds = time.monotonic() - started
 
     def train(self) -> None:
@@ -169,6 +172,7 @@ class _Session:
                 "steps": self._schedule.total_steps,
                 "loss": {"before": self._loss_before, "after": loss_after, "probeRows": self._probe.rows},
                 "pictures": pictures,
+                "memory": self._memory,
                 "notes": [*self._notes, *self._store.summary["notes"]],
                 "versions": versions(),
             },
@@ -206,6 +210,17 @@ class _Session:
             return self._probe.loss(self._trainee) if self._ranks.first else 0.0
         return self._resume(checkpoint)
 
+    def _foresee(self) -> None:
+        """Say what memory the run will take, and choose what makes it fit, unless an earlier attempt has chosen."""
+        largest = max(self._probe.batches, key=lambda batch: batch.tokens)
+        self._memory = self._loop.foresee(largest, free=self._loop.step == 0)
+        say("memory", **self._memory)
+        if not self._memory["fits"]:
+            self._note(
+                f"memory will hardly do: about {self._memory['estimatedGiB']:.1f} GiB are needed and "
+                f"{self._memory['thereGiB']:.1f} are there"
+            )
+
     def _usable_checkpoint(self) -> Checkpoint | None:
         """The newest complete one. Raises DataError or RunError if this run cannot go on from it."""
         found = self._checkpoints.newest()
@@ -228,10 +243,12 @@ class _Session:
     def _resume(self, checkpoint: Checkpoint) -> float:
         from finetune_trainer.checkpoint import STATE
         from finetune_trainer.loop import read_state
+        from finetune_trainer.memory import Choice
 
         path = self._checkpoints.path(checkpoint.step)
         self._trainee.restore(path)
         self._loop.restore(read_state(path / STATE), checkpoint.step)
+        self._loop.choose(Choice(**checkpoint.extra["choice"]))  # another one would round otherwise
         self._saved_step = checkpoint.step
         self._record_checkpoint(checkpoint.step)
         self._verdict.step, self._verdict.loss = checkpoint.step, checkpoint.extra["lastLoss"]
@@ -302,6 +319,7 @@ class _Session:
                 "lossBefore": self._loss_before,
                 "lastLoss": self._verdict.loss,
                 "samplesPerStep": self._settings.per_step,
+                "choice": asdict(self._loop.choice),
             },
         )
 

@@ -118,6 +118,11 @@ class Denoiser(ABC):
             self._texts = self._pipeline(set(self._components()) - {"vae", *self._heavy()})
         return self._texts
 
+    def encoders(self) -> dict[str, torch.nn.Module]:
+        """The frozen encoders that are loaded, by component."""
+        found = {"vae": self.pipe.vae, **({} if self._texts is None else self._texts.components)}
+        return {name: part for name, part in found.items() if isinstance(part, torch.nn.Module)}
+
     def free_texts(self) -> None:
         """Give the text encoders' memory back."""
         self._texts = None

@@ -117,9 +117,9 @@ class DiffusionTrainee:
         """The model's answer, float32 on the CPU."""
         return self._predict(batch)[0].float().cpu()
 
-    def recompute(self) -> None:
-        """Activation checkpointing of the repeated blocks."""
-        self._denoiser.model.enable_gradient_checkpointing()
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """The denoiser, the autoencoder, and the text encoders where they could not be freed."""
+        return {self._denoiser.part: self._denoiser.model, **self._denoiser.encoders()}
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -47,9 +47,13 @@ class Batch:
     samples: int
     tokens: int
 
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from where a device takes it while it computes."""
+        return replace(self, tensors={name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+
 
 class Trainee(Protocol):
-    """A loaded model with its data. Everything but `recompute` is free of hidden state that decides numbers."""
+    """A loaded model with its data, free of hidden state that decides numbers."""
 
     rows: Sequence[int]
     """Indices into the store of the rows that are trained on."""
@@ -78,8 +82,8 @@ class Trainee(Protocol):
     def outputs(self, batch: Batch) -> torch.Tensor:
         """What the model answers on a batch, to compare before and after a reload."""
 
-    def recompute(self) -> None:
-        """Recompute activations in the backward pass from now on."""
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """Everything that stays in the device's memory, by name: the model, frozen encoders beside it."""
 
     def save(self, folder: Path) -> None:
         """Write the trained weights, exactly."""

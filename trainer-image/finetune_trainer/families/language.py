@@ -99,9 +99,9 @@ class LanguageTrainee:
         """Logits of the answer tokens, (tokens, vocabulary) float32 on the CPU."""
         return self._answer_logits(batch)[0].float().cpu()
 
-    def recompute(self) -> None:
-        """Activation checkpointing of every block."""
-        self._base.activation_checkpointing_enable({"use_reentrant": False})
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """The whole model; nothing else is loaded."""
+        return {"model": self._model}
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""

@@ -1,0 +1,198 @@
+"""Memory, foreseen: the arithmetic by table, the estimate against a measured peak, and what a run makes of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_trainer import full, memory
+from finetune_trainer.blocks import Blocks, repeated
+from finetune_trainer.loop import Loop
+from finetune_trainer.memory import GIB, Activations, Choice, Needs
+from tests.trainer.datasets import write_rows
+from tests.trainer.runs import TrainerRun
+
+NewRun = Callable[..., TrainerRun]
+FOUR = Activations(outside=10, blocks=(100, 100, 100, 100), inputs=(5, 5, 5, 5), transient=0, samples=4, tokens=400)
+
+
+def needs(activations: Activations = FOUR) -> Needs:
+    return Needs(weights=1000, gradients=10, optimizer=20, prepared=0, activations=activations)
+
+
+@pytest.mark.parametrize(
+    ("recomputed", "kept"),
+    [(0, 410), (1, 10 + 5 + 300), (3, 10 + 15 + 100), (4, 10 + 20 + 100)],  # the last ones never both
+)
+def test_what_is_kept(recomputed: int, kept: int) -> None:
+    assert FOUR.kept(recomputed) == kept
+
+
+def test_the_total_has_a_margin_on_what_is_still_to_come() -> None:
+    assert needs().total(0) == 1000 + 484
+    assert FOUR.singly() == Activations(3, (25,) * 4, (2,) * 4, 0, 1, 100)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "choice"),
+    [
+        (1484, None, Choice(False, 0)),
+        (1483, None, Choice(False, 1)),
+        (1180, None, Choice(False, 3)),
+        (1170, None, Choice(True, 0)),
+        (1071, None, Choice(True, 3)),
+        (900, None, Choice(True, 4)),  # tried all the same: it is an estimate
+        (1484, 4, Choice(False, 4)),
+        (1100, 0, Choice(True, 0)),
+    ],
+)
+def test_as_few_blocks_as_fit_are_recomputed(there: int, wanted: int | None, choice: Choice) -> None:
+    assert memory.choose(needs(), there, wanted) == choice
+
+
+def test_what_would_fit_is_said() -> None:
+    row = Activations(0, (4 * GIB, 4 * GIB), (0, 0), 0, samples=1, tokens=1000)
+    big = Needs(10 * GIB, 0, 0, 0, row)
+    assert memory.what_would_fit(big, 12 * GIB) == (
+        "by the estimate, rows of about 454 tokens would fit, or a device with about 14.4 GiB for rows of 1000"
+    )
+    assert memory.what_would_fit(big, 9 * GIB) == (
+        "by the estimate, a device with about 14.4 GiB would fit (the weights alone take 10.0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("trained", "frozen", "total", "words"),
+    [
+        (8_000_000_000, 600_000_000, 80 * GIB, ["8.00 billion weights at 16 bytes", "0.60 billion at 2", "120.3 GiB"]),
+        (8_000_000_000, 600_000_000, 121 * GIB, None),
+        (1_000_000, 0, 1_000_000, ["enough for 0.00 billion"]),
+    ],
+)
+def test_all_weights_are_refused_with_the_arithmetic(
+    trained: int, frozen: int, total: int, words: list[str] | None
+) -> None:
+    refused = full.refusal(trained, frozen, 2, total)
+    assert (refused is None) == (words is None)
+    assert all(word in (refused or "") for word in words or [])
+
+
+def test_a_pod_s_limit_counts(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 2000 kB\nMemAvailable:  1000 kB\n")
+    assert memory.free_host_memory(tmp_path, meminfo) == 1_024_000
+    (tmp_path / "memory.max").write_text("900000\n")
+    (tmp_path / "memory.current").write_text("500000\n")
+    assert memory.free_host_memory(tmp_path, meminfo) == 400_000
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
+    assert memory.free_host_memory(tmp_path, meminfo) == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_host_memory(tmp_path, meminfo) == 1_024_000
+
+
+class Model(torch.nn.Module):
+    """A frozen tower, and blocks with one trained matrix each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = torch.nn.ModuleList([torch.nn.Linear(8, 8) for _ in range(2)]).requires_grad_(False)
+        self.body = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(8, 8) for _ in range(3)])})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in [*self.tower, *self.body["layers"]]:
+            x = torch.tanh(block(x))
+        return x
+
+
+def test_blocks_are_found_and_recomputed_without_a_change() -> None:
+    torch.manual_seed(0)
+    model = Model()
+    blocks = Blocks(repeated([model]), dropout=False)
+    assert blocks.blocks == list(model.body["layers"])
+    x, found = torch.randn(4, 8), []
+    for count in (0, 2, 3, 0):
+        blocks.recompute(count)
+        model.zero_grad()
+        model(x).sum().backward()
+        found.append([weight.grad.clone() for weight in model.body.parameters()])
+    for gradients in found[1:]:
+        torch.testing.assert_close(gradients, found[0], rtol=0, atol=0)
+
+
+@pytest.fixture
+def foreseen(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainerRun, Loop, Any]:
+    """A finished run, its loop, and the batch on which memory was measured."""
+    caught: list[Any] = []
+    original = Loop.foresee
+
+    def foresee(self: Loop, batch: Any, free: bool) -> dict[str, Any]:
+        caught.append((self, batch))
+        return original(self, batch, free)
+
+    monkeypatch.setattr(Loop, "foresee", foresee)
+    run = new_run(recipe={"batchSize": 6, "epochs": 1})
+    write_rows(run.data)
+    assert run.execute().code == 0
+    return run, *caught[0]
+
+
+def test_the_estimate_is_near_the_measured_peak(foreseen: tuple[TrainerRun, Loop, Any]) -> None:
+    run, loop, batch = foreseen
+    trainee, blocks = loop._trainee, loop._blocks
+    reported = run.manifest()["memory"]
+    assert (reported["fits"], reported["recomputedBlocks"], reported["blocks"]) == (True, 0, 2)
+    trainee.train(True)
+    activations = memory.measure(trainee, blocks.blocks, batch)
+    for recomputed in (0, 1, 2):
+        blocks.recompute(recomputed)
+        peak = measured_peak(loop, batch)
+        estimate = activations.kept(recomputed) + sum(weight.nbytes for weight in trainee.parameters())
+        assert 0.8 < estimate / peak < 1.25, f"{recomputed} recomputed: {estimate} foreseen, {peak} measured"
+
+
+def measured_peak(loop: Loop, batch: Any) -> int:
+    """Bytes that one forward and backward pass had at once beyond what was there before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        loop._trainee.loss_sum(batch).backward()
+    for weight in loop._weights:
+        weight.grad = None
+    now = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def test_a_run_recomputes_what_does_not_fit_and_resumes_with_the_same_choice(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = new_run("roomy")
+    write_rows(roomy.data)
+    assert roomy.execute().code == 0
+
+    monkeypatch.setattr(memory, "there", lambda _device, needs, _sharers: needs.total(1))
+    tight = new_run("tight")
+    write_rows(tight.data)
+    assert tight.execute().code == 0
+    assert tight.manifest()["memory"]["recomputedBlocks"] == 1
+    assert tight.losses() == pytest.approx(roomy.losses(), abs=1e-6)
+
+    monkeypatch.setattr(memory, "there", lambda _device, needs, _sharers: needs.weights)
+    for path in tight.output_dir.glob("manifest.json"):
+        path.unlink()
+    assert tight.execute().code == 0
+    assert tight.manifest()["memory"]["recomputedBlocks"] == 1  # the choice of the first attempt
+    assert "memory will hardly do" in tight.manifest()["notes"][0]
+
+
+@pytest.mark.parametrize(("share", "recomputed"), [(True, 2), (False, 0), (0.5, 1)])
+def test_the_share_can_be_given(new_run: NewRun, share: Any, recomputed: int) -> None:
+    run = new_run(recipe={"epochs": 1}, advanced={"activationCheckpointing": share})
+    write_rows(run.data, 2)
+    assert run.execute().code == 0
+    assert run.manifest()["memory"]["recomputedBlocks"] == recomputed

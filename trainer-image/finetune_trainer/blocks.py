@@ -1,0 +1,83 @@
+"""The repeated blocks of a model: recomputed in the backward pass, or compiled, one by one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+def repeated(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+    """The members of every outermost ModuleList with trained weights inside, in the order of the model.
+
+    What a frozen tower in front of them computes is not kept for the backward pass, so its blocks are not among them.
+    """
+    return [block for part in parts for block in _lists(part)]
+
+
+class Blocks:
+    """Every block can be switched at any time between two steps. dropout: whether random numbers are drawn inside."""
+
+    def __init__(self, blocks: list[torch.nn.Module], *, dropout: bool) -> None:
+        self.blocks, self._dropout = blocks, dropout
+        self._plain: list[Callable[..., Any]] = [block.forward for block in blocks]
+        self._trained = self._plain
+        self.recomputed = 0
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def recompute(self, count: int) -> None:
+        """The first `count` keep only their inputs. Costs them a second forward pass, and changes no number."""
+        self.recomputed = count
+        for place, (block, plain, trained) in enumerate(zip(self.blocks, self._plain, self._trained, strict=True)):
+            if place < count:
+                block.forward = _switched(plain, _recomputed(trained, self._dropout))
+            else:
+                block.forward = plain if plain is trained else _switched(plain, trained)
+
+    def compile(self) -> None:
+        """Compile each for training; equal ones share the work. What cannot be compiled runs as it is."""
+        import torch._dynamo
+
+        torch._dynamo.config.suppress_errors = True
+        self._trained = [torch.compile(forward) for forward in self._plain]
+        self.recompute(self.recomputed)
+
+
+def why_not_compiled(device: torch.device, wanted: bool | None) -> str | None:
+    """None if blocks are compiled; else the reason, empty where nobody would expect it."""
+    if wanted is False or (wanted is None and device.type != "cuda"):
+        return ""
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))):
+        return "the blocks are not compiled: torch.compile needs a C compiler (CC), and the image has none"
+    return None
+
+
+def _lists(module: torch.nn.Module) -> list[torch.nn.Module]:
+    found: list[torch.nn.Module] = []
+    for child in module.children():
+        if not any(weight.requires_grad for weight in child.parameters()):
+            continue
+        found += list(child) if isinstance(child, torch.nn.ModuleList) and len(child) else _lists(child)
+    return found
+
+
+def _recomputed(forward: Callable[..., Any], dropout: bool) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=dropout, **options)
+
+    return call
+
+
+def _switched(plain: Callable[..., Any], trained: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(plain)
+    def call(*arguments: Any, **options: Any) -> Any:
+        return (trained if torch.is_grad_enabled() else plain)(*arguments, **options)
+
+    return call
