@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.trainer.test_diffusion import SMALL, recipe_of, write_pictures
 from tests.trainer.test_resume import keep_up_to
 from tests.trainer.web import Answer, web
 
+pytestmark = pytest.mark.xdist_group("trainer-ranks")  # one worker makes the reference
 TWO = {"FINETUNE_PROCESSES": "2"}
 NewRun = Callable[..., TrainerRun]
 
@@ -35,7 +37,7 @@ def finished(run: TrainerRun) -> TrainerRun:
 def adapter(run: TrainerRun) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for path in sorted(run.output_dir.glob("*.safetensors")):
         found |= {f"{path.name}:{name}": tensor for name, tensor in load_file(path).items()}
     return found
@@ -132,6 +134,34 @@ def test_sigterm_to_the_launcher_ends_with_75_and_a_checkpoint_that_both_go_on_f
     assert read_checkpoint(run.checkpoints / f"step-{step:08d}") is not None
 
     assert_same_end(finished(run), reference)
+
+
+@pytest.mark.parametrize(
+    ("event", "delay"),
+    [
+        ("dataset", 1.0),  # the second process imports torch, the first loads the model
+        pytest.param("validating", 0.0, marks=pytest.mark.slow),  # one process so far
+        pytest.param("dataset", 0.1, marks=pytest.mark.slow),
+        pytest.param("dataset", 2.5, marks=pytest.mark.slow),  # they meet
+        pytest.param("memory", 0.0, marks=pytest.mark.slow),
+        pytest.param("checkpoint", 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm_at_other_moments(
+    reference: TrainerRun, checkpoint: Path, tmp_path: Path, event: str, delay: float
+) -> None:
+    run = six_steps_of_two(tmp_path, checkpoint)
+    process = run.start(stdout=subprocess.PIPE)
+    wait_for(process, event)
+    time.sleep(delay)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    result = run.finish(process)
+    assert (result.code, result.termination["state"]) == (75, "Preempted")
+    assert time.monotonic() - started < 100
+    assert not (run.output_dir / "manifest.json").exists()
+    if event != "dataset":  # the others are in the test above
+        assert_same_end(finished(run), reference)
 
 
 def test_other_devices_than_before_are_refused(reference: TrainerRun) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
@@ -52,12 +52,17 @@ def draw_loss(metrics: Path, picture: Path, title: str) -> bool:
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Exponential over about a twentieth of all values, without a bias at the start."""
-    keep = 1 - 1 / max(1.0, len(values) / 20)
+    """Exponential over about a fortieth of all values to either side, so that it does not lag behind."""
+    keep = 1 - 1 / max(1.0, len(values) / 40)
+    back = list(reversed(_decaying_mean(reversed(values), keep)))
+    return [(before + after) / 2 for before, after in zip(_decaying_mean(values, keep), back, strict=True)]
+
+
+def _decaying_mean(values: Iterable[float], keep: float) -> list[float]:
     mean, weight, found = 0.0, 0.0, []
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        found.append(mean / weight)
+        found.append(mean / weight)  # divided by the weight: no bias at the start
     return found
 
 
