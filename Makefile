@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds docs test test-failed test-slow cluster demo demo-upstream demo-down bench bench-upstream chart images sbom clean
+.PHONY: help venv lock lint format crds docs test test-failed test-slow cluster demo demo-upstream demo-down bench bench-upstream bench-gpu chart images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,6 +70,9 @@ bench: venv  ## how fast FineTunes become Jobs, against what the API server can 
 
 bench-upstream: venv  ## a hanging provider beside Jobs and other polls, and the cost of a thousand polls
 	$(PYTHON) -m tests.bench.upstream
+
+bench-gpu: venv  ## how fast a GPU trains Qwen3-VL-8B and Qwen-Image-Edit, beside a plain loop (says so where none is)
+	$(PYTHON) -m tests.bench.gpu
 
 chart: crds  ## generate what of the chart follows from the CRD, the settings and values.yaml
 	$(PYTHON) charts/generate.py
