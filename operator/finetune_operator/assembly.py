@@ -79,7 +79,9 @@ class Operator:
 
     async def _lead(self) -> None:
         await self.watches.listed()
-        gc.freeze()  # what has been listed stays: a full collection would stop everything for a tenth of a second
+        # What has been listed stays: to look for cycles in it would stop everything for a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
         await self.lease.acquired()
         self.leading_since = time.monotonic()
         logger.info("leading with %d FineTunes", len(self.cache.finetunes))

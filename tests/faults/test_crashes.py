@@ -79,6 +79,7 @@ async def suspend_and_resume(user: User) -> None:
     await user.phase("sample", "Running")
     await user.edit("sample", suspend=True)
     await user.phase("sample", "Suspended")
+    await user.stopped("sample-1")
     await user.edit("sample", suspend=False)
     await user.runs("sample-1")
     await user.phase("sample", "Running")

@@ -145,6 +145,15 @@ class User:
         found: Object = await self.until(f"pod of {job}", look)
         return found
 
+    async def stopped(self, job: str) -> None:
+        """The Job controller has removed the Job's pod."""
+
+        async def look() -> bool:
+            labels = [pod["metadata"].get("labels", {}) for pod in await self.list("pods")]
+            return all(each.get("batch.kubernetes.io/job-name") != job for each in labels)
+
+        await self.until(f"no pod of {job}", look)
+
     async def runs(self, job: str) -> None:
         """The kubelet has started the Job's pod."""
         pod = await self.pod(job)
