@@ -305,11 +305,14 @@ class OctoAiFake(Fake):
         _known_query(request, known)
         now, name = self.clock.monotonic(), request.query.get("name")
         rows = [tune.body for tune in self.tunes.values() if tune.listed_from <= now]
+        return self._page(request, self._named(rows, name))
+
+    def _named(self, rows: list[Object], name: str | None) -> list[Object]:
         if name and self.behaviour.name_filter == "exact":
-            rows = [row for row in rows if row["name"] == name]
-        elif name and self.behaviour.name_filter == "substring":
-            rows = [row for row in rows if name in row["name"]]
-        return self._page(request, rows)
+            return [row for row in rows if row["name"] == name]
+        if name and self.behaviour.name_filter == "substring":
+            return [row for row in rows if name in row["name"]]
+        return rows
 
     def _page(self, request: web.Request, rows: list[Object]) -> web.Response:
         offset, limit = _number(request, "offset", 0, None), _number(request, "limit", 20, 100)
@@ -392,8 +395,7 @@ class OctoAiFake(Fake):
     async def _list_assets(self, request: web.Request) -> web.Response:
         known = {"name", "is_public", "asset_type", "engine", "owner", "asset_ids", "file_format", "limit", "offset"}
         _known_query(request, known)
-        name = request.query.get("name")
-        return self._page(request, [asset.body for asset in self._living() if not name or name in asset.body["name"]])
+        return self._page(request, self._named([asset.body for asset in self._living()], request.query.get("name")))
 
     async def _delete_asset(self, request: web.Request) -> web.Response:
         asset = self._asset(request)
