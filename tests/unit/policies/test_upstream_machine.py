@@ -56,6 +56,12 @@ class Upstream(RuleBasedStateMachine):
     def answer_arrives(self, who: int) -> None:
         self.world.finish(self._who(who))
 
+    @rule()
+    def the_provider_says_a_word_that_nobody_knows(self) -> None:
+        """Of what has not started; the next time it says again what it is."""
+        for remote in self.world.remotes.values():
+            remote.state = {"created": "odd", "odd": "created"}.get(remote.state, remote.state)
+
     @rule(who=WHO, failure=FAILURES)
     def call_fails(self, who: int, failure: Any) -> None:
         """Only an ambiguous failure may hide that it was carried out."""
@@ -136,6 +142,8 @@ class Upstream(RuleBasedStateMachine):
         world.operators[1].call = None
         if world.operators[0].call is not None:
             world.finish(world.operators[0], AMBIGUOUS)
+        for remote in world.remotes.values():
+            remote.state = "created" if remote.state == "odd" else remote.state
         world.later(4000)
         world.settle()
         status = world.status
