@@ -77,7 +77,7 @@ class World:
             advanced=case.advanced,
         )
         case.write(run.data)
-        with run._environment():
+        with run.environment():
             self.env = Environment.read()
         for folder in (self.env.output_dir, self.env.cache_dir):
             folder.mkdir(parents=True, exist_ok=True)
