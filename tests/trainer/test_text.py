@@ -1,5 +1,7 @@
 """Text families: the numbers, the result as users load it, and the fields of both recipes."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import torch
 from tests.trainer.datasets import write_jsonl
 from tests.trainer.runs import TrainerRun
 from tests.trainer.test_losses import plain_order
-from tests.trainer.tiny_text import KINDS, tiny_text
+from tests.trainer.test_resume import keep_up_to
+from tests.trainer.tiny_text import KINDS, as_published, tiny_text
 
 STEPS = 6
 NewRun = Callable[..., TrainerRun]
@@ -175,3 +178,212 @@ def test_losses_equal_a_plain_loop(new: NewRun, kind: str, chats: bool, lora: bo
     expected = plain_losses(run.checkpoint, kind, conversations() if chats else questions(), lora)
     assert run.losses() == pytest.approx(expected, abs=1e-5)
     assert expected[-1] < expected[0] - 0.02
+
+
+@PEFT_NOISE
+def test_the_adapter_loads_where_users_load_it(new: NewRun, kind: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = new("run", kind, {"loraAlpha": 32}, chats=True)
+    assert run.execute().code == 0
+
+    model: Any = AutoModelForCausalLM.from_pretrained(run.checkpoint, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(run.checkpoint)
+    rows = [plain_row(tokenizer, kind, row) for row in conversations()]
+    before = mean_loss(model, rows)
+    after = mean_loss(PeftModel.from_pretrained(model, run.output_dir).eval(), rows)
+
+    manifest = run.manifest()
+    assert manifest["loss"]["before"] == pytest.approx(before, abs=1e-6)
+    assert manifest["loss"]["after"] == pytest.approx(after, abs=1e-6)
+    assert after < before - 0.02
+    names = tensor_names(run.output_dir / "adapter_model.safetensors")
+    modules = 7 if TARGETS[kind] == EVERYTHING else 4
+    assert len(names) == 2 * 2 * modules
+    assert all(re.fullmatch(VLLM_MAPS, name) for name in names)
+    assert any("attention only" in note for note in manifest["notes"]) == (modules == 4)
+
+
+VLLM_MAPS = (
+    r"base_model\.model\.model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.lora_[AB]\.weight"
+)
+
+
+def mean_loss(model: Any, rows: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    total, tokens = 0.0, 0
+    for ids, learnt in rows:
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[:, :-1]
+        chosen = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0][learnt[:, 1:]]
+        total, tokens = total - chosen.sum().item(), tokens + chosen.numel()
+    return total / tokens
+
+
+def tensor_names(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_four_and_two_steps_are_six(new: NewRun, kind: str, use_lora: bool) -> None:
+    recipe = {"useLora": use_lora, "neftuneNoiseAlpha": 5, "saveStrategy": "steps", "saveStepsRatio": 1 / 6}
+    advanced = {"keepCheckpoints": 10, "loraDropout": 0.1 if use_lora else 0.0}
+    run = new("run", kind, recipe, chats=True, advanced=advanced)
+    assert run.execute().code == 0
+    name = "adapter_model.safetensors" if use_lora else "model.safetensors"
+    expected, metrics = (run.output_dir / name).read_bytes(), run.metrics()
+
+    keep_up_to(run, 4)
+    assert run.execute().code == 0
+
+    assert (run.output_dir / name).read_bytes() == expected
+    assert run.metrics() == metrics
+
+
+@PEFT_NOISE
+def test_gpt_oss_as_it_is_published(new: NewRun) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
+
+    run = new("run", "gpt_oss", {"epochs": 1})
+    base = run.claim("models") / "tiny"
+    as_published(base)
+    assert run.execute().code == 0, run.execute().message
+    manifest = run.manifest()
+    assert any("4 bits" in note for note in manifest["notes"])
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, quantization_config=Mxfp4Config(dequantize=True)
+    )
+    rows = [plain_row(AutoTokenizer.from_pretrained(base), "gpt_oss", row) for row in questions()]
+    assert manifest["loss"]["before"] == pytest.approx(mean_loss(model, rows), abs=1e-5)
+    adapted = PeftModel.from_pretrained(model, run.output_dir).eval()
+    assert manifest["loss"]["after"] == pytest.approx(mean_loss(adapted, rows), abs=1e-5)
+
+
+def test_other_quantised_checkpoints_are_refused(new: NewRun) -> None:
+    run = new("run", "llama")
+    path = run.claim("models") / "tiny" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "fp8"}}))
+
+    result = run.execute()
+
+    assert (result.code, result.reason) == (2, "ModelNotSupported")
+    assert "is quantised (fp8)" in result.message
+
+
+def test_all_weights_are_exported_as_a_checkpoint(new: NewRun) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = new("run", "llama", {"useLora": False}, chats=True)
+    assert run.execute().code == 0
+
+    trained: Any = AutoModelForCausalLM.from_pretrained(run.output_dir)
+    tokenizer = AutoTokenizer.from_pretrained(run.output_dir)
+    assert tokenizer.chat_template
+    rows = [plain_row(tokenizer, "llama", row) for row in conversations()]
+    assert run.manifest()["loss"]["after"] == pytest.approx(mean_loss(trained.eval(), rows), abs=1e-6)
+    assert trained.lm_head.weight is trained.model.embed_tokens.weight  # tied, as the base model's
+
+
+def test_thinking(new: NewRun) -> None:
+    def run_with(name: str, model: str, **recipe: Any) -> TrainerRun:
+        run = new(name, model, {"epochs": 1, **recipe})
+        assert run.execute().code == 0
+        return run
+
+    off, on = run_with("off", "qwen3"), run_with("on", "qwen3", enableThinking=True)
+    assert [line["tokens"] for line in on.metrics()] == [line["tokens"] for line in off.metrics()]
+    assert on.losses() != off.losses()  # the block is now the assistant's own, and learnt
+    assert not any("enableThinking" in note for note in [*off.manifest()["notes"], *on.manifest()["notes"]])
+    assert any(
+        "enableThinking has no effect" in note
+        for note in run_with("moe", "qwen3_moe", enableThinking=True).manifest()["notes"]
+    )
+
+
+def test_neftune_noise_does_not_depend_on_the_split(new: NewRun) -> None:
+    def losses(name: str, **recipe: Any) -> list[float]:
+        run = new(name, "qwen3", {"neftuneNoiseAlpha": 50, **recipe})
+        assert run.execute().code == 0
+        return run.losses()
+
+    together = losses("together", seqLength=512)
+    assert losses("apart", seqLength=80) == pytest.approx(together, abs=1e-6)
+    assert losses("none", neftuneNoiseAlpha=0) != pytest.approx(together, abs=1e-5)
+
+
+def test_fields_of_the_recipe(new: NewRun) -> None:
+    run = new("run", "llama", {"saveStrategy": "epoch", "loggingSteps": 2, "loraRank": 2, "gradAccum": 3}, chats=True)
+    assert run.execute().code == 0
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000001", "step-00000002"]
+    assert [line["samples"] for line in run.metrics()] == [6, 6]
+    config = json.loads((run.output_dir / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (2, 8, "pvc://models/tiny")
+
+
+@pytest.mark.parametrize("chats", [False, True], ids=["questions", "chats"])
+def test_too_long_rows_are_refused_or_counted(new: NewRun, chats: bool) -> None:
+    run = new("run", "qwen3", {"seqLength": 120, "epochs": 1}, chats=chats)
+    rows = conversations()[:1] * 3 if chats else questions()[:3]
+    text = "word " * 30
+    rows[1] = (
+        {"messages": [{"role": "user", "content": text}, *rows[0]["messages"]]}
+        if chats
+        else {**rows[1], "answer": text}
+    )
+    write_jsonl(run.data / "train.jsonl", rows)
+
+    refused = run.execute()
+    assert (refused.code, refused.reason) == (3, "DataValidationFailed")
+    assert "1 of 3 rows are too long" in refused.message
+    assert "row 1: has " in refused.message
+
+    run.advanced = {"tooLong": "skip"}
+    assert run.execute().code == 0
+    manifest = run.manifest()
+    assert (manifest["dataset"]["rows"], manifest["dataset"]["skipped"]) == (2, 1)
+    assert manifest["notes"][0].startswith("1 rows were left out because they are too long, the first: row 1")
+
+
+def test_rows_that_are_no_conversations_are_refused_with_their_reasons(new: NewRun) -> None:
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    bad: dict[str, Any] = {
+        "no list of messages": "hello",
+        "message 0 is no object": ["hello"],
+        "message 0 has no role": [{"content": "x"}, *said],
+        "message 1 of the assistant is empty": [said[0], {"role": "assistant", "content": " "}],
+        "has no message of the assistant": said[:1],
+        "message 0 has no text but a int": [{"role": "user", "content": 3}, said[1]],
+        "holds something else than text": [{"role": "user", "content": [{"type": "image"}]}, said[1]],
+        "has tool_calls that are no list": [said[0], {"role": "assistant", "tool_calls": 3}],
+        "leaves out what the role 'human' says": [{"role": "human", "content": "lost"}, *said],
+        "without function and name": [said[0], {"role": "assistant", "tool_calls": [{"id": 1}]}],
+    }
+    run = new("run", "qwen3", {"epochs": 1}, chats=True)
+    write_jsonl(
+        run.data / "train.jsonl", [{"messages": said}, *({"messages": json.dumps(cell)} for cell in bad.values())]
+    )
+
+    refused = run.execute()
+    assert (refused.code, refused.reason) == (3, "DataValidationFailed")
+    for number, reason in enumerate(bad):
+        assert f"row {number + 1}: " in refused.message
+        assert reason in refused.message
+
+    run.advanced = {"maxSkippedShare": 0.95}
+    assert run.execute().code == 0
+    assert run.manifest()["dataset"] | {"uri": "", "fingerprint": ""} == {
+        "uri": "", "fingerprint": "", "rows": 1, "skipped": len(bad),
+    }  # fmt: skip
+
+
+def test_a_model_without_a_chat_template_is_refused(new: NewRun) -> None:
+    run = new("run", "llama", chats=True)
+    (run.claim("models") / "tiny" / "chat_template.jinja").unlink()
+    result = run.execute()
+    assert (result.code, result.reason) == (2, "InvalidConfig")
+    assert "has no chat template" in result.message
