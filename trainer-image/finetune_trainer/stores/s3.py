@@ -55,7 +55,7 @@ def open_bucket(place: Place, secret: Mapping[str, str]) -> S3Store:
     """The store with the credentials of a Secret. Raises ConfigError for half of a key pair."""
     from obstore.store import S3Store
 
-    config: dict[str, Any] = {"region": secret.get("AWS_REGION") or os.environ.get("AWS_REGION") or "us-east-1"}
+    config: Any = {"region": secret.get("AWS_REGION") or os.environ.get("AWS_REGION") or "us-east-1"}
     endpoint = secret.get("AWS_ENDPOINT_URL", "").rstrip("/")
     if endpoint:
         config["endpoint"] = endpoint
@@ -70,7 +70,7 @@ def open_bucket(place: Place, secret: Mapping[str, str]) -> S3Store:
             config["session_token"] = token
     elif not any(os.environ.get(name) for name in OWN_IDENTITY):
         config["skip_signature"] = True
-    options: dict[str, Any] = {
+    options: Any = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=10),
         "read_timeout": timedelta(seconds=30),
