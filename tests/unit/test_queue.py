@@ -78,6 +78,37 @@ async def test_nobody_waits_for_ever_behind_urgent_keys(monkeypatch: pytest.Monk
     assert await take(queue, 2) == ["patient", "urgent"]
 
 
+async def test_a_worker_for_urgent_keys_takes_nothing_else() -> None:
+    queue: RetryQueue[str] = RetryQueue()
+    express = asyncio.create_task(queue.get(urgent_only=True))
+    queue.add("slow")
+    await asyncio.sleep(0.01)
+    assert not express.done()
+    queue.add("new", urgent=True)
+    assert await asyncio.wait_for(express, 1) == "new"
+    assert await take(queue, 1) == ["slow"]
+    queue.done("new")
+    assert queue.idle
+
+
+async def test_what_has_become_urgent_is_for_that_worker_too_and_comes_once() -> None:
+    queue: RetryQueue[str] = RetryQueue()
+    queue.add("a")
+    queue.add("a", urgent=True)
+    assert await asyncio.wait_for(queue.get(urgent_only=True), 1) == "a"
+    queue.done("a")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.02)
+
+
+async def test_closing_wakes_that_worker() -> None:
+    queue: RetryQueue[str] = RetryQueue()
+    express = asyncio.create_task(queue.get(urgent_only=True))
+    await asyncio.sleep(0)
+    queue.close()
+    assert await asyncio.wait_for(express, 1) is None
+
+
 async def test_a_delayed_key_comes_in_time_and_the_sooner_time_wins() -> None:
     queue: RetryQueue[str] = RetryQueue()
     began = asyncio.get_running_loop().time()

@@ -1,7 +1,8 @@
-"""A de-duplicating, retrying work queue for one event loop: client-go's workqueue with one heap.
+"""A de-duplicating, retrying work queue for one event loop: client-go's workqueue with two heaps.
 
 A key is in the queue at most once and never worked on twice at the same time; adds during work come after it. Keys
-that may have a Job to create overtake those that only have a status to write, for at most `LATE` seconds.
+that may have a Job to create overtake those that only have a status to write, for at most `LATE` seconds; and a worker
+can ask for them alone, so that a crowd of slow status writes never holds every worker.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ class RetryQueue(Generic[K]):
     def __init__(self, *, backoff_base: float = 0.005, backoff_cap: float = 60.0) -> None:
         self._base = backoff_base
         self._cap = backoff_cap
-        self._ready: list[tuple[float, int, K]] = []
-        self._waiting: dict[K, float] = {}
+        self._urgent: list[tuple[float, int, K]] = []
+        self._patient: list[tuple[float, int, K]] = []
+        self._waiting: dict[K, tuple[bool, int]] = {}
+        """(urgent, number of its entry): an entry of another number has been overtaken."""
         self._added: dict[K, float] = {}
         self._working: set[K] = set()
         self._again: dict[K, bool] = {}
@@ -62,13 +65,13 @@ class RetryQueue(Generic[K]):
             self._again[key] = urgent or self._again.get(key, False)
             return
         now = asyncio.get_running_loop().time()
-        order = now if urgent else now + LATE
-        if key in self._waiting and self._waiting[key] <= order:
+        already_urgent, _ = self._waiting.get(key, (None, 0))
+        if already_urgent is not None and (already_urgent or not urgent):
             return
-        self._waiting[key] = order
-        self._added.setdefault(key, now)
         self._sequence += 1
-        heapq.heappush(self._ready, (order, self._sequence, key))
+        self._waiting[key] = urgent, self._sequence
+        self._added.setdefault(key, now)
+        heapq.heappush(self._urgent if urgent else self._patient, (now if urgent else now + LATE, self._sequence, key))
         self._wakeup.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -106,21 +109,26 @@ class RetryQueue(Generic[K]):
         """It went well: the next failure starts from the shortest wait."""
         self._failures.pop(key, None)
 
-    async def get(self) -> K | None:
+    async def get(self, *, urgent_only: bool = False) -> K | None:
         """The next key, which is the caller's until `done`; None once the queue is closed."""
-        while True:
-            if self._closed:
-                return None
-            while self._ready:
-                order, _, key = heapq.heappop(self._ready)
-                if self._waiting.get(key) != order:
-                    continue  # overtaken by a more urgent entry of the same key
+        while not self._closed:
+            heaps = (self._urgent,) if urgent_only else (self._urgent, self._patient)
+            heap = min((heap for heap in heaps if self._current(heap)), key=lambda heap: heap[0], default=None)
+            if heap is not None:
+                _, _, key = heapq.heappop(heap)
                 del self._waiting[key]
                 self._added.pop(key, None)
                 self._working.add(key)
                 return key
             self._wakeup.clear()
             await self._wakeup.wait()
+        return None
+
+    def _current(self, heap: list[tuple[float, int, K]]) -> bool:
+        """Drop what has been overtaken by a more urgent entry of the same key; whether anything is left."""
+        while heap and self._waiting.get(heap[0][2], (False, 0))[1] != heap[0][1]:
+            heapq.heappop(heap)
+        return bool(heap)
 
     def done(self, key: K) -> None:
         """The work on it has ended; what was added meanwhile comes now."""

@@ -40,18 +40,21 @@ class Reconciler:
         self._in_hand: dict[Key, float] = {}
 
     async def run(self, workers: int) -> None:
-        """Work until the queue is closed; what is in hand then is finished first."""
+        """Work until the queue is closed; what is in hand then is finished first.
+
+        A quarter of the workers keeps itself free for keys with a Job to create.
+        """
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._work())
+            for number in range(workers):
+                group.create_task(self._work(urgent_only=number < workers // 4))
 
     def oldest_work(self) -> float:
         """Seconds that the longest reconcile in progress has been running; 0 where none is."""
         now = time.perf_counter()
         return max((now - started for started in self._in_hand.values()), default=0.0)
 
-    async def _work(self) -> None:
-        while (key := await self._queue.get()) is not None:
+    async def _work(self, *, urgent_only: bool) -> None:
+        while (key := await self._queue.get(urgent_only=urgent_only)) is not None:
             self._in_hand[key] = started = time.perf_counter()
             result = "error"
             try:
