@@ -69,7 +69,7 @@ class Case:
     critical: frozenset[str]
     """Routes that create, start or show a run."""
     bills: str
-    """The route that is billed."""
+    """The route that is billed, and how many of its calls come before and are not."""
     looks: str = "list"
     """The route that finds a lost create."""
     unknown: bool = False
@@ -109,7 +109,7 @@ CASES = {
             {"api-key": "oxen-test-key"},
             oxen,
             frozenset({"create", "run", "get"}),
-            "run",
+            "run 0",
         ),
         Case(
             "scenario",
@@ -117,7 +117,7 @@ CASES = {
             runs.SCENARIO_SECRET,
             lambda url: _named(runs.scenario(url, "s3://data/out")),
             frozenset({"create", "train", "get"}),
-            "train",
+            "train 1",
         ),
         Case(
             "bfl",
@@ -125,7 +125,7 @@ CASES = {
             runs.BFL_SECRET,
             lambda url: _named(runs.bfl(url)),
             frozenset({"create", "result"}),
-            "create",
+            "create 0",
             unknown=True,
         ),
         Case(
@@ -134,7 +134,7 @@ CASES = {
             runs.OCTOAI_SECRET,
             lambda url: _named(runs.octoai(url, "s3://data/out")),
             frozenset({"create", "get"}),
-            "create",
+            "create 0",
         ),
     )
 }

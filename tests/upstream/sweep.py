@@ -94,7 +94,7 @@ async def sweep_kills(case: Case, kubeconfig: Path, *, few: bool = False) -> Rep
         points += [(f"{moment} write {n} ({write})", _at_write(n, after)) for n, write in enumerate(known.writes)]
         points += [(f"{moment} call {n} ({route})", _at_call(n, after)) for n, route in enumerate(known.routes)]
     if few:
-        points = [*(point for point in points if f"({case.bills})" in point[0]), *points[::THIN]]
+        points = [*(point for point in points if f"({case.bills.split()[0]})" in point[0]), *points[::THIN]]
     await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
     return report
 
@@ -117,7 +117,7 @@ async def sweep_faults(case: Case, kubeconfig: Path, *, everywhere: bool = False
         found = fault.model_copy(update={"route": case.looks})
         points.append((f"create lost, then {_called(fault)} at {case.looks}", _with_faults(lost, found)))
     if few:
-        billed = [point for point in points if point[0].endswith(f" at {case.bills} 0")]
+        billed = [point for point in points if point[0].endswith(f" at {case.bills}")]
         points = [*billed[::2], *points[:: 3 * THIN]]
     await _all(report, [_one(case, kubeconfig, known, report, name, arrange) for name, arrange in points])
     return report
