@@ -52,8 +52,9 @@ FAST = (
 )
 """Times that a sweep of hundreds of lives can wait for."""
 
-QUIET = 30.0
-"""Seconds without any sign of life after which a test gives up; a machine that is short of time still gives signs."""
+QUIET = 60.0
+"""Seconds without any sign of life after which a test gives up; a machine that is short of time still gives signs. A
+provider that hangs in the middle of an upload is given up after thirty."""
 MOST_CALLS = 800
 """To a provider while one thing is waited for: more than any life needs, however badly its provider answers."""
 
