@@ -298,7 +298,8 @@ def test_bfl_lists_of_any_shape() -> None:
     shapes = ["a", {"finetune_id": "b"}, {"id": "c"}, 7, None, "", {}, True]
     assert bfl_states.listed_ids({"finetunes": shapes}) == ["a", "b", "c", "7"]
     assert bfl_states.listed_ids({"finetunes": None}) == []
-    for missing in ({}, {"finetunes": {}}, {"finetunes": "a"}):
+    odd: list[Body] = [{}, {"finetunes": {}}, {"finetunes": "a"}]
+    for missing in odd:
         with pytest.raises(Transient):
             bfl_states.listed_ids(missing)
 
@@ -329,6 +330,7 @@ def test_octoai_says_why_and_which() -> None:
     assert message == "The tune has failed: No pictures. Rejected assets: a, b. Unready assets: c."
     made = octoai_states.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
     assert made.data == {"loras": "l,7"}
+    assert made.state.artifacts
     assert made.state.artifacts[0] == {"name": "l", "uri": "https://x/v1/assets/l"}
     result = {"output_assets": ["m"]}
     assert octoai_states.sighting_of({"status": "succeeded", "result": result}, "").data == {"loras": "m"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,9 @@ async def test_no_error_shows_a_credential(name: str) -> None:
         echo = {"error": {"message": " ".join(secrets), "detail": sorted(secrets)}, "message": " ".join(secrets)}
         shown, errors = "", 0
         for route in dict.fromkeys(call.route for call in fake.calls):
-            faults = [{"kind": Kind.STATUS, "status": status, "body": echo} for status in STATUSES]
+            faults: list[dict[str, Any]] = [
+                {"kind": Kind.STATUS, "status": status, "body": echo} for status in STATUSES
+            ]
             faults += [{"kind": Kind.REDIRECT, "location": f"http://127.0.0.1:9/{' '.join(secrets)}"}]
             for number, fault in enumerate(faults):
                 fake.faults.clear()

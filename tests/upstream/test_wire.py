@@ -175,7 +175,7 @@ async def test_scenario_takes_endings_off_and_gets_no_picture_twice() -> None:
         fake.rewrite = bare
         await life.call("equip")
         await life.call("equip")
-        assert len(fake.models[life.run.id].images) == 3
+        assert len(fake.models[str(life.run.id)].images) == 3
 
 
 async def test_scenario_s_wait_may_be_a_text() -> None:
@@ -268,7 +268,8 @@ async def test_octoai_s_empty_list_may_be_null_and_a_missing_one_is_none() -> No
     async with octoai() as (fake, life):
         fake.rewrite = lambda _, body: {"data": None, "has_more": False, "total": 0}
         assert await life.call("find") is None
-        for odd in ({}, {"data": None, "has_more": True}, {"data": None, "total": 3}, {"data": {}}, {"tunes": []}):
+        more: list[dict[str, Any]] = [{"data": None, "has_more": True}, {"data": None, "total": 3}]
+        for odd in [*more, {}, {"data": {}}, {"tunes": []}]:
             fake.rewrite = lambda _, body, odd=odd: odd
             with pytest.raises(Transient):
                 await life.call("find")
