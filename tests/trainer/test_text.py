@@ -263,6 +263,12 @@ def test_gpt_oss_as_it_is_published(new: NewRun) -> None:
     adapted = PeftModel.from_pretrained(model, run.output_dir).eval()
     assert manifest["loss"]["after"] == pytest.approx(mean_loss(adapted, rows), abs=1e-5)
 
+    full = new("full", "gpt_oss", {"epochs": 1, "useLora": False})
+    as_published(full.claim("models") / "tiny")
+    assert full.execute().code == 0
+    whole: Any = AutoModelForCausalLM.from_pretrained(full.output_dir, dtype=torch.float32)
+    assert full.manifest()["loss"]["after"] == pytest.approx(mean_loss(whole.eval(), rows), abs=1e-5)
+
 
 def test_other_quantised_checkpoints_are_refused(new: NewRun) -> None:
     run = new("run", "llama")

@@ -98,7 +98,7 @@ def explicit_masks(config: Any, position_ids: torch.Tensor, dtype: torch.dtype) 
     from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
     shape_and_type = position_ids.new_empty((*position_ids.shape, 1), dtype=dtype)
-    arguments = {
+    arguments: dict[str, Any] = {
         "config": config,
         "inputs_embeds": shape_and_type,
         "attention_mask": None,

@@ -40,13 +40,14 @@ class Language:
     """What distinguishes a family's model. model_class: transformers' class with a head.
 
     lora_targets: regular expression for the modules that get LoRA matrices. parts: what useLora false trains.
-    options: further arguments of `from_pretrained`.
+    options: further arguments of `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones.
     """
 
     model_class: Any
     lora_targets: str
     parts: Callable[[Any], list[torch.nn.Module]]
     options: dict[str, Any] = field(default_factory=dict)
+    unpacking: Any = None
 
 
 class LanguageTrainee:
@@ -116,7 +117,8 @@ class LanguageTrainee:
         if self._settings.use_lora:
             lora.save(self._model, folder)
         else:
-            self._base.save_pretrained(folder)
+            # transformers 5.23 would give unpacked MXFP4 weights the names of packed ones.
+            self._base.save_pretrained(folder, save_original_format=self._language.unpacking is None)
             self._reader.save(folder)
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
@@ -125,7 +127,7 @@ class LanguageTrainee:
             return lora.with_reloaded(self._model, folder, lambda: self.outputs(batch))
         trained = self._base
         try:
-            self._base = self._load(folder, "just exported", torch.float32)
+            self._base = self._load(folder, "just exported", exported=True)
             self._base.eval()
             for new, old in zip(self._base.parameters(), trained.parameters(), strict=True):
                 new.data = new.data.to(old.dtype)  # frozen parts came in bf16: exact
@@ -167,16 +169,18 @@ class LanguageTrainee:
     def _add_noise(self, _module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor:
         return output if self._embedding_noise is None else output + self._embedding_noise.to(output.dtype)
 
-    def _load(self, folder: Path, name: str, dtype: torch.dtype | None = None) -> Any:
+    def _load(self, folder: Path, name: str, *, exported: bool = False) -> Any:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        unpacking = None if exported else self._language.unpacking
         try:
             model, info = self._language.model_class.from_pretrained(
                 folder,
-                dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
+                dtype=torch.bfloat16 if device.type == "cuda" and not exported else torch.float32,
                 device_map={"": device},
                 local_files_only=True,
                 output_loading_info=True,
                 **self._language.options,
+                **({} if unpacking is None else {"quantization_config": unpacking}),
             )
         except torch.OutOfMemoryError:
             raise

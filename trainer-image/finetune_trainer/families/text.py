@@ -36,7 +36,7 @@ EXPERTS_NOTE: Final = (
 UNPACKED_NOTE: Final = "the base model's experts are stored in 4 bits (MXFP4) and were unpacked to train"
 
 
-@dataclass(frozen=True)
+@dataclass
 class TextFamily:
     """The light half. kind: `model_type`; class_name: transformers' class in `models.<kind>.modeling_<kind>`."""
 
@@ -46,12 +46,10 @@ class TextFamily:
     eager: bool = False
     """Attention with learnt sinks, which only transformers' eager implementation has without further packages."""
 
-    recipes = frozenset({"textGeneration", "textChatMessages"})
+    recipes: frozenset[str] = frozenset({"textGeneration", "textChatMessages"})
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        """The one model type."""
-        return frozenset({self.kind})
+    def __post_init__(self) -> None:
+        self.kinds = frozenset({self.kind})
 
     def needs(self, recipe: Recipe, _advanced: Advanced) -> Needs:
         """Two columns of text, or one of messages."""
@@ -70,27 +68,12 @@ class TextFamily:
             getattr(module, self.class_name),
             ATTENTION if self.experts else ATTENTION_AND_MLP,
             lambda base: [base],
-            self._options(inputs, reader.plan.notes),
+            {"attn_implementation": "eager"} if self.eager else {},
+            _unpacking(inputs, reader.plan.notes),
         )
         if self.experts and inputs.settings.use_lora:
             reader.plan.notes.append(EXPERTS_NOTE)
         return LanguageTrainee(inputs, language, reader)
-
-    def _options(self, inputs: Inputs, notes: list[str]) -> dict[str, Any]:
-        options: dict[str, Any] = {"attn_implementation": "eager"} if self.eager else {}
-        quantization = json.loads((inputs.folder / "config.json").read_text()).get("quantization_config")
-        if quantization and quantization.get("quant_method") == "mxfp4":
-            from transformers import Mxfp4Config
-
-            notes.append(UNPACKED_NOTE)
-            options["quantization_config"] = Mxfp4Config(dequantize=True)
-        elif quantization:
-            raise ConfigError(
-                f"the base model {inputs.base_model} is quantised ({quantization.get('quant_method')}), which cannot "
-                "be trained: use the checkpoint in bf16",
-                "ModelNotSupported",
-            )
-        return options
 
 
 class TextReader:
@@ -136,6 +119,23 @@ class TextReader:
             {"role": "user", "content": sample.text[recipe.question_column]},
             {"role": "assistant", "content": sample.text[recipe.answer_column]},
         ]
+
+
+def _unpacking(inputs: Inputs, notes: list[str]) -> Any:
+    quantization = json.loads((inputs.folder / "config.json").read_text()).get("quantization_config")
+    if not quantization:
+        return None
+    method = quantization.get("quant_method")
+    if method == "mxfp4":
+        from transformers import Mxfp4Config
+
+        notes.append(UNPACKED_NOTE)
+        return Mxfp4Config(dequantize=True)
+    raise ConfigError(
+        f"the base model {inputs.base_model} is quantised ({method}), which cannot be trained: "
+        "use the checkpoint in bf16",
+        "ModelNotSupported",
+    )
 
 
 def _load_tokenizer(inputs: Inputs) -> Any:
