@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.data import fetch
-from finetune_trainer.data.fetch import Fetcher, FetchError, Unreachable, is_public
+from finetune_trainer.data.downloads import Unreachable
+from finetune_trainer.data.fetch import Fetcher, FetchError, is_public
 from tests.trainer.datasets import encoded, picture, write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, Web, web

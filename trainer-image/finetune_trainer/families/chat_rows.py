@@ -134,9 +134,9 @@ class ChatEncoder:
         alone = self._around_mark(messages[: index + 1], index)[1]
         if rest.startswith(alone):
             return alone
-        first = self._tokenizer.convert_ids_to_tokens(self._tokens(rest)[0]) if rest else None
+        first = str(self._tokenizer.convert_ids_to_tokens(self._tokens(rest)[0])) if rest else ""
         if first in self._tokenizer.get_added_vocab() and rest.startswith(first):
-            return str(first)
+            return first
         raise self._unclear(index)
 
     def _around_mark(self, messages: list[Message], index: int) -> tuple[str, str]:
