@@ -10,7 +10,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.upstream.life import CASES
 from tests.upstream.sweep import Report, sweep_faults, sweep_kills
 
-pytestmark = pytest.mark.timeout(3600)
+# A killed operator leaves its sockets open, and they are found whenever there is garbage to collect.
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 EVERYWHERE = bool(os.environ.get("FINETUNE_SWEEP_EVERYWHERE"))
 """Every kind of fault at every single call, which takes half an hour and more."""
