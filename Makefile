@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds docs test test-failed test-slow cluster demo demo-upstream demo-down bench bench-upstream bench-gpu chart images sbom clean
+.PHONY: help venv lock lint format crds docs test test-failed test-slow cluster demo demo-upstream demo-down bench bench-upstream bench-trainer bench-gpu chart images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -73,6 +73,9 @@ bench-upstream: venv  ## a hanging provider beside Jobs and other polls, and the
 
 bench-gpu: venv  ## how fast a GPU trains Qwen3-VL-8B and Qwen-Image-Edit, beside a plain loop (says so where none is)
 	$(PYTHON) -m tests.bench.gpu
+
+bench-trainer: venv  ## packing and caches against TRL and a loop without, and the cold start, on this CPU
+	$(PYTHON) -m tests.bench.trainer
 
 chart: crds  ## generate what of the chart follows from the CRD, the settings and values.yaml
 	$(PYTHON) charts/generate.py
