@@ -80,7 +80,8 @@ def qwen3_vl(real: bool) -> Case:
         write_jsonl(data / "train.jsonl", rows)
 
     recipe = {"seqLength": length, "batchSize": 4 if real else 2, "loraRank": 16, "loraAlpha": 32, "epochs": 1}
-    return Case("imageToText", recipe, folder, write, ("transformers", "Qwen3VLForConditionalGeneration"))
+    model = ("transformers", "Qwen3VLForConditionalGeneration")
+    return Case("imageToText", recipe, folder, write, model, {"compile": real})
 
 
 EIGHT_BILLION = {
@@ -156,7 +157,12 @@ def qwen_image_edit(controls: int, real: bool) -> Case:
         "timestepType": "weighted",
     }
     area = size[0] * size[1]
-    advanced = {"targetArea": area, "controlArea": area, **({} if real else {"conditionArea": 56 * 56})}
+    advanced = {
+        "targetArea": area,
+        "controlArea": area,
+        "compile": real,
+        **({} if real else {"conditionArea": 56 * 56}),
+    }
     model = ("diffusers", "QwenImageTransformer2DModel")
     return Case("multiImageEditing", recipe, folder, write, model, advanced)
 

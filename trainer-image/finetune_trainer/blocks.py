@@ -50,9 +50,9 @@ class Blocks:
         self.recompute(self.recomputed)
 
 
-def why_not_compiled(device: torch.device, wanted: bool | None) -> str | None:
-    """None if blocks are compiled; else the reason, empty where nobody would expect it."""
-    if wanted is False or (wanted is None and device.type != "cuda"):
+def why_not_compiled(wanted: bool) -> str | None:
+    """None if blocks are compiled; else the reason, empty where nobody asked for it."""
+    if not wanted:
         return ""
     if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))):
         return "the blocks are not compiled: torch.compile needs a C compiler (CC), and the image has none"

@@ -28,7 +28,7 @@ class Advanced(SpecModel):
         default=None,
         description="Recompute the activations of all blocks, none, or a share. Default: as few as fit into memory.",
     )
-    compile: bool | None = Field(default=None, description="Compile the repeated blocks. Default: on CUDA.")
+    compile: bool = Field(default=False, description="Compile the repeated blocks for training (torch.compile).")
     target_area: PositiveInt | None = Field(
         default=None, description="Area in pixels of the pictures to learn. Default: what the model was made for."
     )

@@ -128,7 +128,7 @@ class Loop:
 
     def compile(self) -> None:
         """Compile the repeated blocks where that is wanted and possible; they are compiled at the first step."""
-        reason = why_not_compiled(self._weights[0].device, self._advanced.compile)
+        reason = why_not_compiled(self._advanced.compile)
         if reason is None:
             self._blocks.compile()
         elif reason:
