@@ -78,6 +78,15 @@ async def test_nobody_waits_for_ever_behind_urgent_keys(monkeypatch: pytest.Monk
     assert await take(queue, 2) == ["patient", "urgent"]
 
 
+async def test_what_is_due_overtakes_what_can_wait() -> None:
+    queue: RetryQueue[str] = RetryQueue()
+    queue.add_after("poll", 0.01)
+    for key in ("one", "two"):
+        queue.add(key)
+    await asyncio.sleep(0.03)
+    assert await take(queue, 3) == ["poll", "one", "two"]
+
+
 async def test_a_worker_for_urgent_keys_takes_nothing_else() -> None:
     queue: RetryQueue[str] = RetryQueue()
     express = asyncio.create_task(queue.get(urgent_only=True))

@@ -1,8 +1,9 @@
 """A de-duplicating, retrying work queue for one event loop: client-go's workqueue with two heaps.
 
 A key is in the queue at most once and never worked on twice at the same time; adds during work come after it. Keys
-that may have a Job to create overtake those that only have a status to write, for at most `LATE` seconds; and a worker
-can ask for them alone, so that a crowd of slow status writes never holds every worker.
+that may have a Job to create overtake those that only have a status to write, for at most `LATE` seconds, and so do
+those whose time has come (polls, deadlines); and a worker can ask for the first alone, so that a crowd of slow status
+writes never holds every worker.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class RetryQueue(Generic[K]):
         now = asyncio.get_running_loop().time()
         return max((now - since for since in self._added.values()), default=0.0)
 
-    def add(self, key: K, *, urgent: bool = False) -> None:
-        """Have it looked at soon. `urgent`: before those that are not."""
+    def add(self, key: K, *, urgent: bool = False, due: bool = False) -> None:
+        """Have it looked at soon. `urgent`: before those that are not. `due`: so too, but by no worker kept free."""
         if self._closed:
             return
         self.adds_total += 1
@@ -71,7 +72,8 @@ class RetryQueue(Generic[K]):
         self._sequence += 1
         self._waiting[key] = urgent, self._sequence
         self._added.setdefault(key, now)
-        heapq.heappush(self._urgent if urgent else self._patient, (now if urgent else now + LATE, self._sequence, key))
+        rank = now if urgent or due else now + LATE
+        heapq.heappush(self._urgent if urgent else self._patient, (rank, self._sequence, key))
         self._wakeup.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -92,7 +94,7 @@ class RetryQueue(Generic[K]):
 
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)
-        self.add(key)
+        self.add(key, due=True)
 
     def retry(self, key: K, at_least: float = 0.0) -> float:
         """Have it looked at again after a failure: exponential backoff with jitter. Returns the wait in seconds."""
