@@ -254,7 +254,7 @@ def cached_edit(folder: Path) -> Measured:
     conditions: Conditions = encoding.trainee._conditions
     forgetful = Conditions(conditions._denoiser, NoCache(folder / "none"))
     conditions.controls = forgetful.controls  # type: ignore[method-assign]
-    conditions.text = forgetful.text  # type: ignore[method-assign]
+    conditions.text = forgetful.text
     found = alternating(edit_steps(cached), edit_steps(encoding))
     return {"what": "edit training with caches over encoding controls at every step", **found}
 

@@ -45,11 +45,10 @@ def _message(entry: Any, index: int) -> Message:
 
 def _text(content: Any, index: int) -> str:
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        texts = [part for part in parts if isinstance(part, str)]
-        if len(texts) < len(parts):
+        parts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in content]
+        if not all(isinstance(part, str) for part in parts):
             raise RowUnfitError(f"message {index} holds something else than text")
-        content = "".join(texts)
+        content = "".join(parts)
     if not isinstance(content, str):
         raise RowUnfitError(f"message {index} has no text but a {type(content).__name__}")
     try:
