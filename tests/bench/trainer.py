@@ -35,6 +35,7 @@ from finetune_trainer.diffusion.cache import TensorCache
 from finetune_trainer.diffusion.conditions import Conditions
 from finetune_trainer.loop import Loop
 from finetune_trainer.order import EpochSchedule, StepSchedule
+from finetune_trainer.ranks import Ranks
 from finetune_trainer.stop import Stop
 from tests.trainer import tiny_diffusion
 from tests.trainer.checkpoints import tiny_qwen3_vl
@@ -155,7 +156,7 @@ def whole_epoch(loaded: Loaded) -> Callable[[], int]:
     def train() -> int:
         rows = len(loaded.trainee.rows)
         schedule = EpochSchedule(SEED, rows, loaded.settings.per_step, 1)
-        loop = Loop(loaded.trainee, schedule, loaded.settings, loaded.advanced, Stop(), print)
+        loop = Loop(loaded.trainee, schedule, loaded.settings, loaded.advanced, Stop(), Ranks(), print)
         loop.run(lambda _: None)
         return sum(record.samples for record in loop.records())
 
@@ -294,7 +295,7 @@ def edit_steps(loaded: Loaded) -> Callable[[], int]:
 
     def train() -> int:
         schedule = StepSchedule(SEED, EDIT_ROWS, loaded.settings.per_step, EDIT_STEPS)
-        loop = Loop(loaded.trainee, schedule, loaded.settings, loaded.advanced, Stop(), print)
+        loop = Loop(loaded.trainee, schedule, loaded.settings, loaded.advanced, Stop(), Ranks(), print)
         loop.run(lambda _: None)
         return sum(record.samples for record in loop.records())
 
