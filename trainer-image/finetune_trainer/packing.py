@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import torch
@@ -29,8 +30,9 @@ KEPT_APART: Final[dict[str, Literal["positions", "masks"]]] = {
     "qwen3_moe": "positions",
     "gpt_oss": "masks",
 }
-"""By `model_type`. positions: transformers derives the mask from positions that start anew, given no mask and no cache.
-masks: the model does not look at the positions for its masks, so both kinds of layers get explicit ones."""
+"""By `model_type`. positions: transformers derives the mask from positions that start anew, given no mask and no cache;
+where every layer wants no more than a causal mask, attention goes row by row instead (`row_attention`), and there is no
+mask at all. masks: the model does not look at the positions for its masks, so both kinds of layers get explicit ones."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ def pack(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     }
     names = dict.fromkeys(name for row in rows for name in row.extras)
     return tensors | {name: torch.cat([row.extras[name] for row in rows if name in row.extras]) for name in names}
+
+
+def row_lengths(position_ids: torch.Tensor) -> list[int]:
+    """Tokens of each row of a pass, from its `position_ids` on the CPU: a row begins where the first axis is 0."""
+    places = position_ids.reshape(-1, position_ids.shape[-1])[0]
+    starts = [*(places == 0).nonzero().squeeze(1).tolist(), len(places)]
+    return [end - start for start, end in pairwise(starts)]
 
 
 def explicit_masks(config: Any, position_ids: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import cross_entropy
 
-from finetune_trainer import full, lora, packing
+from finetune_trainer import full, lora, packing, row_attention
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.base import Batch, Inputs
 from finetune_trainer.families.rows import Plan
@@ -62,6 +62,7 @@ class LanguageTrainee:
         check_weights(inputs.folder, inputs.base_model)
         self._base = self._load(inputs.folder, inputs.base_model)
         self._kept_apart = packing.KEPT_APART[self._base.config.model_type]
+        self._by_row = self._attend_by_row(self._base)
         self._model = self._choose_weights()
         self._embedding_noise: torch.Tensor | None = None
         self._base.get_input_embeddings().register_forward_hook(self._add_noise)
@@ -129,6 +130,7 @@ class LanguageTrainee:
         try:
             self._base = self._load(folder, "just exported", exported=True)
             self._base.eval()
+            self._attend_by_row(self._base)
             for new, old in zip(self._base.parameters(), trained.parameters(), strict=True):
                 new.data = new.data.to(old.dtype)  # frozen parts came in bf16: exact
             return self.outputs(batch)
@@ -150,14 +152,23 @@ class LanguageTrainee:
         device = self._base.device
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
         predicting, targets = tensors.pop("predicting"), tensors.pop("targets")
+        options = {"row_lengths": packing.row_lengths(batch.tensors["position_ids"])} if self._by_row else {}
         self._embedding_noise = tensors.pop("noise", None)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             mask = None
             if self._kept_apart == "masks":
                 mask = packing.explicit_masks(self._base.config, tensors["position_ids"], self._base.dtype)
             # Without a mask and a cache transformers sees where the positions start anew; either would hide it.
-            hidden = self._base.model(**tensors, attention_mask=mask, use_cache=False).last_hidden_state
+            hidden = self._base.model(**tensors, **options, attention_mask=mask, use_cache=False).last_hidden_state
             return self._base.lm_head(hidden[0, predicting]), targets
+
+    def _attend_by_row(self, base: Any) -> bool:
+        """Where that keeps rows apart as well as the mask would; compiled blocks would be compiled for all lengths."""
+        suitable = self._kept_apart == "positions" and row_attention.suits(base.config.get_text_config())
+        if suitable and not self._inputs.advanced.compile:
+            row_attention.use(base)
+            return True
+        return False
 
     def _noise(self, draw: Draw, row: packing.Row) -> torch.Tensor:
         # NEFTune (arXiv 2310.05914): uniform in +-alpha / sqrt(tokens * width), for each row on its own.
