@@ -6,7 +6,6 @@ from tests.cluster import buildah
 from tests.cluster.base_image import base_image
 from tests.cluster.containerd import Ctr
 from tests.cluster.errors import ClusterError
-from tests.cluster.exclusive import exclusive
 from tests.cluster.image_handover import HOST
 from tests.cluster.images import CA_BUNDLE, _ca_bundle, _fingerprint, _hand_over, _uv_cache
 from tests.cluster.paths import CHECKOUT
@@ -26,7 +25,7 @@ def operator_image(cluster: Record) -> str:
     """Its reference in the cluster; built where the sources have changed. Raises ClusterError."""
     if not cluster.containerd_socket:
         raise ClusterError(f"no containers at level {cluster.level}")
-    with exclusive(buildah.storage()):
+    with buildah.alone():
         base = base_image()
         image = f"operator:{_fingerprint(base, *SOURCES)}"
         if not buildah.has_image(image):

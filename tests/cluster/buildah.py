@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.cluster.daemon import LAUNCHER
 from tests.cluster.errors import ClusterError
+from tests.cluster.exclusive import exclusive
 from tests.cluster.node_slot import RUN_FOLDER
+from tests.cluster.node_sweep import unmount_below
 from tests.cluster.paths import cache_dir
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """The storage for one process, without what a killed build has left in it: mounts, half-built containers.
+
+    Its bind mount of the layers onto themselves would make them another device, from which nothing can be linked.
+    """
+    with exclusive(storage()):
+        if shutil.which("buildah"):
+            unmount_below(storage())
+            run("rm", "--all")
+        yield
 
 
 def run(*arguments: str) -> str:
@@ -25,7 +45,9 @@ def build(*arguments: str, on_progress: Callable[[str], None] = lambda line: Non
     """Builds an image, telling each step as it begins. Raises ClusterError with the end of what was said."""
     said: deque[str] = deque(maxlen=30)
     # Without an isolation of its own: it works in containers as well, and the Dockerfiles are ours.
-    command = [*_buildah(), "build", "--isolation", "chroot", *arguments]
+    build = [str(shutil.which("buildah")), *_buildah()[1:], "build", "--isolation", "chroot", *arguments]
+    # A build whose caller was killed would go on for minutes, in a storage that the next one takes for its own.
+    command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *build]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
@@ -53,7 +75,7 @@ def image_config(name: str) -> bytes:
 
 
 def storage() -> Path:
-    """Where images and layers are. Whoever builds or takes images holds `exclusive(storage())`."""
+    """Where images and layers are. Whoever builds or takes images is `alone()` in it."""
     return cache_dir() / "buildah"
 
 

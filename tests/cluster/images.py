@@ -18,7 +18,6 @@ from tests.cluster import buildah
 from tests.cluster.base_image import base_image
 from tests.cluster.containerd import Ctr
 from tests.cluster.errors import ClusterError
-from tests.cluster.exclusive import exclusive
 from tests.cluster.image_handover import HOST, hand_over
 from tests.cluster.paths import CHECKOUT
 from tests.cluster.progress import step
@@ -27,7 +26,12 @@ from tests.cluster.record import Record
 DOCKERFILE = CHECKOUT / "trainer-image" / "Dockerfile"
 DEPENDENCIES = (DOCKERFILE.with_name("build-requirements.txt"), DOCKERFILE.with_name("requirements.txt"))
 OPERATOR = CHECKOUT / "operator" / "finetune_operator"
-SOURCES = (OPERATOR / "__init__.py", OPERATOR / "api", DOCKERFILE.with_name("finetune_trainer"))
+SOURCES = (
+    OPERATOR / "__init__.py",
+    OPERATOR / "api",
+    OPERATOR / "formats",
+    DOCKERFILE.with_name("finetune_trainer"),
+)
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # where the image has it
 
 
@@ -41,7 +45,7 @@ def trainer_image(cluster: Record, base: str | None = None) -> str:
     if not cluster.containerd_socket:
         raise ClusterError(f"no pods run at level {cluster.level}, so there is no use for an image")
     ctr = Ctr(cluster.containerd_socket)
-    with exclusive(buildah.storage()):
+    with buildah.alone():
         base = base or base_image()
         dependencies = _fingerprint(base, DOCKERFILE, *DEPENDENCIES)
         image = f"trainer:{dependencies}-{_fingerprint(dependencies, *SOURCES)}"
@@ -57,7 +61,7 @@ def shell_image(cluster: Record) -> str:
     """A small image with a shell and python3, for tests; returns its reference. Raises ClusterError."""
     if not cluster.containerd_socket:
         return f"{HOST}/base:host"
-    with exclusive(buildah.storage()):
+    with buildah.alone():
         return _hand_over(base_image(), Ctr(cluster.containerd_socket))
 
 
