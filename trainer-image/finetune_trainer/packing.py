@@ -31,8 +31,8 @@ KEPT_APART: Final[dict[str, Literal["positions", "masks"]]] = {
     "gpt_oss": "masks",
 }
 """By `model_type`. positions: transformers derives the mask from positions that start anew, given no mask and no cache;
-where every layer wants no more than a causal mask, attention goes row by row instead (`row_attention`), and there is no
-mask at all. masks: the model does not look at the positions for its masks, so both kinds of layers get explicit ones."""
+where every layer wants no more than a causal mask, attention goes row by row instead (`row_attention`), without a mask.
+masks: the model does not look at the positions for its masks, so both kinds of layers get explicit ones."""
 
 
 @dataclass(frozen=True)
