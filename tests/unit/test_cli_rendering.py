@@ -18,12 +18,13 @@ from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.losses import losses_in
 from finetune_operator.cli.printing import clean
 from finetune_operator.cli.provider_log_sources import lines_in
-from finetune_operator.cli.provider_logs import decoded, new_lines
+from finetune_operator.cli.provider_logs import new_lines
 from finetune_operator.cli.sizes import size
 from finetune_operator.cli.snapshot import Snapshot, snapshot
 from finetune_operator.cli.sparkline import sparkline
 from finetune_operator.cli.table import finetune_table
 from finetune_operator.cli.times import age, clock, duration
+from finetune_operator.kube.secrets import decoded
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SPEC = {

@@ -11,12 +11,13 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
+from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.failures import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.spool import Stored
 from finetune_operator.backends.stores.hub import Hub as Client
-from finetune_operator.backends.stores.hub import Repository, Upload
+from finetune_operator.backends.stores.hub import Upload
 from tests.upstream.hub import CHUNK, Hub
 from tests.upstream.kits import PICTURES, client, kit_of, parquet, png, run_of
 from tests.upstream.web import Site, serving

@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.failures import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
 from finetune_operator.backends.spool import Opened, Spool, Stored
-from finetune_operator.backends.stores.hub import Hub, Repository, Upload
+from finetune_operator.backends.stores.hub import Hub, Upload, repository_of
 from finetune_operator.backends.stores.s3 import Bucket, Place
 from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun
 from finetune_operator.formats.invalid import Invalid
@@ -78,7 +79,7 @@ async def deliver(run: UpstreamRun, kit: Kit, weights: Sequence[Weights]) -> Fet
         if output.uri.startswith("s3://"):
             return Fetched(artifacts=await _to_s3(Place.of(output.uri), kit, named, spool))
         if output.uri.startswith("hf://"):
-            return Fetched(artifacts=await _to_hub(Repository.of(output.uri, "models"), run, kit, named, spool))
+            return Fetched(artifacts=await _to_hub(repository_of(output.uri, "models"), run, kit, named, spool))
     raise Permanent(f"{output.uri} cannot be written from here; use s3:// or hf://", reason=Reason.INVALID_SPEC)
 
 

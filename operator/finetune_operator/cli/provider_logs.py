@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -19,6 +17,7 @@ from finetune_operator.cli.snapshot import snapshot
 from finetune_operator.cli.table import backend_of
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
+from finetune_operator.kube.secrets import decoded
 
 POLL_SECONDS: Final = 5.0
 STATE_POLL_SECONDS: Final = 1.0
@@ -156,14 +155,3 @@ def new_lines(before: Sequence[str], now: Sequence[str]) -> list[str]:
         if list(now[: len(kept)]) == list(kept):
             return list(now[len(kept) :])
     return list(now)
-
-
-def decoded(data: Mapping[str, str]) -> dict[str, str]:
-    """A Secret's values as text, without the newline that `--from-file` leaves; what is no text is left out. Pure."""
-    found = {}
-    for key, value in data.items():
-        try:
-            found[key] = base64.b64decode(value).decode().strip()
-        except (binascii.Error, UnicodeDecodeError):
-            continue
-    return found

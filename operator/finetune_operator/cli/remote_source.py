@@ -12,9 +12,9 @@ from finetune_operator.backends.stores.sigv4 import Credentials, quoted, signed
 from finetune_operator.cli.artifact_records import Record
 from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.provider_logs import decoded
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
+from finetune_operator.kube.secrets import decoded
 
 if TYPE_CHECKING:
     import urllib3

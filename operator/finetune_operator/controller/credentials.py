@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from finetune_operator.api.base import SecretRef
 from finetune_operator.api.reasons import Reason
@@ -13,6 +11,7 @@ from finetune_operator.backends.upstream import Traits, UpstreamRun
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.secrets import decoded
 
 KEPT_SECONDS = 2.0
 """A Secret that many runs share is read once for the calls that come together."""
@@ -74,17 +73,6 @@ class Credentials:
                     reason=Reason.SECRET_NOT_FOUND,
                 )
             ) from None
-        decoded = _decoded(secret.get("data") or {})
-        self._kept[place] = (now, decoded)
-        return dict(decoded)
-
-
-def _decoded(data: Mapping[str, str]) -> dict[str, str]:
-    """As text, without the newline that `kubectl create secret --from-file` leaves; what is no text is left out."""
-    found = {}
-    for key, value in data.items():
-        try:
-            found[key] = base64.b64decode(value).decode().strip()
-        except (binascii.Error, UnicodeDecodeError):
-            continue
-    return found
+        found = decoded(secret.get("data") or {})
+        self._kept[place] = (now, found)
+        return dict(found)

@@ -35,7 +35,7 @@ class HubDataset:
         check: Callable[[], None],
         backoff_s: float = 0.5,
     ) -> None:
-        self._repository = hub.Repository.of(uri, "datasets")
+        self._repository = hub.repository_of(uri, "datasets")
         self.title, self.file = str(self._repository), file
         path = self._repository.path
         self._folder = "/".join(PurePosixPath(path).parts[:-1]) if file else path

@@ -29,7 +29,7 @@ class HubRepository:
     def __init__(
         self, uri: str, secret: Mapping[str, str], check: Callable[[], None], patience_s: float, summary: str
     ) -> None:
-        self._repository = hub.Repository.of(uri, "models")
+        self._repository = hub.repository_of(uri, "models")
         self._api, self._check, self._patience_s, self._summary = hub.client(secret), check, patience_s, summary
 
     def check(self) -> None:

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
+from finetune_operator.api.hub import Repository
 from finetune_trainer.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
-
-@dataclass(frozen=True)
-class Repository:
-    """hf://datasets/org/name[@revision][/path], or hf://[models/]org/name[@revision][/path]. `kind`: with its s."""
-
-    kind: str
-    id: str
-    revision: str
-    path: str
-
-    @classmethod
-    def of(cls, uri: str, kind: str) -> Repository:
-        """`kind`: what the URI may name, "datasets" or "models". Raises ConfigError for anything else."""
-        parts = uri.removeprefix("hf://").strip("/").split("/")
-        if parts[0] in ("datasets", "models", "spaces"):
-            if parts[0] != kind:
-                raise ConfigError(f"{uri} names none of the hub's {kind}")
-            parts = parts[1:]
-        elif kind == "datasets":
-            raise ConfigError(f"{uri}: write hf://datasets/organisation/name[/path]")
-        name, _, revision = (parts[1] if len(parts) > 1 else "").partition("@")
-        if not parts or not _NAME.match(parts[0]) or not _NAME.match(name):
-            raise ConfigError(f"{uri}: write hf://…organisation/name[@revision][/path]")
-        return cls(kind, f"{parts[0]}/{name}", unquote(revision) or "main", "/".join(parts[2:]))
-
-    def __str__(self) -> str:
-        return "hf://" + "/".join(filter(None, ["datasets" if self.kind == "datasets" else "", self.id, self.path]))
+def repository_of(uri: str, kind: str) -> Repository:
+    """`kind`: what the URI may name, "datasets" or "models". Raises ConfigError for anything else."""
+    try:
+        return Repository.of(uri, kind)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def client(secret: Mapping[str, str]) -> HfApi:

@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 from typing import Final, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.failures import Permanent
 from finetune_operator.backends.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
-from finetune_operator.backends.stores.hub import Hub, Repository
+from finetune_operator.backends.stores.hub import Hub, repository_of
 from finetune_operator.backends.stores.s3 import Bucket, Place
 from finetune_operator.formats.media import TABLE_SUFFIXES
 
@@ -43,7 +44,7 @@ def source_of(uri: str, fetcher: Fetcher, secret: Mapping[str, str]) -> Source:
     if scheme == "s3":
         return S3Source(Place.of(uri), Bucket(fetcher, secret), bool(secret))
     if scheme == "hf":
-        return HubSource(Repository.of(uri, "datasets"), Hub(fetcher, secret), bool(secret))
+        return HubSource(repository_of(uri, "datasets"), Hub(fetcher, secret), bool(secret))
     if scheme in ("https", "http"):
         return WebSource(uri, fetcher)
     raise Permanent(

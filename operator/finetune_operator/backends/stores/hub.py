@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import orjson
 
+from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.failures import Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.fetcher import Fetcher
@@ -28,35 +29,14 @@ CHUNK: Final = 1 << 20
 SAMPLE_BYTES: Final = 512
 _LFS: Final = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
 _JSON: Final = {"Content-Type": "application/json"}
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """hf://datasets/org/name[@revision][/path], or hf://[models/]org/name[@revision][/path]. `kind`: with its s."""
-
-    kind: str
-    id: str
-    revision: str
-    path: str
-
-    @classmethod
-    def of(cls, uri: str, kind: str) -> Repository:
-        """`kind`: what the URI may name, "datasets" or "models". Raises Permanent for anything else."""
-        parts = uri.removeprefix("hf://").strip("/").split("/")
-        if parts[0] in ("datasets", "models", "spaces"):
-            if parts[0] != kind:
-                raise Permanent(f"{uri} names none of the hub's {kind}", reason=Reason.INVALID_SPEC)
-            parts = parts[1:]
-        elif kind == "datasets":
-            raise Permanent(f"{uri}: write hf://datasets/organisation/name[/path]", reason=Reason.INVALID_SPEC)
-        name, _, revision = (parts[1] if len(parts) > 1 else "").partition("@")
-        if not _NAME.match(parts[0]) or not _NAME.match(name):
-            raise Permanent(f"{uri}: write hf://…organisation/name[@revision][/path]", reason=Reason.INVALID_SPEC)
-        return cls(kind, f"{parts[0]}/{name}", revision or "main", "/".join(parts[2:]))
-
-    def __str__(self) -> str:
-        return "hf://" + "/".join(filter(None, ["datasets" if self.kind == "datasets" else "", self.id, self.path]))
+def repository_of(uri: str, kind: str) -> Repository:
+    """`kind`: what the URI may name, "datasets" or "models". Raises Permanent for anything else."""
+    try:
+        return Repository.of(uri, kind)
+    except ValueError as error:
+        raise Permanent(str(error), reason=Reason.INVALID_SPEC) from None
 
 
 @dataclass(frozen=True, slots=True)
