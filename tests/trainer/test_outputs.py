@@ -92,7 +92,7 @@ def test_a_run_whose_result_goes_to_s3(new_run: NewRun, s3: S3Server, tmp_path: 
     end = run.execute()
 
     assert (end.code, end.message) == (0, "")
-    names = ["adapter_model.safetensors", "adapter_config.json", "manifest.json", "metrics.jsonl"]
+    names = ["adapter_model.safetensors", "adapter_config.json", "loss.png", "manifest.json", "metrics.jsonl"]
     assert [each["name"] for each in end.termination["artifacts"]] == names
     assert stores.keys(s3, "adapters/receipts/") == sorted(f"adapters/receipts/{name}" for name in names)
     for each in end.termination["artifacts"]:
