@@ -67,8 +67,9 @@ def claim(pod_cluster: PodCluster) -> Iterator[str]:
     )
     yield name
     pod_cluster.kubectl("delete", "jobs,pods", "--all", "--now")
+    volume = pod_cluster.kubectl.get("pvc", name)["spec"]["volumeName"]  # other tests keep theirs in this cluster
     pod_cluster.kubectl("delete", "pvc", name, TIMEOUT)
-    pod_cluster.kubectl("wait", "--for=delete", "pv", "--all", TIMEOUT)
+    pod_cluster.kubectl("wait", "--for=delete", f"pv/{volume}", TIMEOUT)
 
 
 def test_a_job_trains_into_its_claim_and_another_reads_it(pod_cluster: PodCluster, claim: str) -> None:
