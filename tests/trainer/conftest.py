@@ -1,13 +1,16 @@
-"""Shared by the trainer's tests: one tiny checkpoint per session, one run per test."""
+"""Shared by the trainer's tests: one tiny checkpoint per session, one run per test, stores per module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.trainer import stores
 from tests.trainer.checkpoints import tiny_qwen3_vl
 from tests.trainer.runs import TrainerRun
+from tests.upstream.hub import Hub
+from tests.upstream.s3_server import S3Server, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,17 @@ def new_run(checkpoint: Path, tmp_path: Path) -> Callable[..., TrainerRun]:
         return TrainerRun(tmp_path / name, checkpoint, **options)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """An S3-compatible server with a bucket."""
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """A double of the Hugging Face hub, on a loop of its own."""
+    with stores.beside(stores.hub()) as running:
+        yield running

@@ -22,15 +22,9 @@ from finetune_trainer.stop import Stop
 from tests.trainer import stores
 from tests.trainer.datasets import write_rows
 from tests.upstream.fakes.oxen import OxenFake
-from tests.upstream.s3_server import S3Server, s3_server
+from tests.upstream.s3_server import S3Server
 
 Object = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.trainer import stores
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 from tests.upstream.hub import Hub
-from tests.upstream.s3_server import S3Server, s3_server
+from tests.upstream.s3_server import S3Server
 
 NewRun = Callable[..., TrainerRun]
 FILES = {"adapter_model.safetensors": bytes(range(256)) * 80, "adapter_config.json": b"{}", "samples/0.png": b"png"}
@@ -30,18 +30,6 @@ FILES = {"adapter_model.safetensors": bytes(range(256)) * 80, "adapter_config.js
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=<...>':DeprecationWarning"  # the hub client's own use of httpx
 )
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    with stores.beside(stores.hub()) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

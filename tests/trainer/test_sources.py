@@ -27,21 +27,9 @@ from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, Web, web
 from tests.upstream.fakes.oxen import OxenFake
 from tests.upstream.hub import Hub
-from tests.upstream.s3_server import S3Server, s3_server
+from tests.upstream.s3_server import S3Server
 
 NEEDS = Needs(text=("caption",), images=("image",))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    with stores.beside(stores.hub()) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
