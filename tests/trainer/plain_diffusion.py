@@ -16,6 +16,7 @@ from PIL import Image
 from tests.trainer.tiny_diffusion import AREA, CONDITION_AREA
 
 SEED, RANK, ALPHA, RATE = 7, 4, 32, 0.005
+TWO = ("transformer", "transformer_2")
 
 
 @dataclass
@@ -38,13 +39,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Family:
-    """encode: a row by the pipeline's encoders. predict: the model's answer. call: the pipeline's arguments."""
+    """encode: a row by the pipeline's encoders. predict: the model's answer. call: the pipeline's arguments.
+
+    parts: what is trained, the one for much noise first.
+    """
 
     recipe: str
     encode: Callable[[Any, Row], Encoded]
     predict: Callable[[Any, Any, torch.Tensor, torch.Tensor, Encoded], torch.Tensor]
     call: Callable[[Row], dict[str, Any]]
-    part: str = "transformer"
+    parts: tuple[str, ...] = ("transformer",)
     blocks: tuple[str, ...] = ("transformer_blocks",)
     dead: Callable[[int], set[str]] = lambda layers: set()
     controls: int = 0
@@ -103,22 +107,23 @@ def plain_losses(
     timestep_type: str = "weighted",
     lora: bool = True,
 ) -> list[float]:
-    from diffusers import DiffusionPipeline
+    import diffusers
 
-    pipe = DiffusionPipeline.from_pretrained(folder)
-    part = getattr(pipe, family.part).requires_grad_(False)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    parts = [getattr(pipe, name).requires_grad_(False) for name in family.parts]
     with torch.no_grad():
         encoded = [family.encode(pipe, row) for row in rows]
-    torch.manual_seed(SEED)
-    if lora:
-        part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, family)))
-    else:
-        part.requires_grad_(True)
-    weights = [weight for weight in part.parameters() if weight.requires_grad]
+    for part in parts:
+        torch.manual_seed(SEED)
+        if lora:
+            part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, family)))
+        else:
+            part.requires_grad_(True)
+        part.train()
+    weights = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
     order = [row for epoch in range(steps * per_step) for row in
              torch.randperm(len(rows), generator=generator(f"{SEED}:epoch:{epoch}")).tolist()]  # fmt: skip
-    part.train()
     losses = []
     for step in range(steps):
         total = torch.zeros(())
@@ -131,6 +136,7 @@ def plain_losses(
                 sigma = torch.rand(1, generator=source)
             noise = torch.randn(row.x.shape, generator=source)
             noisy, goal = path(pipe, row.x, noise, sigma)
+            part = parts[-1] if 1000 * sigma.item() < boundary(pipe) else parts[0]
             error = ((family.predict(pipe, part, noisy, sigma, row) - goal) ** 2).mean()
             total = total + error * (interpolated(1000 * sigma.item()) if timestep_type == "weighted" else 1.0)
         loss = total / per_step
@@ -140,6 +146,11 @@ def plain_losses(
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def boundary(pipe: Any) -> float:
+    """The timestep below which the second of two denoisers answers."""
+    return 1000 * (getattr(pipe.config, "boundary_ratio", None) or 0.0)
 
 
 def path(pipe: Any, x: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -344,8 +355,8 @@ def xl_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, r
 
 
 UNET_BLOCKS = ("down_blocks.1.attentions", "mid_block.attentions", "up_blocks.0.attentions")
-SD15 = Family("imageGeneration", sd_encode, sd_predict, prompted, part="unet", blocks=UNET_BLOCKS)
-SDXL = Family("imageGeneration", xl_encode, xl_predict, prompted, part="unet", blocks=UNET_BLOCKS)
+SD15 = Family("imageGeneration", sd_encode, sd_predict, prompted, parts=("unet",), blocks=UNET_BLOCKS)
+SDXL = Family("imageGeneration", xl_encode, xl_predict, prompted, parts=("unet",), blocks=UNET_BLOCKS)
 
 # ------------------------------------------------------------------------------------------- Z-Image, FLUX.2
 
@@ -400,7 +411,13 @@ def wan_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, 
     return part(noisy, timestep=sigma * 1000, encoder_hidden_states=row.text["embeds"]).sample
 
 
-WAN = Family("textToVideo", wan_encode, wan_predict, lambda row: {**prompted(row), "num_frames": 5}, blocks=("blocks",))
+def wan_call(row: Row) -> dict[str, Any]:
+    return {**prompted(row), "num_frames": 5}
+
+
+WAN = Family("textToVideo", wan_encode, wan_predict, wan_call, blocks=("blocks",))
+WAN_TWO = Family("textToVideo", wan_encode, wan_predict, wan_call, blocks=("blocks",), parts=TWO)
+
 
 PLAIN: dict[str, Family] = {
     "qwen_image_edit_plus": QWEN_EDIT_PLUS,
@@ -413,4 +430,5 @@ PLAIN: dict[str, Family] = {
     "z_image": Z_IMAGE,
     "flux2_klein": FLUX2,
     "wan": WAN,
+    "wan_two": WAN_TWO,
 }

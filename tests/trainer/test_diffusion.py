@@ -18,6 +18,9 @@ from tests.trainer.runs import TrainerRun
 from tests.trainer.tiny_diffusion import AREA, CONDITION_AREA
 
 STEPS, PER_STEP = 6, 2
+VIDEO = ("textToVideo", "imageToVideo")
+ENDINGS = {1: ("",), 2: ("-high-noise", "-low-noise")}
+"""Of the names of one denoiser's files, or of two."""
 SMALL = {"targetArea": AREA, "controlArea": AREA, "conditionArea": CONDITION_AREA, "sampleSteps": 2}
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # diffusers' own
@@ -25,25 +28,30 @@ pytestmark = [
 ]
 
 
-def write_pictures(folder: Path, controls: int, rows: int = 5, clips: bool = False) -> list[Row]:
-    """train.jsonl; two shapes of targets and controls, so that some samples fit together and some do not."""
+def write_pictures(folder: Path, family: Family, rows: int = 5) -> list[Row]:
+    """train.jsonl; two shapes of targets and controls, so that some samples fit together and some do not.
+
+    Clips have seven frames, the second one or, where something must come after the first, nine.
+    """
+    clips, short = family.recipe in VIDEO, 9 if family.recipe == "imageToVideo" else 1
     (folder / "images").mkdir(parents=True, exist_ok=True)
     table, found = [], []
     for number in range(rows):
         size = (64, 64) if number < 3 else (96, 48)
         row: dict[str, Any] = {"caption": f"paint it {'very ' * number}red"}
-        for place, column in enumerate(("image", "first", "second")[: controls + 1]):
+        for place, column in enumerate(("image", "first", "second")[: family.controls + 1]):
             path = folder / "images" / f"{column}{number}.png"
             picture(3 * number + place, size if place < 2 else (40, 80)).save(path)
             row[column] = f"images/{path.name}"
         if clips:
             path = folder / "images" / f"clip{number}.png"
-            frames = [picture(20 * number + frame, size) for frame in range(1 if number == 1 else 7)]
+            frames = [picture(20 * number + frame, size) for frame in range(short if number == 1 else 7)]
             frames[0].save(path, save_all=True, append_images=frames[1:], duration=60)
             row["image"] = f"images/{path.name}"
         table.append(row)
         opened = [loaded(folder / row[column]) for column in list(row)[1:]]
-        found.append(Row(row["caption"], opened[0], opened[1:], frames[:5] if clips else []))
+        kept = (min(len(frames), 9) - 1) // 4 * 4 + 1 if clips else 0
+        found.append(Row(row["caption"], opened[0], opened[1:], frames[:kept] if clips else []))
     write_jsonl(folder / "train.jsonl", table)
     return found
 
@@ -59,8 +67,8 @@ def recipe_of(family: Family, **recipe: Any) -> dict[str, Any]:
         columns["controlImageColumns"] = ["first", "second"][: family.controls]
     if family.recipe == "imageEditing":
         columns["controlImageColumn"] = "first"
-    if family.recipe == "textToVideo":
-        columns["numFrames"] = 6
+    if family.recipe in VIDEO:
+        columns["numFrames"] = 10
     if family.controls:
         columns |= {"sampleWidth": 64, "sampleHeight": 64}
     defaults = {
@@ -90,7 +98,7 @@ class Trained:
             recipe=recipe_of(self.family, sampleEvery=3, samples=[{"prompt": "an ox"}]),
             advanced={**SMALL, "keepCheckpoints": 10},
         )
-        self.rows = write_pictures(self.run.data, self.family.controls, clips=name == "wan")
+        self.rows = write_pictures(self.run.data, self.family)
         self.result = self.run.execute()
 
 
@@ -122,7 +130,7 @@ def test_four_and_two_steps_are_six_bit_for_bit(trained: Trained) -> None:
     assert run.metrics() == metrics
     torch.testing.assert_close(contents(output), before, rtol=0, atol=0)
     assert {path.name: path.read_bytes() for path in sorted((output / "samples").iterdir())} == pictures
-    kind = "webp" if trained.name == "wan" else "png"
+    kind = "webp" if trained.family.recipe in VIDEO else "png"
     assert sorted(pictures) == ["contact-sheet.png", f"step-3-0.{kind}", f"step-6-0.{kind}"]
 
 
@@ -143,18 +151,19 @@ def test_both_files_give_the_same_picture_where_users_load_them(trained: Trained
     expected = image(trained, lambda pipe: put_checkpoint(pipe, trained))
     assert np.abs(expected - base).max() > 0.01
 
-    for name in ("pytorch_lora_weights.safetensors", "comfyui.safetensors"):
-        path = trained.run.output_dir / name
-        assert path.stat().st_mode & 0o777 == 0o644
-        found = image(trained, partial(load_file_of_adapter, trained.run.output_dir, name))
-        assert np.abs(found - expected).max() <= 5e-6, name  # a lost alpha is 5e-3 and more
+    for layout in ("pytorch_lora_weights", "comfyui"):
+        names = [f"{layout}{ending}.safetensors" for ending in ENDINGS[len(trained.family.parts)]]
+        for name in names:
+            assert (trained.run.output_dir / name).stat().st_mode & 0o777 == 0o644
+        found = image(trained, partial(load_files_of_adapter, trained.run.output_dir, names))
+        assert np.abs(found - expected).max() <= 5e-6, layout  # a lost alpha is 5e-3 and more
 
 
 def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
-    """One picture of the stock pipeline, (height, width, 3) in [0, 1]."""
-    from diffusers import DiffusionPipeline
+    """One picture of the stock pipeline, (height, width, 3) in [0, 1], or the frames of one clip."""
+    import diffusers
 
-    pipe = DiffusionPipeline.from_pretrained(trained.run.checkpoint)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(trained.run.checkpoint)
     pipe.set_progress_bar_config(disable=True)
     prepare(pipe)
     with trained.family.areas():
@@ -169,8 +178,10 @@ def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
     return np.asarray(result[0][0])
 
 
-def load_file_of_adapter(folder: Path, name: str, pipe: Any) -> None:
-    pipe.load_lora_weights(folder, weight_name=name)
+def load_files_of_adapter(folder: Path, names: list[str], pipe: Any) -> None:
+    pipe.load_lora_weights(folder, weight_name=names[0])
+    for name in names[1:]:
+        pipe.load_lora_weights(folder, weight_name=name, load_into_transformer_2=True)
 
 
 def put_checkpoint(pipe: Any, trained: Trained) -> None:
@@ -178,7 +189,10 @@ def put_checkpoint(pipe: Any, trained: Trained) -> None:
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    part = getattr(pipe, trained.family.part)
-    part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, trained.family)))
     weights = load_file(trained.run.checkpoints / f"step-{STEPS:08d}" / "adapter.safetensors")
-    assert not set_peft_model_state_dict(part, weights).unexpected_keys
+    assert {name.split(".")[0] for name in weights} == set(trained.family.parts)
+    for name in trained.family.parts:
+        part = getattr(pipe, name)
+        part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets(part, trained.family)))
+        own = {key.removeprefix(f"{name}."): weight for key, weight in weights.items() if key.startswith(f"{name}.")}
+        assert not set_peft_model_state_dict(part, own).unexpected_keys

@@ -19,6 +19,7 @@ from finetune_trainer.diffusion.cache import TensorCache, fingerprint
 from finetune_trainer.diffusion.denoiser import Denoiser
 from finetune_trainer.diffusion.trainee import with_trigger
 from finetune_trainer.families.flux import FluxKontext
+from finetune_trainer.families.wan import Wan
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import encoded, picture, write_jsonl
 from tests.trainer.plain_diffusion import PLAIN, interpolated, plain_losses
@@ -62,7 +63,7 @@ def new(checkpoints: Callable[[str], Path], tmp_path: Path) -> NewRun:
             advanced={**SMALL, **(advanced or {})},
             env=env or {},
         )
-        run.rows = write_pictures(run.data, plain.controls)  # type: ignore[attr-defined]
+        run.rows = write_pictures(run.data, plain)  # type: ignore[attr-defined]
         return run
 
     return make
@@ -107,22 +108,55 @@ def test_the_split_into_micro_batches_and_recomputation_change_nothing(new: NewR
     assert losses(recomputed) == pytest.approx(together, abs=1e-6)
 
 
-def test_all_weights(new: NewRun) -> None:
-    from diffusers import UNet2DConditionModel
+@pytest.mark.parametrize("family", ["stable_diffusion", "wan_two"])
+def test_all_weights(new: NewRun, family: str) -> None:
+    from diffusers import UNet2DConditionModel, WanTransformer3DModel
 
-    run = new("full", "stable_diffusion", useLora=False, learningRate=0.001)
+    run, plain = new("full", family, useLora=False), PLAIN[family]
     found = losses(run)
-    trained = UNet2DConditionModel.from_pretrained(run.output_dir, subfolder="unet")
-    base = UNet2DConditionModel.from_pretrained(run.checkpoint, subfolder="unet")
-    assert not torch.equal(trained.conv_in.weight, base.conv_in.weight)
+    expected = plain_losses(plain, run.checkpoint, run.rows, 3, 2, lora=False)  # type: ignore[attr-defined]
+    assert found == pytest.approx(expected, abs=1e-5)
+    kind = UNet2DConditionModel if plain.parts == ("unet",) else WanTransformer3DModel
+    trained = [kind.from_pretrained(run.output_dir, subfolder=part) for part in plain.parts]
+    for part, model in zip(plain.parts, trained, strict=True):
+        before = dict(kind.from_pretrained(run.checkpoint, subfolder=part).named_parameters())
+        assert not all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
     shutil.rmtree(run.checkpoints / "step-00000003")
-    shutil.rmtree(run.output_dir / "unet")
+    for part in plain.parts:
+        shutil.rmtree(run.output_dir / part)
     (run.output_dir / "manifest.json").unlink()
     assert losses(run) == found
-    again = UNet2DConditionModel.from_pretrained(run.output_dir, subfolder="unet")
-    for name, weight in trained.named_parameters():
-        assert torch.equal(weight, again.get_parameter(name)), name
+    for part, model in zip(plain.parts, trained, strict=True):
+        again = kind.from_pretrained(run.output_dir, subfolder=part)
+        for name, weight in model.named_parameters():
+            assert torch.equal(weight, again.get_parameter(name)), name
+
+
+def test_two_denoisers_recompute_the_same_share_of_blocks(new: NewRun) -> None:
+    whole = losses(new("whole", "wan_two", advanced={"activationCheckpointing": False}))
+    run = new("half", "wan_two", advanced={"activationCheckpointing": 0.5})
+    assert losses(run) == pytest.approx(whole, abs=1e-6)
+    memory = run.manifest()["memory"]
+    assert (memory["blocks"], memory["recomputedBlocks"]) == (4, 2)
+    assert memory["loaded"][:2] == ["transformer", "transformer_2"]
+
+
+def test_a_denoiser_without_a_sample_in_a_step_stays_as_it_is(new: NewRun) -> None:
+    from safetensors.torch import load_file
+
+    run = new("absent", "wan_two", advanced={"keepCheckpoints": 3})
+    losses(run)  # the samples of the first step are below the boundary, the third one's above, the second has both
+    at = [load_file(run.checkpoints / f"step-{step:08d}" / "adapter.safetensors") for step in (1, 2, 3)]
+
+    def moved(before: int, after: int, part: str) -> bool:
+        names = [name for name in at[0] if name.startswith(f"{part}.")]
+        return any(not torch.equal(at[before][name], at[after][name]) for name in names)
+
+    assert not any(at[0][name].any() for name in at[0] if name.startswith("transformer.") and "lora_B" in name)
+    assert any(at[0][name].any() for name in at[0] if name.startswith("transformer_2.") and "lora_B" in name)
+    assert [moved(0, 1, part) for part in ("transformer", "transformer_2")] == [True, True]
+    assert [moved(1, 2, part) for part in ("transformer", "transformer_2")] == [True, False]
 
 
 def test_seed_learning_rate_alpha_and_rank_act(new: NewRun) -> None:
@@ -139,10 +173,11 @@ def test_captions_are_encoded_before_or_at_first_use_with_the_same_numbers(new: 
     assert losses(new("later", "qwen_image_edit", cacheTextEmbeddings=False)) == before
 
 
-def test_a_second_run_needs_no_encoder(new: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = new("first")
+@pytest.mark.parametrize("family", [EDIT, "wan"])
+def test_a_second_run_needs_no_encoder(new: NewRun, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    first = new("first", family)
     expected = losses(first)
-    second = new("second")
+    second = new("second", family)
     shutil.copytree(first.root / "cache", second.root / "cache")
 
     def refused(*_arguments: Any) -> Any:
@@ -151,9 +186,10 @@ def test_a_second_run_needs_no_encoder(new: NewRun, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr(Denoiser, "texts", refused)
         patched.setattr(Denoiser, "encode_picture", refused)
+        patched.setattr(Wan, "encode_pixels", refused)
         assert losses(second) == expected
 
-    third = new("third")
+    third = new("third", family)
     shutil.copytree(first.root / "cache", third.root / "cache")
     for number, path in enumerate(sorted((third.root / "cache" / "latents").rglob("*.safetensors"))):
         content = path.read_bytes()
@@ -331,16 +367,25 @@ def test_an_adapter_file_that_lost_something_is_no_result(
     assert not list(run.output_dir.glob("*.safetensors"))
 
 
-def test_bf16_as_on_a_gpu_trains_samples_and_exports(new: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("family", "files"),
+    [
+        ("qwen_image", ["samples/step-3-0.png", "comfyui.safetensors"]),
+        ("wan_two", ["samples/step-3-0.webp", "comfyui-high-noise.safetensors", "comfyui-low-noise.safetensors"]),
+    ],
+)
+def test_bf16_as_on_a_gpu_trains_samples_and_exports(
+    new: NewRun, monkeypatch: pytest.MonkeyPatch, family: str, files: list[str]
+) -> None:
     from finetune_trainer.diffusion.denoiser import Base
 
     def rounded(folder: Path, name: str, device: torch.device, _dtype: torch.dtype) -> Base:
         return Base(folder, name, device, torch.bfloat16)
 
-    exact = losses(new("exact", "qwen_image"))
+    exact = losses(new("exact", family))
     monkeypatch.setattr("finetune_trainer.diffusion.trainee.Base", rounded)
-    run = new("rounded", "qwen_image", samples=[{"prompt": "an ox"}])
+    run = new("rounded", family, samples=[{"prompt": "an ox"}])
 
     assert losses(run) == pytest.approx(exact, abs=0.05)
-    assert (run.output_dir / "samples" / "step-3-0.png").exists()
-    assert (run.output_dir / "comfyui.safetensors").exists()
+    for name in files:
+        assert (run.output_dir / name).exists()

@@ -121,6 +121,12 @@ def test_blocks_are_found_and_recomputed_without_a_change() -> None:
         torch.testing.assert_close(gradients, found[0], rtol=0, atol=0)
 
 
+def test_blocks_of_two_denoisers_take_turns() -> None:
+    first, frozen, second = Model(), Model().requires_grad_(False), Model()
+    pairs = zip(first.body["layers"], second.body["layers"], strict=True)
+    assert repeated([first, frozen, second]) == [block for pair in pairs for block in pair]
+
+
 @pytest.fixture
 def foreseen(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainerRun, Loop, Any]:
     """A finished run, its loop, and the batch on which memory was measured."""

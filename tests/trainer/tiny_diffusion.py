@@ -11,6 +11,8 @@ from examples.demo.checkpoint import CHAT_TEMPLATE, _byte_level_tokenizer
 AREA = 64 * 64
 """Pixels of every picture in the tests."""
 CONDITION_AREA = 56 * 56
+BOUNDARY = 0.8
+"""Of two denoisers: with the tests' seed some steps train the first, some the second, and some both."""
 
 
 def qwen_text_encoder(tokenizer: Any) -> Any:
@@ -328,15 +330,33 @@ def flux2_klein() -> Any:
     )
 
 
-def wan() -> Any:
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+def wan_transformer(channels: int = 4, **options: Any) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=channels,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+        **options,
+    )
+
+
+def wan_parts() -> dict[str, Any]:
+    """All but the transformers."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
     from transformers import UMT5Config, UMT5EncoderModel
 
     shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 264}
-    return WanPipeline(
-        tokenizer=tokens(512),
-        text_encoder=UMT5EncoderModel(UMT5Config(**shape)),
-        vae=AutoencoderKLWan(
+    return {
+        "tokenizer": tokens(512),
+        "text_encoder": UMT5EncoderModel(UMT5Config(**shape)),
+        "vae": AutoencoderKLWan(
             base_dim=8,
             z_dim=4,
             dim_mult=[1, 2, 2, 2],
@@ -345,19 +365,22 @@ def wan() -> Any:
             latents_mean=[0.1, -0.2, 0.3, 0.0],
             latents_std=[1.5, 0.8, 1.2, 0.9],
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        transformer=WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=4,
-            out_channels=4,
-            text_dim=16,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-            rope_max_seq_len=32,
-        ),
-    )
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+
+
+def wan() -> Any:
+    from diffusers import WanPipeline
+
+    return WanPipeline(**wan_parts(), transformer=wan_transformer())
+
+
+def wan_two() -> Any:
+    """Wan2.2-T2V-A14B."""
+    from diffusers import WanPipeline
+
+    high, low = wan_transformer(), wan_transformer()
+    return WanPipeline(**wan_parts(), transformer=high, transformer_2=low, boundary_ratio=BOUNDARY)
 
 
 MAKERS: dict[str, Callable[[], Any]] = {
@@ -373,6 +396,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         z_image,
         flux2_klein,
         wan,
+        wan_two,
     )
 }
 
@@ -391,7 +415,7 @@ def make(name: str, folder: Path) -> Path:
 
 def loud(pipeline: Any) -> None:
     """Random weights instead of the zeros that some output layers start with: silent models would prove nothing."""
-    part = getattr(pipeline, "transformer", None) or pipeline.unet
-    for weight in part.parameters():
+    parts = [getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")]
+    for weight in (weight for part in parts if part is not None for weight in part.parameters()):
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.05)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import wraps
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ def repeated(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
     """The members of every outermost ModuleList with trained weights inside, in the order of the model.
 
     What a frozen tower in front of them computes is not kept for the backward pass, so its blocks are not among them.
+    Those of several parts take turns: a pass goes through one part only, and the first few are recomputed in each.
     """
-    return [block for part in parts for block in _lists(part)]
+    turns = zip_longest(*filter(None, map(_lists, parts)))
+    return [block for turn in turns for block in turn if block is not None]
 
 
 class Blocks:

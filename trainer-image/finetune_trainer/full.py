@@ -33,10 +33,11 @@ def restore(model: torch.nn.Module, folder: Path) -> None:
 def require_memory(model: Any, parts: Sequence[torch.nn.Module]) -> None:
     """Raise ConfigError, with the arithmetic, if the device cannot hold weights, gradients and optimizer.
 
-    model: has a `device` and a `dtype`, and may be on the CPU, where the pod's own limit counts.
+    model: holds the parts, or is one of them; has a `device` and a `dtype`, and may be on the CPU, where the pod's own
+    limit counts.
     """
     trained = len_of({id(weight): weight for part in parts for weight in part.parameters()})
-    frozen = len_of({id(weight): weight for weight in model.parameters()}) - trained
+    frozen = len_of({id(weight): weight for part in (model, *parts) for weight in part.parameters()}) - trained
     refused = refusal(trained, frozen, model.dtype.itemsize, whole(model.device))
     if refused is not None:
         raise ConfigError(refused)

@@ -1,10 +1,13 @@
-"""LoRA on the trained part of a pipeline: attached, saved, restored, exported in two layouts, and read back."""
+"""LoRA on the trained parts of a pipeline: attached, saved, restored, exported in two layouts, and read back.
+
+Each part has files of its own: no loader of diffusers or ComfyUI puts one file into two denoisers.
+"""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,54 +41,68 @@ def targets(model: torch.nn.Module, blocks: Iterable[str], dead: set[str]) -> st
 
 
 def attach(denoiser: Denoiser, settings: Settings, dropout: float) -> None:
-    """Put LoRA matrices (float32) on the frozen model. The seed is set immediately before."""
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=dropout,
-        target_modules=targets(denoiser.model, denoiser.blocks, denoiser.dead()),
-    )
-    torch.manual_seed(settings.seed)
-    denoiser.model.add_adapter(config)
-    for weight in denoiser.model.parameters():
+    """Put LoRA matrices (float32) on each frozen part. The seed is set immediately before each."""
+    for model in denoiser.models.values():
+        config = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=dropout,
+            target_modules=targets(model, denoiser.blocks, denoiser.dead(model)),
+        )
+        torch.manual_seed(settings.seed)
+        model.add_adapter(config)
+    for weight in denoiser.models.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
 
 
-def save(model: Any, folder: Path) -> None:
-    """The exact weights."""
-    save_file(_weights(model), folder / CHECKPOINT)
+def save(models: torch.nn.ModuleDict, folder: Path) -> None:
+    """The exact weights, named after their part."""
+    save_file(_all_weights(models), folder / CHECKPOINT)
 
 
-def restore(model: Any, folder: Path) -> None:
+def restore(models: torch.nn.ModuleDict, folder: Path) -> None:
     """The exact weights that `save` wrote."""
     weights = load_file(folder / CHECKPOINT)
-    if _weights(model).keys() != weights.keys():
+    if _all_weights(models).keys() != weights.keys():
         raise ValueError(f"the adapter in {folder.name} does not fit the model")
-    set_peft_model_state_dict(model, weights)
+    for part, model in models.items():
+        own = {name: tensor for name, tensor in weights.items() if name.startswith(f"{part}.")}
+        set_peft_model_state_dict(model, {name.removeprefix(f"{part}."): tensor for name, tensor in own.items()})
 
 
 def export(denoiser: Denoiser, settings: Settings, folder: Path) -> None:
-    """The file for diffusers, with alpha in its metadata, and the one for ComfyUI or kohya's tools."""
+    """For each part the file for diffusers, with alpha in its metadata, and the one for ComfyUI or kohya's tools."""
     from diffusers.training_utils import _collate_lora_metadata
 
-    model, part = denoiser.model, denoiser.part
-    type(denoiser.pipe).save_lora_weights(
-        folder,
-        **{f"{part}_lora_layers": _weights(model)},
-        **_collate_lora_metadata({part: model}),
-    )
-    weights = denoiser.comfyui(_weights(model), settings.lora_alpha / settings.lora_rank, settings.lora_rank)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / COMFYUI_FILE)
+    key = denoiser.part  # a second denoiser's file is written like the first one's; its loader is told where it goes
+    for part, model in denoiser.models.items():
+        type(denoiser.pipe).save_lora_weights(
+            folder,
+            weight_name=_name(DIFFUSERS_FILE, denoiser.parts[part]),
+            **{f"{key}_lora_layers": _weights(model)},
+            **_collate_lora_metadata({key: model}),
+        )
+        weights = denoiser.comfyui(_weights(model), settings.lora_alpha / settings.lora_rank, settings.lora_rank)
+        contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+        save_file(contiguous, folder / _name(COMFYUI_FILE, denoiser.parts[part]))
 
 
-def with_reloaded(denoiser: Denoiser, file: Path, outputs: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """`outputs()` with the adapter that the pipeline loads from the file instead of the trained one."""
-    model, pipe = denoiser.model, denoiser.pipe
+def reloaded(denoiser: Denoiser, folder: Path, outputs: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:
+    """`outputs()` with each of the exported files instead of what was trained in its part."""
+    for part, ending in denoiser.parts.items():
+        for layout in (DIFFUSERS_FILE, COMFYUI_FILE):
+            yield _with_reloaded(denoiser, part, folder / _name(layout, ending), outputs)
+
+
+def _with_reloaded(denoiser: Denoiser, part: str, file: Path, outputs: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The way users load it: by the pipeline, which is told when a file is for another part than the first."""
+    model, pipe = denoiser.models[part], denoiser.pipe
+    options = {} if part == denoiser.part else {f"load_into_{part}": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a second adapter beside the trained one, and its removal
         try:
-            pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="reloaded")
+            pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="reloaded", **options)
             if "reloaded" not in model.peft_config:
                 raise RunError(f"{file.name} has been loaded without any effect")
             _require_same(model, file.name, EXACT if denoiser.base.dtype is torch.float32 else ROUNDED)
@@ -131,6 +148,15 @@ def folded(weights: dict[str, torch.Tensor], prefix: str, scale: float) -> dict[
         f"{prefix}.{name}": tensor * scale if name.endswith(".lora_B.weight") else tensor
         for name, tensor in weights.items()
     }
+
+
+def _name(file: str, ending: str) -> str:
+    stem, _, kind = file.rpartition(".")
+    return f"{stem}{ending}.{kind}"
+
+
+def _all_weights(models: torch.nn.ModuleDict) -> dict[str, torch.Tensor]:
+    return {f"{part}.{name}": tensor for part, model in models.items() for name, tensor in _weights(model).items()}
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ EMBEDS: Final = "embeds"
 """Name of the text embedding of variable length, (tokens, width); a batch pads it and gets a mask."""
 MASK: Final = "embeds_mask"
 SCHEDULED: Final = ("scheduler", "vae")
-"""The components that stay loaded beside the trained part."""
+"""The components that stay loaded beside the trained parts."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class Shown:
 
 
 class Denoiser(ABC):
-    """Encoders, the trained part, and the pipeline that users run. Latents have no batch dimension unless said."""
+    """Encoders, the trained parts, and the pipeline that users run. Latents have no batch dimension unless said.
+
+    Almost every model has one trained part; where there are two, each answers for its own share of noise.
+    """
 
     part: ClassVar[str] = "transformer"
     """The component that is trained."""
@@ -89,7 +92,10 @@ class Denoiser(ABC):
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.requires_grad_(False)
         self._texts: Any = None
-        self.model: Any = None
+        self.parts: dict[str, str] = {self.part: ""}
+        """The components that are trained, and what the names of each one's adapter files end with."""
+        self.models = torch.nn.ModuleDict()
+        """The trained parts by component, once loaded."""
 
     # ------------------------------------------------------------------ sizes
 
@@ -150,16 +156,22 @@ class Denoiser(ABC):
     # ------------------------------------------------------------ the model
 
     def load_model(self) -> None:
-        """Load the trained part, frozen. Raises ConfigError."""
-        self.model = self._load_part(self.base.folder, self.base.name)
-        self.pipe.register_modules(**{self.part: self.model})
+        """Load the trained parts, frozen. Raises ConfigError."""
+        self.models = self._load_parts(self.base.folder, self.base.name)
+        self.pipe.register_modules(**self.models)
 
-    def load_exported(self, folder: Path) -> Any:
-        """The trained part as it is read back from an export of all weights."""
-        return self._load_part(folder, "just exported", torch.float32)
+    def load_exported(self, folder: Path) -> torch.nn.ModuleDict:
+        """The trained parts as they are read back from an export of all weights."""
+        return self._load_parts(folder, "just exported", torch.float32)
 
-    def dead(self) -> set[str]:
-        """Linear modules inside the blocks that no output depends on: LoRA matrices there would never learn."""
+    def part_at(self, sigma: float) -> str:
+        """The component that answers, and learns, at this share of noise."""
+        del sigma
+        return self.part
+
+    def dead(self, model: Any) -> set[str]:
+        """Linear modules inside a part's blocks that no output depends on: LoRA matrices there would never learn."""
+        del model
         return set()
 
     def noised(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -174,7 +186,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The model's answer in the shape of the noisy latents."""
+        """The model's answer in the shape of the noisy latents. model: the trained part that answers."""
 
     # ------------------------------------------------------------- samples
 
@@ -215,7 +227,7 @@ class Denoiser(ABC):
         return [name for name, value in self._index.items() if isinstance(value, list) and value[0] is not None]
 
     def _heavy(self) -> set[str]:
-        return {self.part}
+        return {*self.parts}
 
     def _pipeline(self, wanted: set[str]) -> Any:
         import diffusers
@@ -227,19 +239,20 @@ class Denoiser(ABC):
             )
         return pipe.to(self.base.device)
 
-    def _load_part(self, folder: Path, name: str, dtype: torch.dtype | None = None) -> Any:
+    def _load_parts(self, folder: Path, name: str, dtype: torch.dtype | None = None) -> torch.nn.ModuleDict:
+        return torch.nn.ModuleDict({part: self._load_part(part, folder, name, dtype) for part in self.parts})
+
+    def _load_part(self, part: str, folder: Path, name: str, dtype: torch.dtype | None) -> Any:
         import diffusers
 
-        check_weights(folder / self.part, name)
-        kind = getattr(diffusers, self._index[self.part][1], None)
+        check_weights(folder / part, name)
+        kind = getattr(diffusers, self._index[part][1], None)
         if kind is None:
-            raise ConfigError(
-                f"the base model {name} names a class that diffusers does not have: {self._index[self.part]}"
-            )
+            raise ConfigError(f"the base model {name} names a class that diffusers does not have: {self._index[part]}")
         with naming(name):
             model, info = kind.from_pretrained(
                 folder,
-                subfolder=self.part,
+                subfolder=part,
                 dtype=dtype or self.base.dtype,
                 local_files_only=True,
                 output_loading_info=True,

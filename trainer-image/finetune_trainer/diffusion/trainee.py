@@ -3,7 +3,11 @@
 The loss of a sample is the mean squared error (float32) between what the model says about its noisy latent and the
 family's goal (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
 sample's own generator (`order.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
-positions are those of the first one. Grouping changes no number, because the draws belong to samples.
+positions are those of the first one. Where two denoisers share the noise, the sample's timestep says which of them
+learns from it, and those of one pass have the same. Grouping changes no number, because the draws belong to samples.
+
+A denoiser without a sample in a step has no gradients then: AdamW leaves its weights and moments alone, and counts no
+step for it. Clipping is over all weights that have gradients, as if it were one model.
 """
 
 from __future__ import annotations
@@ -60,20 +64,21 @@ class DiffusionTrainee:
         self._encode_all()
         self._denoiser.load_model()
         self._choose_weights()
-        self._denoiser.model.train()
+        self._denoiser.models.train()
 
     # ---------------------------------------------------------------- Trainee
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """LoRA matrices, or all weights of the denoiser."""
-        return [weight for weight in self._denoiser.model.parameters() if weight.requires_grad]
+        """LoRA matrices, or all weights of the denoiser or denoisers."""
+        return [weight for weight in self._denoiser.models.parameters() if weight.requires_grad]
 
     def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
-        """Samples whose target and controls come to the same sizes, in the order in which they first appear."""
+        """Samples of one denoiser whose target and controls come to the same sizes, in order of first appearance."""
         size = 1 if singly else size
         alike: dict[Any, list[Draw]] = defaultdict(list)
         for draw in draws:
-            alike[self._conditions.shapes(self._row(draw.row))].append(draw)
+            sigma = draw_sigma(self._timestep_type, self._generator(draw))
+            alike[self._denoiser.part_at(sigma), self._conditions.shapes(self._row(draw.row))].append(draw)
         return [group[at : at + size] for group in alike.values() for at in range(0, len(group), size)]
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
@@ -84,7 +89,7 @@ class DiffusionTrainee:
         del noise
         rows = [self._row(draw.row) for draw in draws]
         latents = torch.stack([self._conditions.target(row) for row in rows])
-        generators = [sample_generator(self._settings.seed, draw.step, draw.index) for draw in draws]
+        generators = [self._generator(draw) for draw in draws]
         sigmas = [draw_sigma(self._timestep_type, generator) for generator in generators]
         tensors = {
             "latents": latents,
@@ -104,58 +109,57 @@ class DiffusionTrainee:
 
     def train(self, training: bool) -> None:
         """Dropout on or off."""
-        self._denoiser.model.train(training)
+        self._denoiser.models.train(training)
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
         """Weighted mean squared errors, summed over the samples."""
-        prediction, tensors = self._predict(batch)
+        part = self._denoiser.part_at(float(batch.tensors["sigma"][0]))
+        prediction, tensors = self._predict(batch, part)
         latents, noise = tensors["latents"].float(), tensors["noise"]
         error = (prediction.float() - self._denoiser.goal(latents, noise, tensors["sigma"])) ** 2
         return (error.flatten(1).mean(1) * tensors["weight"]).sum()
 
     def outputs(self, batch: Batch) -> torch.Tensor:
-        """The model's answer, float32 on the CPU."""
-        return self._predict(batch)[0].float().cpu()
+        """The answer, float32 on the CPU; of two denoisers both, so that neither escapes a comparison."""
+        return torch.cat([self._predict(batch, part)[0].float().cpu() for part in self._denoiser.parts])
 
     def parts(self) -> dict[str, torch.nn.Module]:
-        """The denoiser, the autoencoder, and the text encoders where they could not be freed."""
-        return {self._denoiser.part: self._denoiser.model, **self._denoiser.encoders()}
+        """The trained parts, the autoencoder, and the text encoders where they could not be freed."""
+        return {**self._denoiser.models, **self._denoiser.encoders()}
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""
-        (adapter.save if self._settings.use_lora else full.save)(self._denoiser.model, folder)
+        (adapter.save if self._settings.use_lora else full.save)(self._denoiser.models, folder)
 
     def restore(self, folder: Path) -> None:
         """Exactly what `save` wrote."""
-        (adapter.restore if self._settings.use_lora else full.restore)(self._denoiser.model, folder)
+        (adapter.restore if self._settings.use_lora else full.restore)(self._denoiser.models, folder)
 
     def export(self, folder: Path) -> None:
-        """Two adapter files, or the trained part's own folder."""
+        """Two adapter files for each trained part, or its own folder."""
         if self._settings.use_lora:
             adapter.export(self._denoiser, self._settings, folder)
         else:
-            self._denoiser.model.save_pretrained(folder / self._denoiser.part)
+            for part, model in self._denoiser.models.items():
+                model.save_pretrained(folder / part)
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
         """`outputs` of the exported file that acts least like the trained model.
 
-        In bf16 every matrix is compared instead (in `with_reloaded`): outputs would show the rounding only.
+        In bf16 every matrix is compared instead (in `adapter.reloaded`): outputs would show the rounding only.
         """
         if self._settings.use_lora:
             expected = self.outputs(batch)
-            found = [
-                adapter.with_reloaded(self._denoiser, folder / name, partial(self.outputs, batch))
-                for name in (adapter.DIFFUSERS_FILE, adapter.COMFYUI_FILE)
-            ]
+            found = list(adapter.reloaded(self._denoiser, folder, partial(self.outputs, batch)))
             if self._denoiser.base.dtype is not torch.float32:
                 return expected
             return max(found, key=lambda output: float((output - expected).abs().max()))
-        trained = self._denoiser.model
+        trained = self._denoiser.models
         try:
-            self._denoiser.model = self._denoiser.load_exported(folder)
+            self._denoiser.models = self._denoiser.load_exported(folder)
             return self.outputs(batch)
         finally:
-            self._denoiser.model = trained
+            self._denoiser.models = trained
 
     # --------------------------------------------------------------- Sampling
 
@@ -170,7 +174,10 @@ class DiffusionTrainee:
 
     # ----------------------------------------------------------------- inside
 
-    def _predict(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _generator(self, draw: Draw) -> torch.Generator:
+        return sample_generator(self._settings.seed, draw.step, draw.index)
+
+    def _predict(self, batch: Batch, part: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         base = self._denoiser.base
         tensors = {name: tensor.to(base.device, non_blocking=True) for name, tensor in batch.tensors.items()}
         noisy = self._denoiser.noised(tensors["latents"].float(), tensors["noise"], tensors["sigma"])
@@ -178,14 +185,15 @@ class DiffusionTrainee:
         text = {name.removeprefix(TEXT): tensor for name, tensor in tensors.items() if name.startswith(TEXT)}
         with torch.autocast(base.device.type, base.dtype, enabled=base.dtype is torch.bfloat16):
             seen = Noisy(noisy.to(base.dtype), tensors["sigma"], controls, text)
-            return self._denoiser.predict(self._denoiser.model, seen), tensors
+            return self._denoiser.predict(self._denoiser.models[part], seen), tensors
 
     def _choose_weights(self) -> None:
         if self._settings.use_lora:
             adapter.attach(self._denoiser, self._settings, self._inputs.advanced.lora_dropout)
         else:
-            full.require_memory(self._denoiser.model, [self._denoiser.model])
-            self._denoiser.model.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
+            models = self._denoiser.models
+            full.require_memory(models[self._denoiser.part], list(models.values()))
+            models.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
 
     def _encode_all(self) -> None:
         """Every latent into the cache, and every text unless the recipe leaves that to the first use."""

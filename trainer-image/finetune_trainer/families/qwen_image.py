@@ -33,9 +33,9 @@ class QwenImage(Denoiser):
         )
         return (latents - mean) / std
 
-    def dead(self) -> set[str]:
+    def dead(self, model: Any) -> set[str]:
         """The text stream ends with the last block: what writes into it there is thrown away."""
-        last = f"transformer_blocks.{len(self.model.transformer_blocks) - 1}"
+        last = f"transformer_blocks.{len(model.transformer_blocks) - 1}"
         return {f"{last}.attn.to_add_out", f"{last}.txt_mlp.net.0.proj", f"{last}.txt_mlp.net.2"}
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:

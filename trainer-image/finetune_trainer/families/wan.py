@@ -1,12 +1,15 @@
-"""Wan 2.1 and 2.2 (TI2V): clips and stills. A clip is an animated image (GIF, WebP, PNG); a still is one frame.
+"""Wan 2.1 and 2.2: clips and stills. A clip is an animated image (GIF, WebP, PNG); a still is one frame.
 
 The autoencoder takes 4n + 1 frames: of longer clips the first `numFrames`, of shorter ones as many as that allows.
+
+Wan2.2-A14B has two denoisers: `transformer` where the share of noise is at least the checkpoint's `boundary_ratio`,
+`transformer_2` below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from PIL import Image
@@ -15,8 +18,9 @@ from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Areas, Size
 from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors
-from finetune_trainer.errors import ConfigError
 
+TWO: Final = {"transformer": "-high-noise", "transformer_2": "-low-noise"}
+"""The two denoisers, and what the names of their files end with."""
 ORIGINAL_NAMES = (
     ("attn1.", "self_attn."),
     ("attn2.", "cross_attn."),
@@ -42,14 +46,10 @@ class Wan(Denoiser):
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)
-        if "transformer_2" in self._components():
-            raise ConfigError(
-                f"the base model {base.name} has two denoisers (transformer and transformer_2), and this trainer takes "
-                "models with one: Wan2.1-T2V or Wan2.2-TI2V",
-                "ModelNotSupported",
-            )
-        stride = self.pipe.vae_scale_factor_temporal
-        self.frames = (frames - 1) // stride * stride + 1
+        self.frames = self._kept(frames)
+        self._boundary: float | None = self.pipe.config.boundary_ratio
+        if self._boundary is not None:
+            self.parts = TWO
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """512 tokens of UMT5, zeros behind the text."""
@@ -61,11 +61,7 @@ class Wan(Denoiser):
 
     def encode_picture(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
         """The latent of a clip at this size: the mode of the autoencoder's distribution, normalised."""
-        stride = self.pipe.vae_scale_factor_temporal
-        kept = (len(frames) - 1) // stride * stride + 1
-        pixels = self.pipe.video_processor.preprocess(list(frames[:kept]), size[1], size[0])
-        clip = pixels.transpose(0, 1).unsqueeze(0)
-        return self.encode_pixels(clip.to(self.base.device, self.base.dtype))[0]
+        return self.encode_pixels(self._pixels(frames[: self._kept(len(frames))], size))[0]
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, frames, height, width) to (x - mean) / std per channel."""
@@ -77,19 +73,16 @@ class Wan(Denoiser):
         )
         return (latents - mean) / std
 
+    def part_at(self, sigma: float) -> str:
+        """The first denoiser for much noise, the second for little, where there are two."""
+        return "transformer" if self._boundary is None or sigma >= self._boundary else "transformer_2"
+
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
         """The timestep is 1000 sigma, for some models one per token."""
         timestep = noisy.sigma * 1000
         if self.pipe.config.expand_timesteps:
-            _, _, frames, height, width = noisy.latents.shape
-            _, high, wide = model.config.patch_size
-            timestep = timestep[:, None].expand(-1, frames * (height // high) * (width // wide))
-        return model(
-            hidden_states=noisy.latents,
-            timestep=timestep,
-            encoder_hidden_states=noisy.text[EMBEDS],
-            return_dict=False,
-        )[0]
+            timestep = _per_token(timestep, noisy.latents, model).flatten(1)
+        return _answer(model, noisy, noisy.latents, timestep)
 
     def call(self, shown: Shown) -> dict[str, Any]:
         """Classifier-free guidance against the empty prompt."""
@@ -114,3 +107,31 @@ class Wan(Denoiser):
                 original = original.replace(f".{ours}", f".{theirs}")
             renamed[original] = tensor
         return prefixed(renamed, "diffusion_model", scale, rank)
+
+    def _heavy(self) -> set[str]:
+        return {*TWO}
+
+    def _kept(self, frames: int) -> int:
+        stride = self.pipe.vae_scale_factor_temporal
+        return int((frames - 1) // stride * stride + 1)
+
+    def _pixels(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
+        """(1, 3, frames, height, width) in [-1, 1]."""
+        pixels = self.pipe.video_processor.preprocess(list(frames), size[1], size[0])
+        return pixels.transpose(0, 1).unsqueeze(0).to(self.base.device, self.base.dtype)
+
+
+def _per_token(timestep: torch.Tensor, latents: torch.Tensor, model: Any) -> torch.Tensor:
+    """(samples,) to (samples, frames, tokens of a frame)."""
+    _, _, frames, height, width = latents.shape
+    _, high, wide = model.config.patch_size
+    return timestep[:, None, None].expand(-1, frames, (height // high) * (width // wide))
+
+
+def _answer(model: Any, noisy: Noisy, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    return model(
+        hidden_states=latents,
+        timestep=timestep,
+        encoder_hidden_states=noisy.text[EMBEDS],
+        return_dict=False,
+    )[0]
