@@ -41,7 +41,7 @@ class Encoded:
 class Family:
     """encode: a row by the pipeline's encoders. predict: the model's answer. call: the pipeline's arguments.
 
-    parts: what is trained, the one for much noise first.
+    parts: what is trained, the one for much noise first. given: latent frames in front that are not learnt.
     """
 
     recipe: str
@@ -49,6 +49,8 @@ class Family:
     predict: Callable[[Any, Any, torch.Tensor, torch.Tensor, Encoded], torch.Tensor]
     call: Callable[[Row], dict[str, Any]]
     parts: tuple[str, ...] = ("transformer",)
+    pipeline: str = "DiffusionPipeline"
+    given: int = 0
     blocks: tuple[str, ...] = ("transformer_blocks",)
     dead: Callable[[int], set[str]] = lambda layers: set()
     controls: int = 0
@@ -109,9 +111,9 @@ def plain_losses(
 ) -> list[float]:
     import diffusers
 
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipe = getattr(diffusers, family.pipeline).from_pretrained(folder)
     parts = [getattr(pipe, name).requires_grad_(False) for name in family.parts]
-    with torch.no_grad():
+    with torch.no_grad(), family.areas():
         encoded = [family.encode(pipe, row) for row in rows]
     for part in parts:
         torch.manual_seed(SEED)
@@ -137,7 +139,8 @@ def plain_losses(
             noise = torch.randn(row.x.shape, generator=source)
             noisy, goal = path(pipe, row.x, noise, sigma)
             part = parts[-1] if 1000 * sigma.item() < boundary(pipe) else parts[0]
-            error = ((family.predict(pipe, part, noisy, sigma, row) - goal) ** 2).mean()
+            errors = (family.predict(pipe, part, noisy, sigma, row) - goal) ** 2
+            error = errors[:, :, family.given :].mean() if family.given else errors.mean()
             total = total + error * (interpolated(1000 * sigma.item()) if timestep_type == "weighted" else 1.0)
         loss = total / per_step
         loss.backward()
@@ -419,6 +422,55 @@ WAN = Family("textToVideo", wan_encode, wan_predict, wan_call, blocks=("blocks",
 WAN_TWO = Family("textToVideo", wan_encode, wan_predict, wan_call, blocks=("blocks",), parts=TWO)
 
 
+def wan_image_encode(pipe: Any, row: Row) -> Encoded:
+    """The first frame's latent: of a clip that is grey behind it, or of the frame itself (timesteps per token)."""
+    found = wan_encode(pipe, row)
+    start = pipe.video_processor.preprocess(row.frames[0], found.size[1], found.size[0]).unsqueeze(2)
+    clip = torch.zeros(1, 3, 1 if pipe.config.expand_timesteps else len(row.frames), *start.shape[3:])
+    clip[:, :, :1] = start
+    config = pipe.vae.config
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+    found.controls.append((pipe.vae.encode(clip).latent_dist.mode() - mean) / std)
+    if pipe.image_encoder is not None:
+        seen = pipe.image_processor(images=row.frames[0], return_tensors="pt")
+        found.text["image"] = pipe.image_encoder(**seen, output_hidden_states=True).hidden_states[-2]
+    return found
+
+
+def wan_image_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    mask = torch.zeros_like(noisy)  # four channels, as the latent of the tiny autoencoder has
+    mask[:, :, :1] = 1
+    return part(
+        torch.cat([noisy, mask, row.controls[0]], dim=1),
+        timestep=sigma * 1000,
+        encoder_hidden_states=row.text["embeds"],
+        encoder_hidden_states_image=row.text.get("image"),
+    ).sample
+
+
+def wan_in_place_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
+    times = torch.ones_like(noisy[0, 0, :, ::2, ::2]) * sigma * 1000
+    times[0] = 0
+    seen = noisy.clone()
+    seen[:, :, :1] = row.controls[0]
+    return part(seen, timestep=times.flatten()[None], encoder_hidden_states=row.text["embeds"]).sample
+
+
+def wan_image_call(row: Row) -> dict[str, Any]:
+    return {**wan_call(row), "image": row.frames[0]}
+
+
+def wan_image_family(predict: Any, **options: Any) -> Family:
+    plain = {"diffusers.pipelines.wan.pipeline_wan_i2v": {"prompt_clean": str.strip}}  # diffusers' own needs ftfy
+    return Family(
+        "imageToVideo", wan_image_encode, predict, wan_image_call, blocks=("blocks",), patches=plain, **options
+    )
+
+
+WAN_IMAGE = wan_image_family(wan_image_predict)
+WAN_IMAGE_TWO = wan_image_family(wan_image_predict, parts=TWO)
+WAN_IMAGE_IN_PLACE = wan_image_family(wan_in_place_predict, pipeline="WanImageToVideoPipeline", given=1)
+
 PLAIN: dict[str, Family] = {
     "qwen_image_edit_plus": QWEN_EDIT_PLUS,
     "qwen_image": QWEN,
@@ -431,4 +483,7 @@ PLAIN: dict[str, Family] = {
     "flux2_klein": FLUX2,
     "wan": WAN,
     "wan_two": WAN_TWO,
+    "wan_image": WAN_IMAGE,
+    "wan_image_two": WAN_IMAGE_TWO,
+    "wan_image_in_place": WAN_IMAGE_IN_PLACE,
 }

@@ -163,7 +163,7 @@ def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
     """One picture of the stock pipeline, (height, width, 3) in [0, 1], or the frames of one clip."""
     import diffusers
 
-    pipe = diffusers.DiffusionPipeline.from_pretrained(trained.run.checkpoint)
+    pipe = getattr(diffusers, trained.family.pipeline).from_pretrained(trained.run.checkpoint)
     pipe.set_progress_bar_config(disable=True)
     prepare(pipe)
     with trained.family.areas():

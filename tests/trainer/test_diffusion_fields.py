@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from finetune_trainer.checkpoint import read_checkpoint
-from finetune_trainer.diffusion import timesteps
+from finetune_trainer.diffusion import samples, timesteps
 from finetune_trainer.diffusion.cache import TensorCache, fingerprint
 from finetune_trainer.diffusion.denoiser import Denoiser
 from finetune_trainer.diffusion.trainee import with_trigger
@@ -22,7 +23,7 @@ from finetune_trainer.families.flux import FluxKontext
 from finetune_trainer.families.wan import Wan
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import encoded, picture, write_jsonl
-from tests.trainer.plain_diffusion import PLAIN, interpolated, plain_losses
+from tests.trainer.plain_diffusion import PLAIN, SEED, generator, interpolated, plain_losses
 from tests.trainer.runs import TrainerRun
 from tests.trainer.test_diffusion import SMALL, recipe_of, write_pictures
 from tests.trainer.web import Answer, self_signed, web
@@ -173,7 +174,7 @@ def test_captions_are_encoded_before_or_at_first_use_with_the_same_numbers(new: 
     assert losses(new("later", "qwen_image_edit", cacheTextEmbeddings=False)) == before
 
 
-@pytest.mark.parametrize("family", [EDIT, "wan"])
+@pytest.mark.parametrize("family", [EDIT, "wan_image"])
 def test_a_second_run_needs_no_encoder(new: NewRun, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     first = new("first", family)
     expected = losses(first)
@@ -332,6 +333,66 @@ def test_what_cannot_be_trained_is_said(new: NewRun) -> None:
     assert (code, "trains imageEditing, multiImageEditing, not imageGeneration" in message) == (2, True)
 
 
+def test_what_video_models_cannot_learn_from_is_said(new: NewRun) -> None:
+    takes_an_image = new("text", "wan_image")
+    takes_an_image.kind = "textToVideo"
+    result = takes_an_image.execute()
+    assert (result.code, result.reason) == (2, "ModelNotSupported")
+    assert "(WanImageToVideoPipeline) trains imageToVideo, not textToVideo" in result.message
+
+    result = new("short", "wan_image_in_place", numFrames=4).execute()
+    assert (result.code, "numFrames 4 leaves the first frame alone" in result.message) == (2, True)
+
+    still = new("still", "wan_image_two")
+    picture(0, (64, 64)).save(still.data / "images" / "clip3.png")
+    result = still.execute()
+    assert (result.code, "row 3: column 'image' holds too few frames" in result.message) == (3, True)
+
+    last_too = new("last", "wan_image")
+    other = tiny_diffusion.wan_transformer(12, image_dim=16, added_kv_proj_dim=24, pos_embed_seq_len=10)
+    other.save_pretrained(last_too.claim("models") / "tiny" / "transformer")
+    result = last_too.execute()
+    assert (result.code, "wants the first and the last frame" in result.message) == (2, True)
+
+
+def test_a_model_that_takes_no_image_learns_image_to_video_from_captions(new: NewRun) -> None:
+    text, image = new("text", "wan"), new("image", "wan")
+    image.kind = "imageToVideo"
+    assert losses(image) == losses(text)
+    (note,) = image.manifest()["notes"]
+    assert note.startswith("the base model takes no image")
+
+
+def test_a_sample_is_the_clip_that_the_pipeline_makes_of_the_first_row_s_first_frame(
+    new: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import WanImageToVideoPipeline
+
+    made: list[list[Image.Image]] = []
+    original = samples._write
+
+    def write(frames: list[Image.Image], path: Path) -> None:
+        made.append(frames)  # the file is rounded
+        original(frames, path)
+
+    monkeypatch.setattr(samples, "_write", write)
+    run, plain = new("start", "wan_image", samples=[{"prompt": "an ox"}]), PLAIN["wan_image"]
+    losses(run)
+    assert run.manifest()["notes"] == ["samples[0] names no images: what the dataset's first row gives is used"]
+
+    pipe = WanImageToVideoPipeline.from_pretrained(run.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(run.output_dir, weight_name="comfyui.safetensors")
+    start = run.rows[0].frames[0]  # type: ignore[attr-defined]
+    source = generator(f"{SEED}:sample:0")
+    source.manual_seed(source.initial_seed() % 2**63)
+    options = {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2, "output_type": "pil"}
+    with plain.areas():
+        (expected,) = pipe(image=start, prompt="an ox", negative_prompt="", generator=source, **options).frames
+    for found, frame in zip(made[0], expected, strict=True):
+        assert np.abs(np.asarray(found, dtype=int) - np.asarray(frame, dtype=int)).max() <= 1
+
+
 def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[[str], Path]) -> None:
     from finetune_trainer.config import Advanced
     from finetune_trainer.diffusion.denoiser import Base
@@ -371,6 +432,7 @@ def test_an_adapter_file_that_lost_something_is_no_result(
     ("family", "files"),
     [
         ("qwen_image", ["samples/step-3-0.png", "comfyui.safetensors"]),
+        ("wan_image", ["samples/step-3-0.webp", "comfyui.safetensors"]),
         ("wan_two", ["samples/step-3-0.webp", "comfyui-high-noise.safetensors", "comfyui-low-noise.safetensors"]),
     ],
 )

@@ -383,6 +383,38 @@ def wan_two() -> Any:
     return WanPipeline(**wan_parts(), transformer=high, transformer_2=low, boundary_ratio=BOUNDARY)
 
 
+def wan_image() -> Any:
+    """Wan2.1-I2V: latent, mask and first frame in, and CLIP's embedding of the first frame."""
+    from diffusers import WanImageToVideoPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    side = {"height": 28, "width": 28}
+    return WanImageToVideoPipeline(
+        **wan_parts(),
+        image_encoder=CLIPVisionModel(vision),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=side),
+        transformer=wan_transformer(4 + 4 + 4, image_dim=16, added_kv_proj_dim=24),
+    )
+
+
+def wan_image_two() -> Any:
+    """Wan2.2-I2V-A14B: without CLIP."""
+    from diffusers import WanImageToVideoPipeline
+
+    high, low = wan_transformer(4 + 4 + 4), wan_transformer(4 + 4 + 4)
+    return WanImageToVideoPipeline(**wan_parts(), transformer=high, transformer_2=low, boundary_ratio=BOUNDARY)
+
+
+def wan_image_in_place() -> Any:
+    """Wan2.2-TI2V: published as a text-to-video pipeline, and loaded by both."""
+    from diffusers import WanPipeline
+
+    return WanPipeline(**wan_parts(), transformer=wan_transformer(), expand_timesteps=True)
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     maker.__name__: maker
     for maker in (
@@ -397,6 +429,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
         flux2_klein,
         wan,
         wan_two,
+        wan_image,
+        wan_image_two,
+        wan_image_in_place,
     )
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -12,6 +12,8 @@ from PIL import Image
 from finetune_trainer.diffusion.areas import Size
 from finetune_trainer.diffusion.cache import TensorCache, fingerprint
 from finetune_trainer.diffusion.denoiser import Denoiser, Tensors
+
+Role = Literal["target", "control"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class Conditions:
 
     def target(self, row: Row) -> torch.Tensor:
         """The latent to learn."""
-        return self._latent(row.target, self._denoiser.target_size(row.target.size))
+        return self._latent(row.target, self._denoiser.target_size(row.target.size), "target")
 
     def controls(self, row: Row) -> list[torch.Tensor]:
-        """The latents of the images to edit."""
-        return [self._latent(control, self._denoiser.control_size(control.size)) for control in row.controls]
+        """The latents of the images to edit, or of the first frame that is given."""
+        return [self._latent(control, self._denoiser.control_size(control.size), "control") for control in row.controls]
 
     @torch.no_grad()
     def text(self, prompt: str, controls: tuple[Picture, ...]) -> Tensors:
@@ -71,13 +73,15 @@ class Conditions:
         return found
 
     @torch.no_grad()
-    def _latent(self, picture: Picture, size: Size) -> torch.Tensor:
-        frames = self._denoiser.frames
+    def _latent(self, picture: Picture, size: Size, role: Role) -> torch.Tensor:
+        denoiser = self._denoiser
+        frames = denoiser.frames
         key = self._cache.key(
-            picture=picture.digest, size=size, frames=frames, encoder=self._vae, numbers=self._numbers
+            picture=picture.digest, size=size, frames=frames, role=role, encoder=self._vae, numbers=self._numbers
         )
         found = self._cache.get(key)
         if found is None:
-            found = {"latent": self._denoiser.encode_picture(picture.load(frames), size).cpu()}
+            encode = denoiser.encode_control if role == "control" else denoiser.encode_picture
+            found = {"latent": encode(picture.load(frames), size).cpu()}
             self._cache.put(key, found)
         return found["latent"]

@@ -69,6 +69,8 @@ class Denoiser(ABC):
 
     part: ClassVar[str] = "transformer"
     """The component that is trained."""
+    pipeline: ClassVar[str] = "DiffusionPipeline"
+    """The class of diffusers that runs the model; DiffusionPipeline is the one that the checkpoint names."""
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     """Where its repeated blocks are; every Linear inside gets LoRA matrices."""
     areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 384**2)
@@ -77,7 +79,9 @@ class Denoiser(ABC):
     negative_prompt: ClassVar[str] = ""
     clips: ClassVar[bool] = False
     """Whether what is learnt may have several frames."""
-    notes: ClassVar[tuple[str, ...]] = ()
+    starts: ClassVar[bool] = False
+    """Whether the first frame of what is learnt is given, in the place of an image to edit."""
+    notes: tuple[str, ...] = ()
     """What users of this family should know."""
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
@@ -149,6 +153,10 @@ class Denoiser(ABC):
         pixels = self.pipe.image_processor.preprocess(frames[0], size[1], size[0])
         return self.encode_pixels(pixels.to(self.base.device, self.base.dtype))[0]
 
+    def encode_control(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
+        """The latent of an image to edit at this size."""
+        return self.encode_picture(frames, size)
+
     @abstractmethod
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, height, width) in [-1, 1] to a batch of one latent."""
@@ -186,7 +194,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The model's answer in the shape of the noisy latents. model: the trained part that answers."""
+        """The model's answer in the shape of the goal. model: the trained part that answers."""
 
     # ------------------------------------------------------------- samples
 
@@ -234,7 +242,7 @@ class Denoiser(ABC):
 
         absent = {name: None for name, value in self._index.items() if isinstance(value, list) and name not in wanted}
         with naming(self.base.name):
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
+            pipe = getattr(diffusers, self.pipeline).from_pretrained(
                 self.base.folder, dtype=self.base.dtype, local_files_only=True, **absent
             )
         return pipe.to(self.base.device)

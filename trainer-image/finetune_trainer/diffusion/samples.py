@@ -56,7 +56,7 @@ class Samples:
         self._seed, self._steps = inputs.settings.seed, inputs.advanced.sample_steps
         self._every: int = parameter(inputs.recipe, "sample_every") or 200
         self._trigger: str | None = getattr(inputs.recipe, "trigger_word", None)
-        self._size = self._choose_size(inputs)
+        self._size = self._choose_size(inputs, first)
         self._fetcher = Fetcher(inputs.env.allowed_hosts)
         self._needs = Needs(max_pixels=inputs.advanced.max_image_pixels)
         samples = parameter(inputs.recipe, "samples") or []
@@ -106,10 +106,10 @@ class Samples:
         text, negative = (self._conditions.text(prompt, wanted.controls) for prompt in prompts)
         return text, negative
 
-    def _choose_size(self, inputs: Inputs) -> Size:
+    def _choose_size(self, inputs: Inputs, first: Row) -> Size:
         width, height = parameter(inputs.recipe, "sample_width"), parameter(inputs.recipe, "sample_height")
         if width is None or height is None:
-            return self._denoiser.target_size((1, 1))
+            return self._denoiser.target_size(first.target.size if self._denoiser.starts else (1, 1))
         multiple = self._denoiser.multiple
         return max(multiple, width // multiple * multiple), max(multiple, height // multiple * multiple)
 
@@ -118,7 +118,7 @@ class Samples:
         urls = getattr(sample, "ctrl_img_urls", None) or ([single] if single else [])
         prompt = sample.prompt.replace("[trigger]", self._trigger) if self._trigger else sample.prompt
         if not urls and first.controls:
-            notes.append(f"samples[{number}] names no images to edit: those of the dataset's first row are used")
+            notes.append(f"samples[{number}] names no images: what the dataset's first row gives is used")
             return _Wanted(prompt, first.controls)
         return _Wanted(prompt, tuple(self._fetched(number, url) for url in urls))
 

@@ -22,6 +22,7 @@ import torch
 
 from finetune_operator.api.recipes import ImageRecipe
 from finetune_trainer import full
+from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion import adapter
 from finetune_trainer.diffusion.cache import TensorCache
 from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
@@ -37,6 +38,8 @@ from finetune_trainer.settings import parameter
 if TYPE_CHECKING:
     from PIL import Image
 
+Kind = Callable[[Base, Advanced, int], Denoiser]
+"""A family's class, or what chooses between its classes."""
 CACHE: Final = "latents"
 TEXT: Final = "text."
 CONTROL: Final = "control."
@@ -45,10 +48,9 @@ CONTROL: Final = "control."
 class DiffusionTrainee:
     """The heavy half of every image and video family."""
 
-    def __init__(self, inputs: Inputs, kind: type[Denoiser], control_columns: tuple[str, ...]) -> None:
+    def __init__(self, inputs: Inputs, kind: Kind, control_columns: tuple[str, ...]) -> None:
         self._inputs, self._settings = inputs, inputs.settings
         self._recipe = cast(ImageRecipe, inputs.recipe)
-        self._control_columns = control_columns
         self._timestep_type: str = parameter(self._recipe, "timestep_type")
         self._trigger: str | None = getattr(self._recipe, "trigger_word", None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,6 +58,8 @@ class DiffusionTrainee:
         base = Base(inputs.folder, inputs.base_model, device, dtype)
         self._denoiser = kind(base, inputs.advanced, parameter(self._recipe, "num_frames") or 1)
         self.rows: Sequence[int] = range(len(inputs.store))
+        # The first frame of the picture to learn is that of its own control.
+        self._control_columns = control_columns or ((self._recipe.image_column,) if self._denoiser.starts else ())
         self.notes: list[str] = list(self._denoiser.notes)
         self._require_one_target()
         self._row = lru_cache(maxsize=4096)(self._read_row)
@@ -204,7 +208,7 @@ class DiffusionTrainee:
         for number in range(ranks.rank, len(self.rows), ranks.world):
             self._inputs.check()
             row = self._row(number)
-            self._conditions.target(row)
+            self._require_motion(number, self._conditions.target(row))
             self._conditions.controls(row)
             if texts_now:
                 self._conditions.text(row.caption, row.controls)
@@ -232,6 +236,11 @@ class DiffusionTrainee:
     def _load(self, index: int, column: str, place: int, most: int) -> list[Image.Image]:
         store = self._inputs.store
         return store.load_frames(store[index], column, place, most)
+
+    def _require_motion(self, number: int, latent: torch.Tensor) -> None:
+        if self._denoiser.starts and latent.shape[1] == 1:
+            row, column = self._inputs.store[self.rows[number]].row, self._recipe.image_column
+            raise DataError(f"row {row}: column {column!r} holds too few frames: what comes after the first is learnt")
 
     def _require_one_target(self) -> None:
         column, store = self._recipe.image_column, self._inputs.store

@@ -14,13 +14,14 @@ FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(), *TEXT, *DIFFUSION)
 def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Family:
     """The family for a `config.json` or `model_index.json` and a recipe. Raises ConfigError naming what there is."""
     name = str(description.get("_class_name") or description.get("model_type"))
-    for family in FAMILIES:
-        if name in family.kinds:
-            if recipe_kind in family.recipes:
-                return family
-            raise ConfigError(
-                f"the base model {base_model} ({name}) trains {', '.join(sorted(family.recipes))}, not {recipe_kind}",
-                "ModelNotSupported",
-            )
-    known = ", ".join(sorted(kind for family in FAMILIES for kind in family.kinds))
+    families = [family for family in FAMILIES if name in family.kinds]
+    for family in families:
+        if recipe_kind in family.recipes:
+            return family
+    if families:
+        recipes = ", ".join(sorted({recipe for family in families for recipe in family.recipes}))
+        raise ConfigError(
+            f"the base model {base_model} ({name}) trains {recipes}, not {recipe_kind}", "ModelNotSupported"
+        )
+    known = ", ".join(sorted({kind for family in FAMILIES for kind in family.kinds}))
     raise ConfigError(f"no trainer for the base model {base_model} ({name}); there are: {known}", "ModelNotSupported")

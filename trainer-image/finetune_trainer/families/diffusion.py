@@ -29,7 +29,7 @@ ONE_IMAGE: Final = frozenset({"imageEditing"})
 
 @dataclass
 class Diffusion:
-    """module and denoiser: where its heavy half is, below `finetune_trainer.families`."""
+    """module and denoiser: where its heavy half, a class or what chooses one, is below `finetune_trainer.families`."""
 
     kinds: frozenset[str]
     recipes: frozenset[str]
@@ -70,7 +70,7 @@ def control_columns(recipe: ImageRecipe) -> tuple[str, ...]:
     return ()
 
 
-VIDEO: Final = frozenset({"imageToVideo", "textToVideo"})
+WAN: Final = frozenset({"WanPipeline", "WanImageToVideoPipeline"})
 GENERATION: Final = frozenset({"imageGeneration"})
 DIFFUSION: Final = (
     Diffusion(frozenset({"QwenImageEditPlusPipeline"}), EDITING, "qwen_image_edit", "QwenImageEditPlus", QWEN_RESERVED),
@@ -83,5 +83,6 @@ DIFFUSION: Final = (
     Diffusion(frozenset({"ZImagePipeline"}), GENERATION, "z_image", "ZImage", QWEN_RESERVED),
     Diffusion(frozenset({"Flux2Pipeline"}), GENERATION, "flux2", "Flux2"),
     Diffusion(frozenset({"Flux2KleinPipeline"}), GENERATION, "flux2", "Flux2Klein", QWEN_RESERVED),
-    Diffusion(frozenset({"WanPipeline"}), VIDEO, "wan", "Wan", clips=True),
+    Diffusion(frozenset({"WanPipeline"}), frozenset({"textToVideo"}), "wan", "Wan", clips=True),
+    Diffusion(WAN, frozenset({"imageToVideo"}), "wan", "image_to_video", clips=True),
 )

@@ -24,7 +24,7 @@ class QwenImageEdit(QwenImage):
     """Qwen-Image-Edit: one image, which the text encoder and the autoencoder see at the same size."""
 
     areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 1024**2)
-    notes: ClassVar[tuple[str, ...]] = (
+    notes: tuple[str, ...] = (
         "prompts are encoded with the token types of the images to edit; diffusers 0.42 leaves them out under "
         "transformers 5, so its own prompt embeddings differ slightly",
     )
