@@ -17,9 +17,10 @@ import pyarrow.parquet
 
 from finetune_operator.api.backends import Bfl
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends.connections import Resolve
 from finetune_operator.backends.datasets.needs import Kind, Needs
 from finetune_operator.backends.guard import AddressGuard
-from finetune_operator.backends.http import Client, Resolve
+from finetune_operator.backends.http import Client
 from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
 from finetune_operator.backends.upstream import Kit, UpstreamRun

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import urljoin, urlsplit
 
 import orjson
@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
 """Bytes of an API answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A multipart body: fields of text, then a file, which is read while it is sent."""
+
+    fields: Mapping[str, str]
+    file_field: str
+    filename: str
+    file: BinaryIO
+
+
+Content = bytes | AsyncIterator[bytes] | Form
+"""What a request carries."""
 
 
 class Api:
@@ -65,9 +79,7 @@ class Api:
         *,
         params: Mapping[str, str] | None = None,
         json: Any = None,
-        content: bytes | AsyncIterator[bytes] | None = None,
-        files: Any = None,
-        data: Mapping[str, str] | None = None,
+        content: Content | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool | None = None,
         timeout: float | None = None,
@@ -75,8 +87,8 @@ class Api:
         """One call with a complete, bounded JSON answer of 2xx.
 
         `repeatable`: doing it twice does no harm, so that a lost answer is Transient and not Ambiguous; by default GET
-        and DELETE. `content` may be an iterator (give Content-Length in `headers` where it is known); `files` and
-        `data` are httpx's multipart fields. `timeout` in seconds for the whole call, the wait for a slot not counted.
+        and DELETE. `content` may be an iterator (give Content-Length in `headers` where it is known) or a form.
+        `timeout` in seconds for the whole call, the wait for a slot not counted.
         """
         harmless = method in ("GET", "HEAD", "DELETE") if repeatable is None else repeatable
         sent = {**self._headers, **(headers or {})}
@@ -94,8 +106,6 @@ class Api:
                         params=params,
                         headers=sent,
                         content=content,
-                        files=files,
-                        data=data,
                         fresh=not harmless,
                     ) as streamed:
                         answer = await self._complete(streamed)

@@ -1,31 +1,25 @@
 """The one HTTP client for everything outside the cluster: providers' APIs, datasets, presigned addresses.
 
 HTTP/1.1 with explicit time-outs; bounded in flight, overall and for each provider; bodies streamed and bounded;
-redirects never followed for API calls, and each one checked anew for downloads. Every new connection goes through the
-address guard: the name is resolved once, every address is checked, and the connection goes to the address that was
-checked, while TLS and Host keep the name. Nothing here logs a header, a query or a body.
+redirects never followed for API calls, and each one checked anew for downloads. Every connection is one of
+`connections.py`: to an address that has been checked. Nothing here logs a header, a query or a body.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
+import io
 import ssl
-import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
-from http.cookiejar import DefaultCookiePolicy
-from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 
-import httpcore
-import httpx
+import aiohttp
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Explain, unexplained
-from finetune_operator.backends.calls import Api
+from finetune_operator.backends.calls import Api, Content, Form
+from finetune_operator.backends.connections import Resolve, address_of, check_address, guarded_session
 from finetune_operator.backends.failures import (
     Ambiguous,
     Refused,
@@ -36,17 +30,7 @@ from finetune_operator.backends.fetcher import Fetcher
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.redact import Redactor
 
-# They would log whole addresses, and those of presigned downloads are as good as a key.
-for _library in ("httpx", "httpcore"):
-    logging.getLogger(_library).setLevel(logging.CRITICAL)
-
-# httpcore asks for it several times per request; where it is not installed, each time searches the whole path anew.
-if find_spec("sniffio") is None:
-    sys.modules["sniffio"] = None  # type: ignore[assignment]
-
 CHUNK: Final = 64 * 1024
-CONNECT_SECONDS: Final = 10.0
-IDLE_SECONDS: Final = 30.0
 TRANSFERS: Final = 4
 """Downloads and uploads at the same time: they take long, and must not hold the API calls up."""
 
@@ -54,10 +38,9 @@ TRANSFERS: Final = 4
 class Streamed:
     """An answer whose body has not been read."""
 
-    def __init__(self, response: httpx.Response, title: str) -> None:
-        self.status = response.status_code
+    def __init__(self, response: aiohttp.ClientResponse, title: str) -> None:
+        self.status = response.status
         self.headers: Mapping[str, str] = response.headers
-        self.url = str(response.url)
         self._response = response
         self._title = title
 
@@ -65,17 +48,17 @@ class Streamed:
         """The body as it is on the wire. Raises Rejected beyond `limit` bytes, Transient where it breaks off."""
         seen = 0
         try:
-            async for chunk in self._response.aiter_raw(CHUNK):
+            async for chunk in self._response.content.iter_chunked(CHUNK):
                 seen += len(chunk)
                 if seen > limit:
                     raise Rejected(f"{self._title} sends more than {limit} bytes", reason=Reason.UPSTREAM_REJECTED)
                 yield chunk
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             raise Transient(f"{self._title}: the answer broke off ({_name(error)})") from None
 
 
 class Client:
-    """The connections. One for the whole operator; `close` it."""
+    """The connections. One for the whole operator, made inside the event loop; `close` it."""
 
     def __init__(
         self,
@@ -99,16 +82,15 @@ class Client:
         self._transfer_slots = asyncio.Semaphore(TRANSFERS)
         self._per_provider = per_provider
         self._provider_slots: dict[str, asyncio.Semaphore] = {}
-        connections = concurrency + TRANSFERS
-        verify = verify or _trusting_the_system()
-        self._kept = _http(_GuardedTransport(guard, verify, connections, connections, resolve))
+        limit = concurrency + TRANSFERS
+        self._kept = guarded_session(guard, limit=limit, keep=True, verify=verify, resolve=resolve)
         # A kept connection that the provider is just closing would make a billed call's fate unknown without need.
-        self._fresh = _http(_GuardedTransport(guard, verify, connections, 0, resolve))
+        self._fresh = guarded_session(guard, limit=limit, keep=False, verify=verify, resolve=resolve)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._kept.aclose()
-        await self._fresh.aclose()
+        await self._kept.close()
+        await self._fresh.close()
 
     def api(
         self,
@@ -147,9 +129,7 @@ class Client:
         *,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        content: bytes | AsyncIterator[bytes] | None = None,
-        files: Any = None,
-        data: Mapping[str, str] | None = None,
+        content: Content | None = None,
         fresh: bool = False,
     ) -> AsyncIterator[Streamed]:
         """One request, no redirects. `fresh`: on a connection of its own.
@@ -157,113 +137,37 @@ class Client:
         Raises Refused, Transient (not sent) or Ambiguous (sent, and no answer).
         """
         try:
-            async with (self._fresh if fresh else self._kept).stream(
-                method, url, params=params, headers=headers, content=content, files=files, data=data
+            address = address_of(url, params)
+            check_address(self.guard, address)
+            async with (self._fresh if fresh else self._kept).request(
+                method,
+                address,
+                headers=headers,
+                data=_body(content),
+                allow_redirects=False,
+                skip_auto_headers=() if isinstance(content, Form) else ("Content-Type",),
             ) as response:
                 yield Streamed(response, title)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Transient(f"{title} cannot be reached ({_name(error)})") from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError):
+        except aiohttp.InvalidURL:
             raise Refused(f"{title}: this is no usable address") from None
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             raise Ambiguous(f"{title} did not answer ({_name(error)})") from None
 
 
-@cache
-def _trusting_the_system() -> ssl.SSLContext:
-    return ssl.create_default_context()
+def _body(content: Content | None) -> io.BytesIO | AsyncIterator[bytes] | aiohttp.FormData | None:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)  # sent in pieces: a large one would hold the event loop up
+    return _multipart(content) if isinstance(content, Form) else content
 
 
-def _http(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncClient:
-    client = httpx.AsyncClient(
-        transport=transport,
-        timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
-        follow_redirects=False,
-        trust_env=False,
-        headers={"User-Agent": "finetune-operator", "Accept-Encoding": "identity"},
-    )
-    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return client
+def _multipart(form: Form) -> aiohttp.FormData:
+    parts = aiohttp.FormData(form.fields)
+    parts.add_field(form.file_field, form.file, filename=form.filename, content_type="application/octet-stream")
+    return parts
 
 
 def _name(error: Exception) -> str:
     """The kind of error; its text may hold addresses with queries."""
     return type(error).__name__
-
-
-Resolve = Callable[[str, int], Any]
-"""(host, port) -> awaitable of the addresses as texts; raises OSError."""
-
-
-async def resolve_by_system(host: str, port: int) -> list[str]:
-    """The system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-class _GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that have been checked, and to nothing else."""
-
-    def __init__(self, guard: AddressGuard, resolve: Resolve) -> None:
-        self._guard = guard
-        self._resolve = resolve
-        self._inner = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            async with asyncio.timeout(timeout):
-                addresses: list[str] = await self._resolve(host, port)
-        except (OSError, UnicodeError):
-            raise httpcore.ConnectError("the name cannot be resolved") from None
-        if not addresses:
-            raise httpcore.ConnectError("the name has no address")
-        self._guard.check(host, port, addresses)
-        last: Exception = httpcore.ConnectError()
-        for address in addresses[:4]:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                last = error
-        raise last
-
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,  # noqa: ARG002
-        socket_options: Iterable[Any] | None = None,  # noqa: ARG002
-    ) -> httpcore.AsyncNetworkStream:
-        raise httpcore.ConnectError(f"no Unix sockets: {path}")
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-class _GuardedTransport(httpx.AsyncHTTPTransport):
-    """httpx's own transport, over connections that the guard has checked."""
-
-    def __init__(
-        self,
-        guard: AddressGuard,
-        context: ssl.SSLContext,
-        connections: int,
-        kept: int,
-        resolve: Resolve | None,
-    ) -> None:
-        super().__init__(verify=context, trust_env=False)
-        # httpx has no public way to give its pool a network backend (its releases are pinned for this line).
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=connections,
-            max_keepalive_connections=kept,
-            keepalive_expiry=15.0,
-            http1=True,
-            http2=False,
-            network_backend=_GuardedBackend(guard, resolve or resolve_by_system),
-        )

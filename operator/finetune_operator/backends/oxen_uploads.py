@@ -10,6 +10,7 @@ from urllib.parse import quote
 from finetune_operator.api.backends import Oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
+from finetune_operator.backends.calls import Form
 from finetune_operator.backends.datasets.prepare import Original, originals
 from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
 from finetune_operator.backends.oxen_paths import BRANCH, backend_of, folder_of, repository_path
@@ -60,12 +61,13 @@ async def _upload(file: Original, run: UpstreamRun, kit: Kit) -> None:
         known = (await kit.api.get(f"{repository}/metadata/{quote(f'{BRANCH}/{target}')}")).body
         if oxen_states.size_of(known) == file.size:
             return
+    message = f"Add the dataset of FineTune {run.namespace}/{run.name}, run {run.run}"
     with file.path.open("rb") as content:
+        form = Form(fields={**AUTHOR, "message": message}, file_field="files[]", filename=target.name, file=content)
         await kit.api.call(
             "PUT",
             f"{repository}/file/{quote(f'{BRANCH}/{target.parent}')}",
-            files=[("files[]", (target.name, content, "application/octet-stream"))],
-            data={**AUTHOR, "message": f"Add the dataset of FineTune {run.namespace}/{run.name}, run {run.run}"},
+            content=form,
             repeatable=True,
             timeout=UPLOAD_SECONDS,
         )

@@ -1,0 +1,129 @@
+"""Connections to checked addresses and to nothing else, under every request to the outside.
+
+A name is resolved once for each new connection, every address is checked, and the connection goes to an address that
+was checked, while TLS and Host keep the name. A host that is an address is checked before the request, as aiohttp
+resolves none. Why aiohttp: docs/design/provider-wires.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from finetune_operator.backends.guard import AddressGuard
+
+CONNECT_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 30.0
+KEPT_SECONDS: Final = 15.0
+ADDRESSES_TRIED: Final = 4
+HEADER_BYTES: Final = 64 * 1024
+"""Of one line of an answer's head."""
+
+_AS_THEY_ARE: Final = "%/:=&?~#+!$,;'@()*[]"
+"""Characters of an address that mean something; the rest is escaped, and what is escaped already stays so."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) -> the addresses as texts; raises OSError."""
+
+
+async def resolve_by_system(host: str, port: int) -> list[str]:
+    """The system's resolver."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def guarded_session(
+    guard: AddressGuard, *, limit: int, keep: bool, verify: ssl.SSLContext | None, resolve: Resolve | None
+) -> aiohttp.ClientSession:
+    """At most `limit` connections; each is used again where `keep`, else for one request. No proxy, no cookies."""
+    connector = aiohttp.TCPConnector(
+        resolver=_GuardedResolver(guard, resolve or resolve_by_system),
+        use_dns_cache=False,
+        ssl=verify or _trusting_the_system(),
+        limit=limit,
+        **({"keepalive_timeout": KEPT_SECONDS} if keep else {"force_close": True}),
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=IDLE_SECONDS),
+        headers={"User-Agent": "finetune-operator", "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        max_line_size=HEADER_BYTES,
+        max_field_size=HEADER_BYTES,
+    )
+    # It would send a GET or DELETE whose answer is lost once more, unseen; aiohttp has no public way to say no.
+    session._retry_connection = False
+    return session
+
+
+def address_of(url: str, params: Mapping[str, str] | None = None) -> URL:
+    """The address to the letter: presigned ones are only good so. Raises aiohttp.InvalidURL."""
+    try:
+        host = URL(url).raw_host or ""
+        escaped = quote(url, safe=_AS_THEY_ARE)
+        if params:
+            escaped += ("&" if "?" in escaped else "?") + urlencode(params, quote_via=quote)
+        address = URL(escaped, encoded=True)
+        return address if address.raw_host == host else address.with_host(host)
+    except ValueError:
+        raise aiohttp.InvalidURL(url) from None
+
+
+def check_address(guard: AddressGuard, address: URL) -> None:
+    """A host that is an address, in whatever way it is written, must be allowed. Raises Refused."""
+    host = address.host or ""
+    if ":" in host or host.replace(".", "").isdigit():
+        guard.check(host, address.port or 0, [host])
+
+
+@cache
+def _trusting_the_system() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+class _GuardedResolver(AbstractResolver):
+    """Names to addresses that have been checked."""
+
+    def __init__(self, guard: AddressGuard, resolve: Resolve) -> None:
+        self._guard = guard
+        self._resolve = resolve
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002
+    ) -> list[ResolveResult]:
+        """Raises OSError and Refused."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                addresses = await self._resolve(host, port)
+        except UnicodeError as error:
+            raise OSError("the name cannot be resolved") from error
+        if not addresses:
+            raise OSError("the name has no address")
+        self._guard.check(host, port, addresses)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses[:ADDRESSES_TRIED]
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
