@@ -264,6 +264,7 @@ async def _upstream(
         allowed=frozenset(settings.allow_base_url),
         per_provider=settings.provider_concurrency,
         notify=queue.add,
+        notify_later=queue.add_after,
         live=lambda namespace, name: client.get(resources.finetune(namespace, name)),
         clock=lambda: datetime.now(UTC),
         count=metrics.upstream_request,

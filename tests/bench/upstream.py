@@ -1,8 +1,8 @@
 """`make bench-upstream`: a provider that hangs delays nobody else, and many polls cost little.
 
 Isolation: $BENCH_HANGING (500) FineTunes at a provider that answers nothing, while Job FineTunes are created at 10/s
-and other runs are polled. Polling: $BENCH_POLLING (1000) running FineTunes at the default interval. Prints a table and
-writes JSON to $BENCH_JSON (default build/bench-upstream.json).
+and other runs are polled. Polling: $BENCH_POLLING (1000) running FineTunes at the default interval, about which
+nothing is new. Prints a table and writes JSON to $BENCH_JSON (default build/bench-upstream.json).
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Provider:
     def __init__(self, *, hangs: bool) -> None:
         self.fake = OxenFake(OxenOptions(outcome="stay"))
         self.polls: dict[str, list[float]] = defaultdict(list)
+        self._told: set[str] = set()
+        self.all_told = asyncio.Event()
+        """Every run's losses have been asked for: from then on nothing is new."""
         self.calls = 0
         self._hangs = hangs
         self.fake.hook = self._hook
@@ -58,7 +61,12 @@ class Provider:
         if self._hangs:
             await asyncio.sleep(3600)
         if call.route in ("get", "checkpoints"):
-            self.polls[call.path.split("/")[6]].append(time.perf_counter())
+            run = call.path.split("/")[6]
+            self.polls[run].append(time.perf_counter())
+            if call.route == "checkpoints":
+                self._told.add(run)
+                if len(self._told) == POLLING:
+                    self.all_told.set()
 
     def spec(self) -> Object:
         """Of a run here; its dataset is there already."""
@@ -186,7 +194,8 @@ async def polling(driver: Driver, kubeconfig: Path, log: Path) -> Results:
             await prepare(driver, "polling")
             await apply(driver, "polling", "polled", POLLING, **provider.spec())
             await in_phase(driver, "polling", "Running", POLLING, seconds=900)
-            await asyncio.sleep(35)
+            await asyncio.wait_for(provider.all_told.wait(), 900)
+            await asyncio.sleep(5)
             provider.polls.clear()
             cpu, started = operator.cpu_seconds(), time.perf_counter()
             await asyncio.sleep(WATCHED_SECONDS)

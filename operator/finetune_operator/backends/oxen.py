@@ -145,7 +145,7 @@ class OxenUpstream:
             with suppress(UpstreamError):  # nice to have; whether the run is there, its state tells
                 sighting = oxen_states.with_checkpoints(before, await _checkpoints(run, kit), run)
         if sighting is None:
-            sighting = oxen_states.sighting_of(await _get(run, kit), run)
+            sighting = oxen_states.still(oxen_states.sighting_of(await _get(run, kit), run), before)
         if sighting.state.stage in (Stage.SUCCEEDED, Stage.FAILED):
             sighting = await self._at_the_end(sighting, run, kit)
         self._remember(place, polls + 1, sighting)

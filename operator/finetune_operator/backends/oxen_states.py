@@ -158,6 +158,17 @@ def with_checkpoints(sighting: Sighting, body: Mapping[str, Any], run: UpstreamR
     return replace(sighting, state=replace(sighting.state, progress=progress, checkpoint=known))
 
 
+def still(sighting: Sighting, before: Sighting | None) -> Sighting:
+    """The same with what the checkpoints have shown before, where it still trains: its own words say no loss."""
+    if before is None or {sighting.state.stage, before.state.stage} != {Stage.RUNNING}:
+        return sighting
+    known, found = before.state.progress or {}, sighting.state.progress or {}
+    behind = found.get("step", 0) < known.get("step", 0)
+    progress = {**found, **known} if behind else {**known, **found}
+    state = replace(sighting.state, progress=progress or None, checkpoint=before.state.checkpoint)
+    return replace(sighting, state=state)
+
+
 def with_logs(sighting: Sighting, logs: object) -> Sighting:
     """The same with the last line of the logs, whatever shape they have, where the run has said nothing itself."""
     lines = [line for line in _texts(logs) if line.strip()]

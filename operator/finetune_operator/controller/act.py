@@ -130,7 +130,7 @@ class Actor:
 
     def _call(self, action: Call) -> bool:
         if self._runner is not None:
-            self._runner.begin(action.run, action.step)
+            self._runner.begin(action.run, action.step, action.rest)
         return True
 
     async def _finalize(self, action: Finalize, finetune: FineTune) -> bool:

@@ -238,6 +238,8 @@ class Call:
 
     step: Step
     run: UpstreamRun
+    rest: float | None = None
+    """Where it teaches nothing new, look again after so many seconds. None: at once, whatever it teaches."""
 
 
 @dataclass(frozen=True, slots=True)

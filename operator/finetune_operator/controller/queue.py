@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -18,6 +19,10 @@ K = TypeVar("K", bound=Hashable)
 
 LATE = 10.0
 """How long, in seconds, a key that can wait lets others overtake."""
+
+LONG, SLACK = 5.0, 0.5
+"""Waits of so many seconds and more end at full half seconds, many together: to wake up for each alone costs the most
+of a poll."""
 
 SOON = 0.001
 """Less is now, in seconds: uvloop makes no timer of it."""
@@ -85,6 +90,8 @@ class RetryQueue(Generic[K]):
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
+        if seconds >= LONG:
+            due = math.ceil(due / SLACK) * SLACK
         timer = self._timers.get(key)
         if timer is not None:
             if timer.when() <= due:

@@ -63,6 +63,8 @@ class Reconciler:
                 del self._in_hand[key]
                 self._queue.done(key)
                 self._on_result(time.perf_counter() - started, result)
+            # A reconcile that finds nothing to do never waits: a crowd of them would keep the watches from being heard.
+            await asyncio.sleep(0)
 
     async def _reconcile_safely(self, key: Key) -> str:
         """Nothing that one FineTune does to us may stop the others."""

@@ -1,6 +1,7 @@
 """The calls to providers: in the background, one in flight per FineTune, a few per provider.
 
-A worker never waits here. When a call ends, what it taught is kept in memory and the FineTune's key is queued again.
+A worker never waits here. When a call ends, what it taught is kept in memory and the FineTune's key is queued again: at
+once, or, where a poll has seen what the poll before it saw, when the next one is due. Most polls are of that kind.
 Memory is lost at a restart, and nothing depends on it: the status says what may have been begun.
 """
 
@@ -46,6 +47,8 @@ class _Memory:
     claimed: str | None = None
     step: Step | None = None
     task: asyncio.Task[None] | None = None
+    awaited: bool = False
+    """Somebody has looked while the call was in flight, and may wait for its end."""
 
     def view(self) -> UpstreamView:
         return UpstreamView(
@@ -56,12 +59,18 @@ class _Memory:
             claimed=self.claimed,
         )
 
+    def knows(self, outcome: Outcome | None) -> bool:
+        """Whether the last call was a poll too, and saw this."""
+        last = self.view().last
+        return last is not None and last.step is Step.POLL and last.failure is None and last.outcome == outcome
+
 
 class Runner:
     """Makes the calls.
 
-    `notify` hears the key of each that has ended; `live` reads a FineTune (namespace, name) from the API server, before
-    each billed call; `count` hears (provider, step, status, seconds): 200 where it went well, 0 where nobody answered.
+    `notify` hears the key of each that has ended; `notify_later` hears it instead, with the seconds to wait, where that
+    has taught nothing; `live` reads a FineTune (namespace, name) from the API server, before each billed call; `count`
+    hears (provider, step, status, seconds): 200 where it went well, 0 where nobody answered.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Runner:
         allowed: frozenset[str],
         per_provider: int,
         notify: Callable[[Key], None],
+        notify_later: Callable[[Key, float], None],
         live: Callable[[str, str], Awaitable[Mapping[str, Any]]],
         clock: Callable[[], datetime],
         count: Callable[[str, str, int, float], None] = lambda *_: None,
@@ -85,6 +95,7 @@ class Runner:
         self._allowed = allowed
         self._per_provider = per_provider
         self._notify = notify
+        self._notify_later = notify_later
         self._live = live
         self._clock = clock
         self._count = count
@@ -97,14 +108,17 @@ class Runner:
     def view(self, uid: str, run: int) -> UpstreamView:
         """What is known of this run of the FineTune of this uid."""
         memory = self._memories.get(uid)
-        return memory.view() if memory is not None and memory.run == run else UpstreamView()
+        if memory is None or memory.run != run:
+            return UpstreamView()
+        memory.awaited = memory.task is not None
+        return memory.view()
 
     def claim(self, uid: str, run: int, attempt: str) -> None:
         """The attempt has been recorded by this process: the next billed call may be made, once."""
         self._memory(uid, run).claimed = attempt
 
-    def begin(self, run: UpstreamRun, step: Step) -> None:
-        """Make a call, instead of a harmless one that is in flight. Nothing where a billed one is."""
+    def begin(self, run: UpstreamRun, step: Step, rest: float | None = None) -> None:
+        """Make a call, instead of a harmless one that is in flight. Nothing where a billed one is. `rest`: see Call."""
         memory = self._memory(run.uid, run.run)
         if memory.task is not None:
             if memory.step in BILLED:
@@ -112,8 +126,10 @@ class Runner:
             memory.task.cancel()
         if step in BILLED:
             memory.claimed = None
-        memory.step = step
-        memory.task = asyncio.create_task(self._make(memory, run, step), name=f"{run.namespace}/{run.name} {step}")
+        memory.step, memory.awaited = step, False
+        memory.task = asyncio.create_task(
+            self._make(memory, run, step, rest), name=f"{run.namespace}/{run.name} {step}"
+        )
         self._tasks.add(memory.task)
         memory.task.add_done_callback(self._tasks.discard)
 
@@ -142,7 +158,7 @@ class Runner:
             memory = self._memories[uid] = _Memory(run)
         return memory
 
-    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step) -> None:
+    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step, rest: float | None) -> None:
         provider = run.provider
         outcome, failure = None, None
         loop = asyncio.get_running_loop()
@@ -163,10 +179,16 @@ class Runner:
             failure = Failure(kind=FailureKind.AMBIGUOUS, reason="InternalError", message=type(error).__name__)
         if memory.task is not asyncio.current_task():
             return
+        nothing_new = failure is None and memory.knows(outcome) and not memory.awaited
         self._end(memory, step, outcome, failure)
         self._count(provider, step, failure.status if failure else 200, loop.time() - started)
-        if self._memories.get(run.uid) is memory:
-            self._notify(Key(run.namespace, run.name))
+        if self._memories.get(run.uid) is not memory:
+            return
+        key = Key(run.namespace, run.name)
+        if rest is not None and nothing_new:
+            self._notify_later(key, rest)
+        else:
+            self._notify(key)
 
     def _end(self, memory: _Memory, step: Step, outcome: Outcome | None, failure: Failure | None) -> None:
         now = self._clock()

@@ -18,7 +18,7 @@ from finetune_operator.controller.model import Ended, Finalize, Observation
 from finetune_operator.controller.policies.upstream.calling import LOST_AFTER, begin, call
 from finetune_operator.controller.policies.upstream.lookup import Fate, adopted, may_create_again, settle
 from finetune_operator.controller.policies.upstream.outcome import VANISHED_AFTER, say
-from finetune_operator.controller.policies.upstream.pace import poll_left, wait_left
+from finetune_operator.controller.policies.upstream.pace import poll_every, poll_left, wait_left
 from finetune_operator.controller.policies.upstream.record import (
     Record,
     attempt_number,
@@ -235,7 +235,7 @@ def _watch(observation: Observation, draft: Draft, record: Record) -> None:
     if left > 0 and not (just_started and observation.upstream.failure(Step.POLL) is None):
         draft.look_again(left)
     else:
-        begin(observation, draft, record, Step.POLL)
+        begin(observation, draft, record, Step.POLL, rest=poll_every(observation))
 
 
 # What they share

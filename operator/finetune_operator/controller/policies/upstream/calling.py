@@ -27,13 +27,13 @@ def call(observation: Observation, draft: Draft, record: Record, step: Step) -> 
     begin(observation, draft, record, step)
 
 
-def begin(observation: Observation, draft: Draft, record: Record, step: Step) -> None:
-    """Begin this call now."""
+def begin(observation: Observation, draft: Draft, record: Record, step: Step, *, rest: float | None = None) -> None:
+    """Begin this call now. `rest`: see Call."""
     run = run_of(observation, record, draft.status)
     if run is None:
         draft.look_again(LOST_AFTER)
         return
-    draft.actions.append(Call(step, run))
+    draft.actions.append(Call(step, run, rest))
     draft.look_again(LOST_AFTER)
 
 

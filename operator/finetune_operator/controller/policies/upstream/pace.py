@@ -29,14 +29,18 @@ def wait_left(observation: Observation, ended: Ended) -> float:
 
 
 def poll_left(observation: Observation) -> float:
-    """Seconds until the next poll is due: the interval, and up to a tenth more that spreads the FineTunes."""
+    """Seconds until the next poll is due."""
     ended = observation.upstream.ended.get(Step.POLL)
     if ended is None:
         return 0.0
     if ended.failure is not None:
         return wait_left(observation, ended)
-    interval = observation.rules.poll_interval * (1.0 + 0.1 * _spread(observation.finetune.uid))
-    return max(0.0, interval - (observation.now - ended.time).total_seconds())
+    return max(0.0, poll_every(observation) - (observation.now - ended.time).total_seconds())
+
+
+def poll_every(observation: Observation) -> float:
+    """Seconds between two polls: the interval, and up to a tenth more that spreads the FineTunes."""
+    return observation.rules.poll_interval * (1.0 + 0.1 * _spread(observation.finetune.uid))
 
 
 def _spread(uid: str) -> float:

@@ -1,0 +1,97 @@
+"""Who is woken when a poll has ended: at once where it is news or somebody waits for it, else when the next is due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from finetune_operator.backends.bfl import BflUpstream
+from finetune_operator.backends.failures import Transient
+from finetune_operator.backends.guard import AddressGuard
+from finetune_operator.backends.http import Client
+from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.upstream_run import Sighting, Step
+from finetune_operator.controller.credentials import Credentials
+from finetune_operator.controller.model import Key
+from finetune_operator.controller.runner import Runner
+from tests.upstream.kits import run_of
+
+RUN = run_of("https://data.example.com/dogs.zip")
+KEY = Key(RUN.namespace, RUN.name)
+REST = 30.0
+
+
+class Scripted(BflUpstream):
+    """A provider that says one thing after the other; an exception is raised."""
+
+    def __init__(self, *answers: Sighting | Exception) -> None:
+        super().__init__()
+        self._answers: Iterator[Sighting | Exception] = iter(answers)
+
+    async def poll(self, run: Any, kit: Any) -> Sighting:
+        await asyncio.sleep(0)
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Keys:
+    """The Secret's word, without a cluster."""
+
+    async def provider(self, *_: object) -> dict[str, str]:
+        return {"api-key": "k"}
+
+
+def seen(step: int) -> Sighting:
+    return Sighting(state=RunState(stage=Stage.RUNNING, reason="Running", message="", progress={"step": step}))
+
+
+async def woken(*answers: Sighting | Exception, rest: float | None = REST, watched: bool = False) -> list[Any]:
+    """What the queue hears of polls that are made one after the other."""
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    client = Client(AddressGuard())
+    runner = Runner(
+        {"bfl": Scripted(*answers)},
+        client,
+        cast(Credentials, Keys()),
+        allowed=frozenset(),
+        per_provider=1,
+        notify=told.put_nowait,
+        notify_later=lambda key, seconds: told.put_nowait((key, seconds)),
+        live=lambda *_: pytest.fail("a poll is no billed call"),
+        clock=lambda: datetime.now(UTC),
+    )
+    heard = []
+    for _ in answers:
+        runner.begin(RUN, Step.POLL, rest)
+        if watched:
+            runner.view(RUN.uid, RUN.run)
+        heard.append(await told.get())
+        assert runner.view(RUN.uid, RUN.run).in_flight is None
+    await client.close()
+    return heard
+
+
+async def test_a_poll_that_sees_the_same_again_wakes_nobody_until_the_next_is_due() -> None:
+    assert await woken(seen(1), seen(1), seen(1)) == [KEY, (KEY, REST), (KEY, REST)]
+
+
+async def test_what_is_new_is_told_at_once() -> None:
+    assert await woken(seen(1), seen(2)) == [KEY, KEY]
+
+
+async def test_a_failure_and_the_recovery_from_it_are_told_at_once() -> None:
+    assert await woken(seen(1), Transient("away"), seen(1), seen(1)) == [KEY, KEY, KEY, (KEY, REST)]
+
+
+async def test_who_has_looked_in_the_meantime_is_told_at_once() -> None:
+    assert await woken(seen(1), seen(1), watched=True) == [KEY, KEY]
+
+
+async def test_a_call_that_somebody_needs_is_told_at_once() -> None:
+    assert await woken(seen(1), seen(1), rest=None) == [KEY, KEY]
