@@ -44,6 +44,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
 """Seconds between two lists, and between two watch requests, that follow each other without success."""
 
 
+CHUNK = 500
+"""Objects of a list that are read at a time: most of each is what the API server keeps for itself, and is dropped."""
+
+
 class _Pace:
     """Ever longer waits between tries that end soon; the first try after a long one that held is not held up."""
 
@@ -239,6 +243,7 @@ class Watches:
         settings.networking.error_backoffs = (0.2, 0.5, 1, 2)
         settings.watching.inactivity_timeout = self._silence
         settings.watching.server_timeout = 290
+        settings.watching.chunk_size = CHUNK
         settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
         return settings
 
