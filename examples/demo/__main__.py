@@ -67,7 +67,7 @@ def run(level: str | None) -> int:
     kubectl = Kubectl(record.kubeconfig)
     with step("installing the FineTune resource"):
         kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRD}")
-        kubectl("wait", "--for=create", "--for=condition=Established", "crd/finetunes.finetune.dev", "--timeout=60s")
+        kubectl.wait_established("finetunes.finetune.dev")
     stop_operator()
     log = start_operator(record.kubeconfig, record.address, image)
     folder = _claim(kubectl)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.cli import following
 from finetune_operator.cli.app import run
 from tests.api.finetunes import create, delete, fine_tune, get, patch
 from tests.cluster import binary
@@ -219,25 +219,25 @@ def test_retry_warns_where_git_will_set_it_back(api: ControlPlane, command: Comm
     ],
 )
 def test_watch_ends_with_the_run(
-    api: ControlPlane, command: Command, stored: str, phase: str, reason: str, code: int, says: str
+    api: ControlPlane,
+    command: Command,
+    stored: str,
+    phase: str,
+    reason: str,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     progress = {"summary": "10% 1/10", "percentage": 10, "step": 1, "totalSteps": 10, "loss": "2.0"}
     say(api, stored, phase="Running", reason="PodsRunning", progress=progress)
-    ending = threading.Timer(
-        1.5,
-        pretend_ended,
-        (
-            api,
-            stored,
-            phase,
-            reason,
-            "why",
-        ),
-        {"progress": progress},
-    )
-    ending.start()
+    look = following._look
+
+    def end_and_look(*arguments: Any) -> Any:
+        pretend_ended(api, stored, phase, reason, "why", progress=progress)
+        return look(*arguments)
+
+    monkeypatch.setattr(following, "_look", end_and_look)
     ended, said, _ = command("watch", stored)
-    ending.join()
     assert ended == code
     lines = said.splitlines()
     assert lines[0] == "Running     10%  step 1/10  loss 2.0"

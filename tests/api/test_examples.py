@@ -52,7 +52,7 @@ def with_kueue(tmp_path: Path) -> Iterator[Kubectl]:
             kubectl(
                 "apply", "--server-side", f"--filename={where}/config/components/crd/bases/kueue.x-k8s.io_{kind}.yaml"
             )
-            kubectl("wait", "--for=condition=Established", f"crd/{kind}.kueue.x-k8s.io", "--timeout=60s")
+            kubectl.wait_established(f"{kind}.kueue.x-k8s.io")
         yield kubectl
 
 

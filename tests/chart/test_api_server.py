@@ -13,6 +13,7 @@ import yaml
 from tests.chart.charts import NAMESPACE, VALUE_SETS, as_list, only, render
 from tests.chart.tools import go_tool
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubectl import Kubectl
 
 pytestmark = pytest.mark.xdist_group("chart-api-server")  # one worker has its cluster
 
@@ -98,8 +99,7 @@ def plane(control_plane: ControlPlane) -> ControlPlane:
         for name in (NAMESPACE, "team-a", "team-b")
     ]
     control_plane.apply(*namespaces, *CRDS)
-    for crd in CRDS:
-        control_plane.kubectl("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}")
+    Kubectl(control_plane.kubeconfig).wait_established(*(crd["metadata"]["name"] for crd in CRDS))
     return control_plane
 
 

@@ -119,7 +119,7 @@ def released(request: pytest.FixtureRequest, audited: Audited, tmp_path_factory:
     run_helm(
         "install", "perm", CHART, "--namespace", own, "--create-namespace", values=values, kubeconfig=kubectl.kubeconfig
     )
-    kubectl("wait", "--for=condition=Established", "crd/finetunes.finetune.dev", "--timeout=60s")
+    kubectl.wait_established("finetunes.finetune.dev")
     manifest = run_helm("get", "manifest", "perm", "--namespace", own, kubeconfig=kubectl.kubeconfig)
     objects = [each for each in yaml.safe_load_all(manifest) if each]
     return Released(audited, kubectl, objects, own, namespace, tmp_path_factory.mktemp(mode))

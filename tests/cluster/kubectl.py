@@ -41,6 +41,15 @@ class Kubectl:
         found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
         return found
 
+    def wait_established(self, *crds: str) -> None:
+        """Until the API server knows these resources. Raises KubectlError after a minute.
+
+        Not by `--for=condition=Established`, which ends with an error where a CRD has no conditions yet.
+        """
+        established = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
+        for crd in crds:
+            self("wait", "--for=create", established, f"crd/{crd}", "--timeout=60s")
+
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """Creates or updates the objects by server-side apply. Raises KubectlError."""
         manifest = "\n---\n".join(json.dumps(each) for each in objects)

@@ -124,7 +124,7 @@ def operated(record: Record, image: str, folder: Path) -> Iterator[Operated]:
     """Install, fill, start; end the operator afterwards."""
     kubectl = Kubectl(record.kubeconfig)
     kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRD}")
-    kubectl("wait", "--for=create", "--for=condition=Established", "crd/finetunes.finetune.dev", "--timeout=60s")
+    kubectl.wait_established("finetunes.finetune.dev")
     log = folder / "operator.log"
     it = Operated(record, kubectl, log)
     _fill(it, folder)

@@ -107,7 +107,7 @@ def test_files_come_from_a_claim_at_every_level(pod_cluster: PodCluster, tmp_pat
     """Level node has exec, and level process has not: there the files come through the log, in several pods."""
     kubectl = pod_cluster.kubectl
     kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRD}")
-    kubectl("wait", "--for=create", "--for=condition=Established", "crd/finetunes.finetune.dev", "--timeout=60s")
+    kubectl.wait_established("finetunes.finetune.dev")
     uri = "pvc://stored/out"
     kubectl.apply(*stored_files(pod_cluster.shell_image))
     kubectl("wait", "--for=condition=complete", "job/fill", "--timeout=90s")
