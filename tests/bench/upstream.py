@@ -23,7 +23,7 @@ from typing import Any
 
 import uvloop
 
-from tests.bench.driver import FINETUNES, Driver, finetune, percentile
+from tests.bench.driver import FINETUNES, JOBS, Driver, finetune, percentile
 from tests.bench.operator_process import OperatorProcess
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.crd import install_crd
@@ -155,6 +155,17 @@ async def job_latency(driver: Driver, namespace: str) -> list[float]:
     return [1000 * (seen[f"{name}-1"] - posted[name]) for name in names]
 
 
+async def settle(driver: Driver, namespace: str, seconds: float = 120) -> None:
+    """Away with the Jobs that never got a pod, whose looking after would be counted twice, and a moment of rest."""
+    await driver.send("DELETE", FINETUNES.format(namespace=namespace))
+    deadline = time.monotonic() + seconds
+    while (await driver.send("GET", JOBS.format(namespace=namespace)))["items"]:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"there are still Jobs in {namespace}")
+        await asyncio.sleep(1)
+    await asyncio.sleep(5)
+
+
 async def isolation(driver: Driver, kubeconfig: Path, log: Path) -> Results:
     """Jobs and other polls, without and with the hanging provider."""
     hanging, others = Provider(hangs=True), Provider(hangs=False)
@@ -172,6 +183,7 @@ async def isolation(driver: Driver, kubeconfig: Path, log: Path) -> Results:
                     await apply(driver, "hanging", "hung", hung, **hanging.spec())
                     await all_hang(driver, "hanging")
                 await driver.namespace(name)
+                await settle(driver, "alone")
                 others.polls.clear()
                 waits = await job_latency(driver, name)
                 gaps = [b - a for times in others.polls.values() for a, b in itertools.pairwise(times)]
