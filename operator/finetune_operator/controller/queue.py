@@ -20,8 +20,8 @@ K = TypeVar("K", bound=Hashable)
 LATE = 10.0
 """How long, in seconds, a key that can wait lets others overtake."""
 
-LONG, SLACK = 5.0, 0.5
-"""Waits of so many seconds and more end at full half seconds, many together: to wake up for each alone costs the most
+LONG, SLACK = 10.0, 1.0
+"""Waits of so many seconds and more end at full seconds, many together: to wake up for each alone costs the most
 of a poll."""
 
 SOON = 0.001
