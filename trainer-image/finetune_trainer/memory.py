@@ -12,17 +12,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from finetune_trainer import host
+
 GIB: Final = 2**30
 MARGIN: Final = 10
 """Per cent, on the estimate, for what it cannot see: workspaces, fragments, gradients on their way."""
-CGROUP: Final = Path("/sys/fs/cgroup")
-MEMINFO: Final = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -193,24 +192,14 @@ def there(device: torch.device, needs: Needs, sharers: int = 1) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) + needs.weights
-    return free_host_memory() // sharers + needs.weights
+    return host.free_memory() // sharers + needs.weights
 
 
 def whole(device: torch.device) -> int:
     """All memory of a device, or what this pod may use of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    limit = _number(CGROUP / "memory.max")
-    return min(_meminfo("MemTotal", MEMINFO), limit or 2**63)
-
-
-def free_host_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
-    """What the host has left, or the pod's limit less what the pod uses and could not drop."""
-    available = _meminfo("MemAvailable", meminfo)
-    limit, current = _number(cgroup / "memory.max"), _number(cgroup / "memory.current")
-    if limit is None or current is None:
-        return available
-    return min(available, limit - current + (_stat(cgroup / "memory.stat", "inactive_file") or 0))
+    return host.all_memory()
 
 
 @contextmanager
@@ -248,27 +237,3 @@ def _start_peak() -> int:
 
 def _peak() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-
-
-def _meminfo(name: str, path: Path) -> int:
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024
-    raise ValueError(f"{path} does not say {name}")
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _stat(path: Path, name: str) -> int | None:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
