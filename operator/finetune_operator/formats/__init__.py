@@ -4,6 +4,7 @@
     tables.py    parquet, csv, JSON lines: streamed
     archive.py   ZIP from strangers
     media.py     pictures and sounds told by their first bytes
+    bounds.py    the memory of a process that reads them
     invalid.py   what all of them raise
 
 A leaf: it knows no network, no Kubernetes and no resource. This `__init__` imports nothing, so that processes that

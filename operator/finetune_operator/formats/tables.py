@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
+from finetune_operator.formats.bounds import memory_bound
 from finetune_operator.formats.invalid import Invalid
 
 Row = dict[str, Any]
 BATCH_ROWS: Final = 8
+BATCH_BYTES: Final = 8 * 2**20
+PARQUET_BUFFER: Final = 1 << 20
 CHUNK: Final = 1 << 16
 JSON_SPACE: Final = " \t\r\n"
 MAX_RECORD_BYTES: Final = 128 * 2**20
@@ -48,7 +51,12 @@ def open_table(path: Path, name: str) -> Table:
 
 
 class ParquetTable:
-    """pyarrow without pre-buffering: the default keeps the whole file in memory while streaming."""
+    """pyarrow without pre-buffering (the default keeps the whole file in memory while streaming) and with a buffered
+    stream (else it reads whole column chunks).
+
+    A page is unpacked whole, whatever it unpacks to, and nothing in the file says truly how much that is. So what
+    bounds the memory is the process (`bounds.py`), and the MemoryError becomes an Invalid that names the place.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         from pyarrow import ArrowException
@@ -56,8 +64,10 @@ class ParquetTable:
 
         self._name = name
         try:
-            self._file = ParquetFile(path, pre_buffer=False, memory_map=False)
+            self._file = ParquetFile(path, pre_buffer=False, memory_map=False, buffer_size=PARQUET_BUFFER)
             self._columns = [str(column) for column in self._file.schema_arrow.names]
+        except MemoryError:
+            raise Invalid(f"{name} cannot be read: its footer takes {_more_than_allowed()}") from None
         except (ArrowException, OSError, ValueError) as error:
             raise Invalid(f"{name} cannot be read as parquet: {_first_line(error)}") from error
 
@@ -66,17 +76,66 @@ class ParquetTable:
         return self._columns
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row | BadRow]:
-        """Batches of a few rows."""
+        """Batches of a few rows, from one row group after the other."""
+        present = [column for column in dict.fromkeys(wanted) if column in self._columns]
+        first = 0
+        for group in range(self._file.num_row_groups):
+            yield from self._rows_of(group, first, present)
+            first += self._file.metadata.row_group(group).num_rows
+
+    def _rows_of(self, group: int, first: int, columns: Sequence[str]) -> Iterator[Row | BadRow]:
+        """first: the number of the group's first row in the file."""
         from pyarrow import ArrowException
 
-        present = [column for column in dict.fromkeys(wanted) if column in self._columns]
+        done = 0
         try:
-            for batch in self._file.iter_batches(BATCH_ROWS, columns=present, use_threads=False):
-                yield from (_row_of(batch, index) for index in range(batch.num_rows))
-        except MemoryError:
-            raise  # Arrow's is an ArrowException, too
+            for row in self._read(group, columns):
+                yield row
+                done += 1
+            return
+        except MemoryError:  # Arrow's is an ArrowException, too
+            pass  # as long as it lives, its frames hold what was too much
         except (ArrowException, OSError, ValueError) as error:
             raise Invalid(f"{self._name} is damaged: {_first_line(error)}") from error
+        column = self._largest(group, done, columns)
+        where = f"column {column!r} takes" if column else f"columns {', '.join(map(repr, columns))} take"
+        raise Invalid(
+            f"{self._name}: from row {first + done} on (row group {group}), {where} {_more_than_allowed()}: a cell, or "
+            "a page of the file, unpacks to too much. Make the cell smaller, or write the file with fewer rows in each "
+            "row group"
+        )
+
+    def _read(self, group: int, columns: Sequence[str]) -> Iterator[Row | BadRow]:
+        size = self._batch_rows(group, columns)
+        for batch in self._file.iter_batches(size, row_groups=[group], columns=list(columns), use_threads=False):
+            yield from (_row_of(batch, index) for index in range(batch.num_rows))
+
+    def _batch_rows(self, group: int, columns: Sequence[str]) -> int:
+        """Fewer where the footer says that rows are large."""
+        facts = self._file.metadata.row_group(group)
+        chunks = [facts.column(number) for number in range(facts.num_columns)]
+        sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
+        size_of_row = max(1, sum(sizes) // max(1, facts.num_rows))
+        return max(1, min(BATCH_ROWS, int(BATCH_BYTES // size_of_row)))
+
+    def _largest(self, group: int, row: int, columns: Sequence[str]) -> str | None:
+        """The column that cannot be read alone up to the batch of a row of the group; None if all of them can."""
+        from pyarrow import ArrowException
+
+        for column in columns:
+            try:
+                for _ in zip(range(row + BATCH_ROWS), self._read(group, [column]), strict=False):
+                    pass
+            except MemoryError:
+                return column
+            except (ArrowException, OSError, ValueError):
+                continue  # never reached together with the others
+        return None
+
+
+def _more_than_allowed() -> str:
+    bound = memory_bound()
+    return f"more than the {bound / 2**30:.1f} GiB of memory that a reader may have" if bound else "too much memory"
 
 
 def _row_of(batch: Any, index: int) -> Row | BadRow:

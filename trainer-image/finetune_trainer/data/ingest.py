@@ -11,14 +11,17 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeVar
+from sys import getsizeof
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.layout import suffix_of
 from finetune_operator.formats.tables import BadRow, open_table
 from finetune_trainer.data.columns import Named, located
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import rows_of_pictures
+from finetune_trainer.data.reader import Reader
 from finetune_trainer.data.rows import examine
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.store import INDEX, RECORDS, SUMMARY, Store, Writer
@@ -29,8 +32,11 @@ _Out = TypeVar("_Out")
 
 FORMAT: Final = 3
 """Part of the store's key: raise it when records change."""
+PARQUET: Final = ".parquet"
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
+AHEAD_BYTES: Final = 256 * 2**20
+"""Of the rows that are examined at once; one row may be more."""
 REPEATED: Final = "rows with the same images as an earlier row"
 
 
@@ -42,6 +48,8 @@ class Findings:
     bad: int = 0
     problems: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    cut: bool = False
+    """Whether there may be more rows."""
 
     def add(self, row: int, reason: str) -> None:
         """A bad row."""
@@ -57,8 +65,9 @@ class Findings:
             listed = "; ".join(self.problems[:LISTED_PROBLEMS])
             more = f"; and {self.bad - LISTED_PROBLEMS} more" if self.bad > LISTED_PROBLEMS else ""
             allowed = f", more than the allowed share of {share:g}" if share else ""
+            seen = f"the first {self.rows}" if self.cut else str(self.rows)
             raise DataError(
-                f"{self.bad} of {self.rows} rows cannot be trained on{allowed} (rows count from 0): {listed}{more}"
+                f"{self.bad} of {seen} rows cannot be trained on{allowed} (rows count from 0): {listed}{more}"
             )
 
 
@@ -83,13 +92,17 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     findings, digest, seen = Findings(), sha256(), set[bytes]()
     pool = ThreadPoolExecutor(source.files.readers)
     try:
-        with Writer(folder) as writer:
-            examined = _ahead(pool, _rows(source, needs), lambda row: examine(row, source, needs), source.files.readers)
+        with Reader() as reader, Writer(folder) as writer:
+            rows = _rows(source, needs, reader)
+            examined = _ahead(pool, rows, lambda row: examine(row, source, needs), source.files.readers, _weight)
             for number, outcome in enumerate(examined):
                 check()
                 findings.rows += 1
                 if isinstance(outcome, BadRow):
                     findings.add(number, outcome.reason)
+                    if not share and findings.bad == KEPT_PROBLEMS:  # a small file may hold rows for years
+                        findings.cut = True
+                        break
                     continue
                 outcome.header["row"] = number
                 writer.append(outcome.header, outcome.blobs)
@@ -115,11 +128,12 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1))
 
 
-def _rows(source: Source, needs: Needs) -> Iterator[Named | BadRow]:
+def _rows(source: Source, needs: Needs, reader: Reader) -> Iterator[Named | BadRow]:
     """Of all tables, one after the other; the columns of all are looked at before the first row."""
     if source.pictures:
         return rows_of_pictures(source.pictures, needs)
-    tables = [(open_table(path, name), name) for path, name in zip(source.tables, source.names, strict=True)]
+    named = zip(source.tables, source.names, strict=True)
+    tables = [((reader.table if suffix_of(name) == PARQUET else open_table)(path, name), name) for path, name in named]
     places = [located(table.columns(), name, needs) for table, name in tables]
     return (
         Named(row, place, name) if not isinstance(row, BadRow) else row
@@ -128,15 +142,36 @@ def _rows(source: Source, needs: Needs) -> Iterator[Named | BadRow]:
     )
 
 
-def _ahead(pool: Executor, items: Iterable[_In], work: Callable[[_In], _Out], most: int) -> Iterator[_Out]:
-    """`work` of each item, in order; at most twice so many items are taken before the first of them is given back."""
-    waiting: deque[Future[_Out]] = deque()
+def _ahead(
+    pool: Executor, items: Iterable[_In], work: Callable[[_In], _Out], most: int, weight: Callable[[_In], int]
+) -> Iterator[_Out]:
+    """`work` of each item, in order; before the first is given back, twice `most` items and AHEAD_BYTES are taken."""
+    waiting: deque[tuple[Future[_Out], int]] = deque()
+    held = 0
     for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= 2 * most:
-            yield waiting.popleft().result()
+        size = weight(item)
+        while waiting and (len(waiting) >= 2 * most or held + size > AHEAD_BYTES):
+            done, freed = waiting.popleft()
+            yield done.result()
+            held -= freed
+        waiting.append((pool.submit(work, item), size))
+        held += size
     while waiting:
-        yield waiting.popleft().result()
+        yield waiting.popleft()[0].result()
+
+
+def _weight(row: Named | BadRow) -> int:
+    """About the bytes that it takes in memory."""
+    return 0 if isinstance(row, BadRow) else _size(row.row)
+
+
+def _size(value: Any) -> int:
+    inside: Iterable[Any] = ()
+    if isinstance(value, dict):
+        inside = value.values()
+    elif isinstance(value, list | tuple):
+        inside = value
+    return getsizeof(value) + sum(map(_size, inside))
 
 
 def _key(source: Source, needs: Needs, share: float) -> str:

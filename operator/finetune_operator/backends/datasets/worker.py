@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_operator.formats.bounds import bound_memory, bound_processor
 from finetune_operator.formats.invalid import Invalid
 
 REQUEST: Final = "request.json"
@@ -55,14 +55,8 @@ def main(folder: Path) -> None:
 
 def _bound() -> None:
     os.nice(5)
-    for limit, value in (
-        (resource.RLIMIT_DATA, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, PROCESSOR_SECONDS),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (bound, bound))
+    bound_memory(MEMORY_BYTES)
+    bound_processor(PROCESSOR_SECONDS)
 
 
 if __name__ == "__main__":
