@@ -10,6 +10,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+from aiohttp import web
 
 from finetune_trainer import destination
 from finetune_trainer.destination import check_destination, publish
@@ -196,6 +197,31 @@ def test_an_earlier_result_on_the_hub_is_replaced(hub: Hub, tmp_path: Path) -> N
     assert len(hub.summaries) == commits + 1
 
 
+def test_a_large_file_that_the_hub_has_is_not_sent_again(hub: Hub, tmp_path: Path) -> None:
+    """One of two was cut off between its parts: the file is the unit, as the hub's client has it."""
+    large = {name: bytes([number]) * 11_000_000 for number, name in enumerate(("a.safetensors", "b.safetensors"))}
+    env, output = environment(tmp_path, hub_secret(hub)), result(tmp_path / "out", large)
+    done, cut = (sha256(data).hexdigest() for data in large.values())
+    real = hub.storage.answer
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403) if request.path == f"/{cut}/2" else await real(request)
+
+    hub.storage.answer = refuse  # type: ignore[method-assign]
+    with pytest.raises(RunError, match="could not be uploaded"):
+        bring(output, "hf://org/large", env)
+    assert "manifest.json" not in hub.repositories["models/org/large"]
+    hub.storage.answer = real  # type: ignore[method-assign]
+    hub.storage.requests.clear()
+
+    bring(output, "hf://org/large", env)
+
+    assert done in hub.objects
+    sent = sorted(path.partition("?")[0] for method, path, _ in hub.storage.requests if method == "PUT")
+    assert sent == [f"/{cut}/{number}" for number in (1, 2, 3)]
+    assert {name: hub.repositories["models/org/large"][name] for name in large} == large
+
+
 def test_a_failed_upload_is_tried_again_by_another_attempt_that_does_not_train(
     new_run: NewRun, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,10 +258,10 @@ def test_an_upload_waits_for_a_store_that_comes_back(
     broken = [RunError("s3://bucket/back: 503"), ConfigError("s3://bucket/back: 403")]
     real = S3Folder._send
 
-    def send(self: Any, upload: Any) -> bool:
+    def send(self: Any, *arguments: Any) -> int:
         if broken:
             raise broken.pop()
-        return real(self, upload)
+        return real(self, *arguments)
 
     monkeypatch.setattr(S3Folder, "_send", send)
     bring(result(tmp_path / "out"), "s3://bucket/back", environment(tmp_path, s3.secret))

@@ -49,7 +49,8 @@ def answers(title: str, reason: str, refused: str) -> Iterator[None]:
     )
 
     try:
-        yield
+        with _unwrapped():
+            yield
     except GatedRepoError:
         raise ConfigError(f"{title} is gated: accept its licence and give a Secret with HF_TOKEN", refused) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
@@ -69,3 +70,14 @@ def answers(title: str, reason: str, refused: str) -> Iterator[None]:
         raise RunError(f"{title}: the hub answers {status or type(error).__name__}", reason) from None
     except (httpx2.HTTPError, OSError) as error:
         raise RunError(f"{title}: the hub cannot be reached: {type(error).__name__}", reason) from None
+    except RuntimeError as error:
+        raise RunError(f"{title}: {error}", reason) from None
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """The client hides what went wrong with a large file behind a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise error.__cause__ or error from None
