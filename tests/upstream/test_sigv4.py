@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from finetune_operator.backends.stores.sigv4 import Credentials, query, quoted, signed
+from finetune_operator.api.sigv4 import Credentials, query, quoted, signed
 
 KEYS = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 MOMENT = datetime(2013, 5, 24, tzinfo=UTC)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from finetune_operator.backends.stores.sigv4 import Credentials, quoted, signed
+from finetune_operator.api.sigv4 import Credentials, quoted, signed
 from finetune_operator.cli.artifact_records import Record
 from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from finetune_operator.api.sigv4 import Credentials
 from finetune_trainer.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -80,6 +81,18 @@ def open_bucket(place: Place, secret: Mapping[str, str]) -> S3Store:
         options["root_certificate"] = Path(certificates).read_bytes()
     retry: Any = {"max_retries": RETRIES, "retry_timeout": RETRY_WINDOW}
     return S3Store(place.bucket, config=config, client_options=options, retry_config=retry)
+
+
+def signing(secret: Mapping[str, str]) -> tuple[str, Credentials] | None:
+    """The endpoint and the keys that `open_bucket` uses, of the Secret, else of the environment; None without keys."""
+    holder = secret if secret.get("AWS_ACCESS_KEY_ID") else os.environ
+    access, key = holder.get("AWS_ACCESS_KEY_ID"), holder.get("AWS_SECRET_ACCESS_KEY")
+    if not access or not key:
+        return None
+    region = secret.get("AWS_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
+    endpoint = secret.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
+    address = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/")
+    return address, Credentials(access, key, holder.get("AWS_SESSION_TOKEN") or "", region)
 
 
 class NotThere(Exception):

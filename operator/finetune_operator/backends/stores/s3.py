@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
 from finetune_operator.backends.failures import Blocked, Permanent, Transient, UpstreamError
 from finetune_operator.backends.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
-from finetune_operator.backends.stores.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http import Streamed
