@@ -1,6 +1,7 @@
 """Memory, foreseen: the arithmetic by table, the estimate against a measured peak, and what a run makes of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from finetune_trainer import full, host, memory
 from finetune_trainer.blocks import Blocks, repeated
 from finetune_trainer.loop import Loop
 from finetune_trainer.memory import GIB, Activations, Choice, Needs
+from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import write_rows
+from tests.trainer.plain_diffusion import PLAIN
 from tests.trainer.runs import TrainerRun
+from tests.trainer.test_diffusion import SMALL, recipe_of, write_pictures
 
 NewRun = Callable[..., TrainerRun]
 FOUR = Activations(outside=10, blocks=(100, 100, 100, 100), inputs=(5, 5, 5, 5), transient=0, samples=4, tokens=400)
@@ -50,6 +54,25 @@ def test_the_total_has_a_margin_on_what_is_still_to_come() -> None:
 )
 def test_as_few_blocks_as_fit_are_recomputed(there: int, wanted: int | None, choice: Choice) -> None:
     assert memory.choose(needs(), there, wanted) == choice
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "choice"),
+    [
+        (1180, None, Choice(False, 3)),  # all stays as long as recomputing is enough
+        (1170, None, Choice(False, 1, encoders_away=True)),
+        (880, None, Choice(False, 3, encoders_away=True)),
+        (870, None, Choice(True, 0, encoders_away=True)),
+        (700, None, Choice(True, 4, encoders_away=True)),  # tried all the same
+        (1184, 0, Choice(False, 0, encoders_away=True)),
+    ],
+)
+def test_encoders_leave_where_recomputing_is_not_enough(there: int, wanted: int | None, choice: Choice) -> None:
+    with_encoders = replace(needs(), idle=300)
+    assert memory.choose(with_encoders, there, wanted) == choice
+    said = memory.report(with_encoders, there, choice)
+    assert said["encodersAway"] == choice.encoders_away
+    assert said["fits"] == (there != 700)
 
 
 def test_what_would_fit_is_said() -> None:
@@ -202,3 +225,32 @@ def test_the_share_can_be_given(new_run: NewRun, share: Any, recomputed: int) ->
     write_rows(run.data, 2)
     assert run.execute().code == 0
     assert run.manifest()["memory"]["recomputedBlocks"] == recomputed
+
+
+def test_text_encoders_leave_and_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had to stay, as the recipe leaves each caption to its first use; the forecast names what is still loaded."""
+    name = "qwen_image_edit"
+    folder = tiny_diffusion.make(name, tmp_path / "checkpoint")
+
+    def run(place: str) -> TrainerRun:
+        (tmp_path / place).mkdir()
+        recipe = recipe_of(PLAIN[name], steps=3, cacheTextEmbeddings=False)
+        made = TrainerRun(tmp_path / place, folder, kind=PLAIN[name].recipe, recipe=recipe, advanced=SMALL)
+        write_pictures(made.data, PLAIN[name].controls, rows=12)
+        assert made.execute().code == 0
+        return made
+
+    roomy = run("roomy")
+    monkeypatch.setattr(memory, "there", lambda _device, needs, _sharers: least(needs.away()))
+    tight = run("tight")
+
+    before, after = roomy.manifest()["memory"], tight.manifest()["memory"]
+    assert (before["encodersAway"], after["encodersAway"], after["fits"]) == (False, True, True)
+    assert sorted({*before["loaded"]} - {*after["loaded"]}) == ["text_encoder"]
+    assert after["weightsGiB"] < before["weightsGiB"]
+    assert tight.losses() == pytest.approx(roomy.losses(), abs=1e-6)
+
+
+def least(needs: Needs) -> int:
+    """What it takes with the best number of recomputed blocks."""
+    return min(needs.total(recomputed) for recomputed in range(len(needs.activations.blocks) + 1))

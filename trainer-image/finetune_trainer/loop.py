@@ -24,7 +24,7 @@ from finetune_trainer import memory
 from finetune_trainer.blocks import Blocks, repeated, why_not_compiled
 from finetune_trainer.config import Advanced
 from finetune_trainer.errors import ConfigError, OutOfMemory
-from finetune_trainer.families.base import Batch, Trainee
+from finetune_trainer.families.base import Batch, Offloading, Trainee
 from finetune_trainer.order import Draw, Schedule, seed_of
 from finetune_trainer.ranks import Ranks, share
 from finetune_trainer.settings import Settings
@@ -63,7 +63,7 @@ class Loop:
     ) -> None:
         self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
         self._stop, self._ranks, self._note = stop, ranks, note
-        self._singly = False
+        self._singly = self._encoders_away = False
         self._needs: memory.Needs | None = None
         self._blocks = Blocks(repeated(trainee.parts().values()), dropout=advanced.lora_dropout > 0)
         self._weights = trainee.parameters()
@@ -112,7 +112,8 @@ class Loop:
             activations = memory.unknown(self._blocks.blocks, batch)
         finally:
             _set_rng_state(self._rng)
-        self._needs = needs = memory.foresee(self._trainee, self._weights, batch, activations)
+        idle = self._trainee.idle() if isinstance(self._trainee, Offloading) else []
+        self._needs = needs = memory.foresee(self._trainee, self._weights, batch, activations, idle)
         there = self._there(needs)
         choice = self.choice
         if not activations.known:
@@ -120,10 +121,12 @@ class Loop:
                 f"out of memory in a first forward pass of {batch.samples} rows: "
                 "going on with 1 row and recomputed activations (slower, same numbers)"
             )
-            choice = memory.Choice(singly=True, recomputed=len(self._blocks))
+            choice = memory.Choice(singly=True, recomputed=len(self._blocks), encoders_away=bool(idle))
         elif free:
             choice = memory.choose(needs, there, self._wanted_blocks())
         self.choose(self._agreed(choice))
+        if self._encoders_away:
+            self._needs = needs.away()
         return {**memory.report(needs, there, self.choice), "loaded": list(self._trainee.parts())}
 
     def compile(self) -> None:
@@ -137,16 +140,20 @@ class Loop:
     def choose(self, choice: memory.Choice) -> None:
         """Go about memory like this from now on."""
         self._singly = choice.singly
+        if choice.encoders_away and not self._encoders_away and isinstance(self._trainee, Offloading):
+            self._trainee.put_away()
+        self._encoders_away |= choice.encoders_away
         self._blocks.recompute(choice.recomputed)
 
     @property
     def choice(self) -> memory.Choice:
         """How memory is gone about."""
-        return memory.Choice(self._singly, self._blocks.recomputed)
+        return memory.Choice(self._singly, self._blocks.recomputed, self._encoders_away)
 
     def _agreed(self, choice: memory.Choice) -> memory.Choice:
-        singly, recomputed = zip(*self._ranks.exchange(choice.singly, choice.recomputed), strict=True)
-        return memory.Choice(any(singly), max(recomputed))
+        everyone = self._ranks.exchange(choice.singly, choice.recomputed, choice.encoders_away)
+        singly, recomputed, away = zip(*everyone, strict=True)
+        return memory.Choice(any(singly), max(recomputed), any(away))
 
     def _there(self, needs: memory.Needs) -> int:
         return memory.there(self._weights[0].device, needs, self._ranks.world)

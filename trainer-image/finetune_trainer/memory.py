@@ -9,7 +9,7 @@ rows take more, and so do the kernels' own buffers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -61,13 +61,18 @@ class Activations:
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one process on its device. prepared: the batches of two steps."""
+    """Of one process on its device. prepared: the batches of two steps. idle: of the weights, what could be away."""
 
     weights: int
     gradients: int
     optimizer: int
     prepared: int
     activations: Activations
+    idle: int = 0
+
+    def away(self) -> Needs:
+        """Without what could be away."""
+        return replace(self, weights=self.weights - self.idle, idle=0)
 
     def total(self, recomputed: int) -> int:
         """With the margin on everything that is not yet there."""
@@ -77,24 +82,29 @@ class Needs:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a run goes about its memory. singly: one sample in each forward pass. recomputed: so many blocks."""
+    """How a run goes about its memory. singly: one sample in each forward pass. recomputed: so many blocks.
+
+    encoders_away: frozen encoders leave the device while they have nothing to do.
+    """
 
     singly: bool
     recomputed: int
+    encoders_away: bool = False
 
 
 def choose(needs: Needs, there: int, wanted: int | None = None) -> Choice:
-    """The fewest recomputed blocks that fit; one sample in a pass only if all of them do not help.
+    """The fewest recomputed blocks that fit; if all of them do not help, encoders leave, then one sample in a pass.
 
     there: memory for everything, what is already in it included. wanted: number of recomputed blocks, if not free.
     """
     blocks = len(needs.activations.blocks)
     alone = replace(needs, activations=needs.activations.singly())
     for singly, case in ((False, needs), (True, alone)):
-        for recomputed in range(blocks + 1) if wanted is None else (wanted,):
-            if case.total(recomputed) <= there:
-                return Choice(singly, recomputed)
-    return Choice(needs.activations.samples > 1, blocks if wanted is None else wanted)
+        for away in (False, True) if needs.idle else (False,):
+            for recomputed in range(blocks + 1) if wanted is None else (wanted,):
+                if (case.away() if away else case).total(recomputed) <= there:
+                    return Choice(singly, recomputed, away)
+    return Choice(needs.activations.samples > 1, blocks if wanted is None else wanted, needs.idle > 0)
 
 
 def what_would_fit(needs: Needs, there: int) -> str:
@@ -116,6 +126,7 @@ def what_would_fit(needs: Needs, there: int) -> str:
 def report(needs: Needs, there: int, choice: Choice) -> dict[str, Any]:
     """For events and the manifest; GiB."""
     used = replace(needs, activations=needs.activations.singly()) if choice.singly else needs
+    used = used.away() if choice.encoders_away else used
     amounts = {
         "weights": used.weights,
         "gradients": used.gradients,
@@ -130,6 +141,7 @@ def report(needs: Needs, there: int, choice: Choice) -> dict[str, Any]:
         "samplesPerPass": used.activations.samples,
         "tokensPerPass": used.activations.tokens,
         "recomputedBlocks": choice.recomputed,
+        "encodersAway": choice.encoders_away,
         "blocks": len(needs.activations.blocks),
         "measured": needs.activations.known,
         "fits": used.total(choice.recomputed) <= there,
@@ -178,13 +190,24 @@ def unknown(blocks: Sequence[torch.nn.Module], batch: Any) -> Activations:
     return Activations(0, nothing, nothing, 0, batch.samples, batch.tokens, known=False)
 
 
-def foresee(trainee: Any, weights: Sequence[torch.nn.Parameter], batch: Any, activations: Activations) -> Needs:
-    """Count the rest. Gradients and both moments have the trained weights' numbers."""
+def foresee(
+    trainee: Any,
+    weights: Sequence[torch.nn.Parameter],
+    batch: Any,
+    activations: Activations,
+    idle: Sequence[torch.nn.Module] = (),
+) -> Needs:
+    """Count the rest. Gradients and both moments have the trained weights' numbers. idle: parts that could be away."""
     trained = sum(weight.nbytes for weight in weights)
-    tensors = [tensor for part in trainee.parts().values() for tensor in _tensors(part)]
-    held = sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+    held = _held(trainee.parts().values())
     prepared = 2 * sum(tensor.nbytes for tensor in batch.tensors.values())
-    return Needs(held, trained, 2 * trained, prepared, activations)
+    return Needs(held, trained, 2 * trained, prepared, activations, _held(idle))
+
+
+def _held(parts: Iterable[torch.nn.Module]) -> int:
+    """Bytes of their weights; what several share counts once."""
+    storages = [tensor.untyped_storage() for part in parts for tensor in _tensors(part)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def there(device: torch.device, needs: Needs, sharers: int = 1) -> int:

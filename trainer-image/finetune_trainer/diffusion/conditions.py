@@ -82,6 +82,7 @@ class Conditions:
         found = self._cache.get(key)
         if found is None:
             encode = denoiser.encode_control if role == "control" else denoiser.encode_picture
-            found = {"latent": encode(picture.load(frames), size).cpu()}
+            with denoiser.vae_at_work():
+                found = {"latent": encode(picture.load(frames), size).cpu()}
             self._cache.put(key, found)
         return found["latent"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any, ClassVar, Final
 
 import torch
@@ -96,6 +97,8 @@ class Denoiser(ABC):
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.requires_grad_(False)
         self._texts: Any = None
+        self._vae_away = False
+        self._vae_lock = RLock()
         self.parts: dict[str, str] = {self.part: ""}
         """The components that are trained, and what the names of each one's adapter files end with."""
         self.models = torch.nn.ModuleDict()
@@ -138,6 +141,31 @@ class Denoiser(ABC):
         self._texts = None
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def idle(self) -> list[torch.nn.Module]:
+        """The encoders that are loaded and take the device's memory while nobody asks them."""
+        movable = self.base.device.type == "cuda" and not self._vae_away
+        return [part for name, part in self.encoders().items() if name != "vae" or movable]
+
+    def put_away(self) -> None:
+        """Free the text encoders; keep the autoencoder in the host's memory between its uses."""
+        self._vae_away = self.base.device.type == "cuda"
+        if self._vae_away:
+            self.pipe.vae.to("cpu")
+        self.free_texts()
+
+    @contextmanager
+    def vae_at_work(self) -> Iterator[None]:
+        """The autoencoder is on the device inside. One thread at a time where it was put away."""
+        if not self._vae_away:
+            yield
+            return
+        with self._vae_lock:
+            self.pipe.vae.to(self.base.device)
+            try:
+                yield
+            finally:
+                self.pipe.vae.to("cpu")
 
     @abstractmethod
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:

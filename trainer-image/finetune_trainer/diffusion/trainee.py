@@ -65,7 +65,7 @@ class DiffusionTrainee:
         self._row = lru_cache(maxsize=4096)(self._read_row)
         self._conditions = Conditions(self._denoiser, TensorCache(inputs.env.cache_dir / CACHE))
         self._samples = Samples(inputs, self._denoiser, self._conditions, self._row(0), self.notes)
-        self._encode_all()
+        self._encode_all(texts_now=parameter(self._recipe, "cache_text_embeddings") is not False)
         self._denoiser.load_model()
         self._choose_weights()
         self._denoiser.models.train()
@@ -172,9 +172,22 @@ class DiffusionTrainee:
         if self._samples.due(step, last):
             self.train(False)
             try:
-                self._samples.make(step, folder, stopped)
+                with self._denoiser.vae_at_work():
+                    self._samples.make(step, folder, stopped)
             finally:
                 self.train(True)
+
+    # ------------------------------------------------------------- Offloading
+
+    def idle(self) -> list[torch.nn.Module]:
+        """The encoders: what they say of this dataset can all be known before the first step."""
+        return self._denoiser.idle()
+
+    def put_away(self) -> None:
+        """Ask the text encoders what is left to ask, and let them go, whatever `cacheTextEmbeddings` says."""
+        if not self._texts_known:
+            self._encode_all(texts_now=True)
+        self._denoiser.put_away()
 
     # ----------------------------------------------------------------- inside
 
@@ -199,9 +212,8 @@ class DiffusionTrainee:
             full.require_memory(models[self._denoiser.part], list(models.values()))
             models.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
 
-    def _encode_all(self) -> None:
-        """Every latent into the cache, and every text unless the recipe leaves that to the first use."""
-        texts_now = parameter(self._recipe, "cache_text_embeddings") is not False
+    def _encode_all(self, texts_now: bool) -> None:
+        """Every latent into the cache, and every text unless that is left to the first use."""
         ranks = self._inputs.ranks
         if ranks.first:
             self._samples.encode()
@@ -215,6 +227,7 @@ class DiffusionTrainee:
             if number % 100 > 99 - ranks.world:
                 say("encoding", rows=number + 1, of=len(self.rows))
         ranks.wait()
+        self._texts_known = texts_now
         if texts_now:
             self._denoiser.free_texts()
 

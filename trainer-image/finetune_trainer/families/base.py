@@ -106,6 +106,17 @@ class Sampling(Protocol):
         """Write the samples that are due after `step` steps below `folder`; gives up once `stopped()`."""
 
 
+@runtime_checkable
+class Offloading(Protocol):
+    """A trainee with frozen parts that no step needs."""
+
+    def idle(self) -> list[torch.nn.Module]:
+        """Those parts, as far as they are on the device and could be away."""
+
+    def put_away(self) -> None:
+        """Let them leave until something is asked of them; the numbers stay the same. Every process at once."""
+
+
 class Family(Protocol):
     """Importable without torch."""
 
