@@ -236,7 +236,7 @@ def test_text_encoders_leave_and_nothing_changes(tmp_path: Path, monkeypatch: py
         (tmp_path / place).mkdir()
         recipe = recipe_of(PLAIN[name], steps=3, cacheTextEmbeddings=False)
         made = TrainerRun(tmp_path / place, folder, kind=PLAIN[name].recipe, recipe=recipe, advanced=SMALL)
-        write_pictures(made.data, PLAIN[name].controls, rows=12)
+        write_pictures(made.data, PLAIN[name], rows=12)
         assert made.execute().code == 0
         return made
 
