@@ -274,8 +274,26 @@ async def test_a_folder_of_many_pages_is_read_whole() -> None:
         [branch] = {branch for branch, _ in repository.files if branch.startswith("models/")}
         for number in range(7):
             repository.files[branch, f"{branch}/shard-{number}.safetensors"] = WEIGHTS
+        fake.fault(Kind.STATUS, "dir", status=404, skip=1)
+        with pytest.raises(Transient, match="page 2"):
+            await life.call("fetch")
         fetched = await life.call("fetch")
         assert len(fetched.artifacts) == 9
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"kind": Kind.STATUS, "status": 401}, {"kind": Kind.STATUS, "status": 404}, {"kind": Kind.SHAPE, "after": True}],
+)
+async def test_one_refused_listing_costs_no_file(fault: dict[str, Any]) -> None:
+    async with living() as (fake, life):
+        await prepared(life)
+        await life.call("create")
+        await life.call("start")
+        await life.poll_until_over()
+        fake.fault(route="dir", **fault)
+        fetched = await life.call("fetch")
+        assert {each["name"] for each in fetched.artifacts} == {"model.safetensors", "adapter_config.json"}
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 409, 422])

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
 from finetune_operator.backends.artifacts import Weights, deliver, from_api
-from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired
+from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.oxen_paths import backend_of, repository_path
 from finetune_operator.backends.oxen_states import FILES, Place
 from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun
@@ -26,10 +26,10 @@ async def fetch_weights(
 ) -> Fetched:
     """The files of the first place that has any; listed, or else the documented file of each place."""
     places = list(dict.fromkeys(oxen_states.places_of(found, checkpoints)))
-    listed = [(place, await _listed(place, run, kit)) for place in places]
-    known = [(place, names) for place, names in listed if names]
-    guessed = [(place, [f"{place.path}/{DOCUMENTED}"]) for place, names in listed if not names]
-    for place, names in known + guessed:
+    # Asked twice before one file is taken for all: a single refusal would cost the others, unseen.
+    known = await _known(places, run, kit) or await _known(places, run, kit)
+    guessed = {place: [f"{place.path}/{DOCUMENTED}"] for place in places if place not in known}
+    for place, names in (known | guessed).items():
         try:
             return await deliver(run, kit, [_weights(place, name, run, kit) for name in names])
         except Permanent as error:
@@ -40,8 +40,14 @@ async def fetch_weights(
     )
 
 
+async def _known(places: list[Place], run: UpstreamRun, kit: Kit) -> dict[Place, list[str]]:
+    """The places that list files, and these."""
+    listed = {place: await _listed(place, run, kit) for place in places}
+    return {place: names for place, names in listed.items() if names}
+
+
 async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
-    """Every file of a place; none where nothing is there."""
+    """Every file of a place; none where nothing is there. Raises Transient where the list breaks off."""
     if place.path.endswith(FILES):
         return [place.path]
     path = f"{repository_path(backend_of(run))}/dir/{quote(f'{place.branch}/{place.path}')}"
@@ -49,7 +55,9 @@ async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
     for page in range(1, MAX_PAGES + 1):
         try:
             listing = (await kit.api.get(path, {"page": str(page), "page_size": str(PAGE_SIZE)})).body
-        except (Gone, Rejected, Retired, AuthFailed):
+        except (Gone, Rejected, Retired, AuthFailed) as error:
+            if page > 1:
+                raise Transient(f"page {page} of the list of weights: {error.message}") from None
             break
         names += [name for name in oxen_states.files_in(listing) if name not in names]
         if page >= oxen_states.pages_in(listing):
