@@ -264,9 +264,12 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(api: ControlPlane
     say(api, stored, phase="Running", reason="PodsRunning")
     arguments = [sys.executable, "-m", "finetune_operator.cli", "watch", stored, "--kubeconfig", str(api.kubeconfig)]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT / "operator")}
+    # A shell that runs `make test` in its background has it ignore the signal, and so would this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("Running")
     time.sleep(0.3)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.chart.kueue_manager import MODULE
-from tests.cluster.binary import go_command
+from tests.chart.kueue_manager import kueue_source
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import CHECKOUT
@@ -39,13 +37,7 @@ def test_kustomize_renders_what_the_api_server_takes(api: ControlPlane, folder: 
 @pytest.fixture
 def with_kueue(tmp_path: Path) -> Iterator[Kubectl]:
     """An API server with Kueue's resources, without its manager and webhooks."""
-    where = subprocess.run(
-        [go_command(), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kueue"],
-        cwd=MODULE,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    where = kueue_source()
     with ControlPlane(tmp_path / "plane", controller_manager=False) as plane:
         kubectl = Kubectl(plane.kubeconfig)
         for kind in QUEUE_KINDS:

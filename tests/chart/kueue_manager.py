@@ -6,6 +6,7 @@ The module's version list cannot be read everywhere, so `go install` is of no us
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import tempfile
@@ -97,15 +98,17 @@ def kueue(record: Record, folder: Path) -> Iterator[Kubectl]:
         copying.join(10)
 
 
+def kueue_source() -> Path:
+    """The module's folder, fetched where no build has done it yet. Raises ClusterError."""
+    command = [go_command(), "mod", "download", "-json", "sigs.k8s.io/kueue"]
+    done = subprocess.run(command, cwd=MODULE, capture_output=True, text=True)
+    if done.returncode:
+        raise ClusterError(f"Kueue cannot be fetched:\n{done.stdout.strip()[-1000:]}{done.stderr.strip()[-1000:]}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 def _manifests(kubectl: Kubectl, port: int) -> list[Object]:
-    where = subprocess.run(
-        [go_command(), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kueue"],
-        cwd=MODULE,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    text = kubectl("kustomize", f"{where}/config/default")
+    text = kubectl("kustomize", f"{kueue_source()}/config/default")
     return [_adapted(each, port) for each in yaml.safe_load_all(text) if each and each["kind"] in KINDS]
 
 

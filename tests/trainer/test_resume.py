@@ -151,7 +151,8 @@ def test_killed_at_a_random_moment_and_resumed(run: TrainerRun, reference: Train
 
 def wait_for(process: "subprocess.Popen[str]", moment: str) -> None:
     if moment == "start":
-        time.sleep(0.15)
+        while not catches(process.pid, signal.SIGTERM):
+            time.sleep(0.001)
         return
     wanted = {
         "import": ("dataset", None),
@@ -168,6 +169,12 @@ def wait_for(process: "subprocess.Popen[str]", moment: str) -> None:
             break
     if moment == "import":
         time.sleep(0.5)
+
+
+def catches(pid: int, wanted: signal.Signals) -> bool:
+    """Whether the process has a handler for it: before it has one, its interpreter is still starting."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (wanted - 1) & 1)
 
 
 def test_a_checkpoint_torn_at_any_byte_is_never_picked(tmp_path: Path) -> None:
