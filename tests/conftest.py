@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         grouped = str(vars(item).get("_nodeid", ""))
         if "@" in grouped and item.nodeid != grouped:
             item._id = NodeId.parse(grouped)
+
+
+class Ungrouped:
+    """Reports without the group behind a test's name: a run without workers, which is to try again what has failed,
+    would not find it, and all would seem well."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        report.nodeid = re.sub(r"@[\w-]+$", "", report.nodeid)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Not in the workers, which answer for their tests by the full names."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Ungrouped())
 
 
 @pytest.fixture(scope="session")
