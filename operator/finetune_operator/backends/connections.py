@@ -23,7 +23,6 @@ from finetune_operator.backends.guard import AddressGuard
 
 CONNECT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 30.0
-KEPT_SECONDS: Final = 15.0
 ADDRESSES_TRIED: Final = 4
 HEADER_BYTES: Final = 64 * 1024
 """Of one line of an answer's head."""
@@ -50,7 +49,7 @@ def guarded_session(
         use_dns_cache=False,
         ssl=verify or _trusting_the_system(),
         limit=limit,
-        **({"keepalive_timeout": KEPT_SECONDS} if keep else {"force_close": True}),
+        force_close=not keep,
     )
     session = aiohttp.ClientSession(
         connector=connector,

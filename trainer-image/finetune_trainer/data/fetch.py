@@ -5,9 +5,7 @@ name still stands in the Host header and in TLS). Redirects are followed by hand
 """
 
 import ipaddress
-import os
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import httpx
 
 from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
 from finetune_trainer.redact import redact
+from finetune_trainer.trust import trusted
 
 MAX_REDIRECTS: Final = 5
 ATTEMPTS: Final = 4
@@ -158,11 +157,8 @@ class Fetcher:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        import certifi
-
         # No proxies from the environment: a proxy would resolve the name again, behind the guard's back.
-        trust = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
-        return httpx.Client(verify=trust, timeout=TIMEOUT, trust_env=False, follow_redirects=False)
+        return httpx.Client(verify=trusted(), timeout=TIMEOUT, trust_env=False, follow_redirects=False)
 
 
 class _ServerError(Exception):

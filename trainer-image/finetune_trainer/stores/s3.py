@@ -56,7 +56,7 @@ def open_bucket(place: Place, secret: Mapping[str, str]) -> S3Store:
     """The store with the credentials of a Secret. Raises ConfigError for half of a key pair."""
     from obstore.store import S3Store
 
-    config: Any = {"region": secret.get("AWS_REGION") or os.environ.get("AWS_REGION") or "us-east-1"}
+    config: Any = {"region": _region(secret)}
     endpoint = secret.get("AWS_ENDPOINT_URL", "").rstrip("/")
     if endpoint:
         config["endpoint"] = endpoint
@@ -89,10 +89,14 @@ def signing(secret: Mapping[str, str]) -> tuple[str, Credentials] | None:
     access, key = holder.get("AWS_ACCESS_KEY_ID"), holder.get("AWS_SECRET_ACCESS_KEY")
     if not access or not key:
         return None
-    region = secret.get("AWS_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
+    region = _region(secret)
     endpoint = secret.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
     address = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/")
     return address, Credentials(access, key, holder.get("AWS_SESSION_TOKEN") or "", region)
+
+
+def _region(secret: Mapping[str, str]) -> str:
+    return secret.get("AWS_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
 
 
 class NotThere(Exception):

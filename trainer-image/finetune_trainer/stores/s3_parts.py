@@ -6,8 +6,6 @@ credentials that are at hand as keys; a pod's own web identity is exchanged insi
 
 from __future__ import annotations
 
-import os
-import ssl
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -16,12 +14,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-import certifi
 import httpx
 
 from finetune_operator.api.sigv4 import Credentials, query, quoted, signed
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.stores.s3 import MAX_SAID, NotThere, Place
+from finetune_trainer.trust import trusted
 
 ATTEMPTS: Final = 4
 PAUSE_S: Final = 0.5
@@ -54,8 +52,7 @@ class Parts:
 
     def __init__(self, bucket: str, endpoint: str, credentials: Credentials, reason: str) -> None:
         self._bucket, self._endpoint, self._credentials, self._reason = bucket, endpoint, credentials, reason
-        trust = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
-        self._client = httpx.Client(verify=trust, timeout=TIMEOUT, follow_redirects=False)
+        self._client = httpx.Client(verify=trusted(), timeout=TIMEOUT, follow_redirects=False)
 
     def uploads(self, key: str) -> list[str]:
         """The ids of the uploads to exactly this key that were begun and not ended.
