@@ -459,17 +459,17 @@ def test_missing_secret_is_named_and_waited_for(cluster: Cluster) -> None:
 
 
 def test_init_containers_run_in_order_and_share_volumes(cluster: Cluster) -> None:
-    shared = {"volumeMounts": [{"name": "work", "mountPath": "/work"}], "image": "example.test/unknown"}
+    shared = {"volumeMounts": [{"name": "work", "mountPath": "/shared"}], "image": "example.test/unknown"}
     init = [
-        {"name": "one", "command": ["sh", "-c", "echo one > /work/steps"], **shared},
-        {"name": "two", "command": ["sh", "-c", "echo two >> /work/steps"], **shared},
+        {"name": "one", "command": ["sh", "-c", "echo one > /shared/steps"], **shared},
+        {"name": "two", "command": ["sh", "-c", "echo two >> /shared/steps"], **shared},
     ]
     cluster.run_pod(
         "staged",
-        "cat /work/steps; pwd",
+        "cat /shared/steps; pwd",
         volumes=[{"name": "work", "emptyDir": {}}],
         initContainers=init,
-        container={**shared, "workingDir": "/work"},
+        container={**shared, "workingDir": "/shared"},
     )
     pod = cluster.finished("staged")
     assert pod["status"]["phase"] == "Succeeded"

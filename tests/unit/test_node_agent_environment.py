@@ -135,8 +135,8 @@ def test_resource_fields(reference: dict[str, str], expected: str) -> None:
     assert resource_field(container, reference, HOST.allocatable) == expected
 
 
-IMAGE = Image(("python", "-m", "trainer"), ("--default",), {"PYTHONPATH": "/work/src", "A": "image"}, "/work")
-STORAGE = PathMap([Mount("/work", Path("/host/work")), Mount("/data", Path("/host/data"))])
+IMAGE = Image(("python", "-m", "trainer"), ("--default",), {"PYTHONPATH": "/app/src", "A": "image"}, "/app")
+STORAGE = PathMap([Mount("/app", Path("/host/app")), Mount("/data", Path("/host/data"))])
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_paths_of_the_image_and_values_of_secrets_are_not_rewritten() -> None:
     plan = invocation({}, IMAGE, variables, {"PATH": "/bin", "A": "base"}, STORAGE)
     assert plan.env == {
         "PATH": "/bin",
-        "PYTHONPATH": "/work/src",
+        "PYTHONPATH": "/app/src",
         "A": "/host/data/a",
         "KEY": "/data/looks-like-a-path",
     }
-    assert plan.working_dir == "/work"
+    assert plan.working_dir == "/app"
     assert invocation({"workingDir": "/data/d"}, IMAGE, {}, {}, STORAGE).working_dir == "/host/data/d"
 
 
