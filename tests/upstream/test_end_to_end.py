@@ -21,6 +21,10 @@ from tests.upstream.life import CASES, Life, life, over
 
 Object = dict[str, Any]
 PROVIDERS = ("oxen", "scenario", "bfl", "octoai")
+POLLED = {"oxen": "get", "scenario": "job", "bfl": "result", "octoai": "get"}
+"""What the fakes call the routes that say how a run is."""
+SAID = ("error", "hint", "message", "detail", "details", "status_message", "status_details")
+"""Where providers put words of their own."""
 STOPS = ("cancel", "stop")
 """What the fakes call the routes that stop a run."""
 
@@ -261,27 +265,67 @@ async def test_rejected_pictures_are_named_before_the_bill(api: ControlPlane) ->
         assert run.billed == 0
 
 
+def telling(answer: Any, words: str) -> Any:
+    """The answer with these words wherever the provider may say what it likes."""
+    if isinstance(answer, list):
+        return [telling(each, words) for each in answer]
+    if not isinstance(answer, dict):
+        return answer
+    told = {
+        key: words if key in SAID and isinstance(each, str) else telling(each, words) for key, each in answer.items()
+    }
+    return told | ({"metrics": {words: 1.0}} if "metrics" in told else {})
+
+
+async def shown(run: Life, port: int, caplog: pytest.LogCaptureFixture) -> str:
+    """Everything that users and administrators get to see of it, once it is over."""
+    body = await run.until(over)
+    events = await run.client.list(resources.core(run.namespace, "events"))
+    async with aiohttp.ClientSession() as web, web.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        metrics = await answer.text()
+    assert f'provider="{run.case.name}"' in metrics
+    return f"{body} {events} {metrics} {caplog.text}"
+
+
+def absent(secrets: list[str], text: str) -> None:
+    """In none of the forms in which they travel."""
+    for secret in secrets:
+        for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
+            assert form not in text
+
+
 @pytest.mark.parametrize("name", PROVIDERS)
-async def test_nothing_of_a_secret_is_ever_shown(
+async def test_no_error_of_a_provider_shows_a_secret(
     api: ControlPlane, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """A provider that echoes the credentials in every error, and logs at their most talkative."""
     caplog.set_level("DEBUG")
     port = free_port("127.0.0.1")
-    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run, aiohttp.ClientSession() as web:
+    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run:
         secrets = [*run.case.secret.values(), run.store.secret()["AWS_SECRET_ACCESS_KEY"]]
         echo = {"message": f"you sent {' '.join(secrets)}", "detail": secrets, "reason": secrets[0]}
         for status in (401, 500, 503):
             run.fake.fault("status", status=status, body=echo, times=3)
         run.fake.options.outcome = "fail"
         await run.apply()
-        body = await run.until(over)
-        events = await run.client.list(resources.core(run.namespace, "events"))
-        async with web.get(f"http://127.0.0.1:{port}/metrics") as answer:
-            metrics = await answer.text()
-        assert f'provider="{name}"' in metrics
-        shown = f"{body} {events} {metrics} {caplog.text}"
-        assert "you sent" in shown
-        for secret in secrets:
-            for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
-                assert form not in shown
+        text = await shown(run, port, caplog)
+        assert "you sent" in text
+        absent(secrets, text)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_no_success_of_a_provider_shows_a_secret(
+    api: ControlPlane, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A provider that says the credentials in answers that are none of an error: as words, names and states."""
+    caplog.set_level("DEBUG")
+    port = free_port("127.0.0.1")
+    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run:
+        secrets = list(run.case.secret.values())
+        run.fake.rewrite = lambda _, answer: telling(answer, f"we know {' '.join(secrets)}")
+        run.fake.fault("unknown-status", route=POLLED[name], word=secrets[0], times=2)
+        run.fake.options.outcome = "fail"
+        await run.apply()
+        text = await shown(run, port, caplog)
+        assert "we know" in text
+        absent(secrets, text)

@@ -32,7 +32,8 @@ MAX_RETRY_AFTER: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. `body` is the parsed JSON, None where there is none; `harmless`: asking again does no harm."""
+    """A complete answer. `body` is the parsed JSON, None where there is none; `text` is its beginning, where the body
+    is no object or list; `harmless`: asking again does no harm."""
 
     status: int
     headers: Mapping[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -108,14 +108,14 @@ class Api:
                         content=content,
                         fresh=not harmless,
                     ) as streamed:
-                        answer = await self._complete(streamed)
+                        answer = await self._complete(streamed, harmless)
         except TimeoutError:
             raise self._lost(f"{self.title} did not answer in time", harmless) from None
         except Ambiguous as error:
             raise self._lost(self._clean(error.message), harmless, error.reason) from None
         except UpstreamError as error:
             raise self._cleaned(error) from None
-        return self._judged(answer, harmless)
+        return self._judged(answer)
 
     @asynccontextmanager
     async def open(self, path: str, params: Mapping[str, str] | None = None) -> AsyncIterator[Streamed]:
@@ -127,14 +127,14 @@ class Api:
                 target = streamed.headers.get("location")
                 if streamed.status // 100 != 3 or not target:
                     if streamed.status // 100 != 2:
-                        self._judged(await self._complete(streamed), harmless=True)
+                        self._judged(await self._complete(streamed, harmless=True))
                     yield streamed
                     return
             target = urljoin(self.base_url + path, target)
             async with self._client.fetcher(self._redact).follow("GET", target, self.title) as followed:
                 yield followed
 
-    async def _complete(self, streamed: Streamed) -> Answer:
+    async def _complete(self, streamed: Streamed, harmless: bool) -> Answer:
         raw = bytearray()
         try:
             async for chunk in streamed.chunks(MAX_ANSWER):
@@ -143,16 +143,20 @@ class Api:
             raise Ambiguous(error.message, reason=Reason.UPSTREAM_ANSWER_UNREADABLE) from None
         except Transient as error:
             raise Ambiguous(error.message) from None
-        text = self._clean(bytes(raw[: 4 * MAX_WORDS]).decode(errors="replace"))
-        return Answer(streamed.status, streamed.headers, parsed(bytes(raw)), text)
+        whole, text = bytes(raw), ""
+        body = self._redact.document(whole, parsed(whole))
+        if not isinstance(body, dict | list):
+            text = self._clean(whole[: 4 * MAX_WORDS].decode(errors="replace"))
+        return Answer(streamed.status, streamed.headers, body, text, harmless)
 
-    def _judged(self, answer: Answer, harmless: bool) -> Answer:
+    def _judged(self, answer: Answer) -> Answer:
+        harmless = answer.harmless
         if answer.status // 100 == 2:
             if answer.body is None and answer.text.strip():
                 raise self._lost(
                     f"{self.title} answers what is no JSON", harmless, Reason.UPSTREAM_ANSWER_UNREADABLE, answer.status
                 )
-            return replace(answer, harmless=harmless)
+            return answer
         error = self._explain(answer) or explained(self.title, answer)
         if isinstance(error, Ambiguous) and harmless:
             error = Transient(error.message, reason=error.reason, status=error.status, retry_after=error.retry_after)
