@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from finetune_operator.api.backends import UpstreamBackend
@@ -29,6 +30,7 @@ def base_url_of(backend: UpstreamBackend, traits: Traits, allowed: Collection[st
     )
 
 
+@lru_cache(maxsize=1024)
 def normal(url: str) -> str:
     """Comparable: scheme and host in lower case, no default port, no trailing slash."""
     parts = urlsplit(url)

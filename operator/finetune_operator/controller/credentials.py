@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 from finetune_operator.api.base import SecretRef
 from finetune_operator.api.reasons import Reason
@@ -32,6 +34,7 @@ class Credentials:
         self._client = client
         self._clock = clock
         self._kept: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
+        self._reading: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def provider(self, run: UpstreamRun, traits: Traits) -> dict[str, str]:
         """The keys that the provider needs, and only them. Raises SecretMissing and ApiError."""
@@ -59,6 +62,10 @@ class Credentials:
         )
 
     async def _read(self, run: UpstreamRun, ref: SecretRef, field: str) -> dict[str, str]:
+        async with self._reading.setdefault((run.namespace, ref.name), asyncio.Lock()):
+            return await self._read_once(run, ref, field)
+
+    async def _read_once(self, run: UpstreamRun, ref: SecretRef, field: str) -> dict[str, str]:
         place, now = (run.namespace, ref.name), self._clock()
         kept = self._kept.get(place)
         if kept is not None and now - kept[0] < KEPT_SECONDS:

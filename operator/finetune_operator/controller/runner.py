@@ -8,11 +8,11 @@ Memory is lost at a restart, and nothing depends on it: the status says what may
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -101,6 +101,7 @@ class Runner:
         self._count = count
         self._disk = disk or Disk()
         self._spool_dir = spool_dir
+        self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
         self._slots: dict[tuple[str, bool], asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -217,7 +218,7 @@ class Runner:
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         api = self._client.api(member.traits.title, base_url, headers, redact=redact, explain=member.explain)
-        with _spool(self._spool_dir, needed=step in HEAVY) as spool:
+        with self._spool() if step in HEAVY else nullcontext(self._nowhere) as spool:
             kit = Kit(
                 api=api,
                 fetcher=self._client.fetcher(redact),
@@ -235,6 +236,15 @@ class Runner:
                     redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
                 ) from None
 
+    @contextmanager
+    def _spool(self) -> Iterator[Path]:
+        """A folder for a call that may move data."""
+        folder = Path(tempfile.mkdtemp(prefix="finetune-", dir=self._spool_dir))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     async def _confirm(self, run: UpstreamRun, step: Step) -> None:
         """The call has waited for its turn: what was written then must still be what is there. Raises Transient."""
         try:
@@ -248,19 +258,6 @@ class Runner:
 def _value(header: str) -> str:
     """`Bearer abc` -> `abc`."""
     return header.rpartition(" ")[2]
-
-
-@contextlib.contextmanager
-def _spool(parent: str | None, *, needed: bool) -> Iterator[Path]:
-    """A folder for this call, where it may move data: polls are many, and make none."""
-    if not needed:
-        yield Path(parent or tempfile.gettempdir(), "finetune-nothing")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="finetune-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 _Method = Callable[[Upstream, UpstreamRun, Kit], Awaitable[Outcome | None]]

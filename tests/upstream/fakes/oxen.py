@@ -78,6 +78,8 @@ class FineTune:
     listed_from: float
     life: Life | None = None
     ended: str | None = None
+    saved: dict[int, str] = field(default_factory=dict)
+    """When each checkpoint was first there, by step."""
 
 
 @dataclass(slots=True)
@@ -274,7 +276,7 @@ class OxenFake(Fake):
                 "step": step,
                 "path": f"models/{row.body['name']}/checkpoint-{step}",
                 "size_bytes": 1024,
-                "created_at": self.clock.stamp(),
+                "created_at": row.saved.setdefault(step, self.clock.stamp()),
                 "metrics": {"epoch": step / total, "grad_norm": 0.5, "learning_rate": 0.0001, "loss": 2.0 / (step + 1)},
                 "inference_samples": [],
                 "model_id": None,

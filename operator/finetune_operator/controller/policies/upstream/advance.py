@@ -62,7 +62,8 @@ def _identify(observation: Observation, draft: Draft, record: Record) -> None:
     finetune = observation.finetune
     assert finetune.spec is not None
     record.fields.setdefault("provider", finetune.spec.backend.kind)
-    record.fields.setdefault("marker", marker_of(finetune.uid, finetune.run))
+    if "marker" not in record.fields:
+        record.fields["marker"] = marker_of(finetune.uid, finetune.run)
     if "backend" not in record.data:
         member = finetune.spec.backend.wire()
         record.data["backend"] = json.dumps(member, separators=(",", ":"), sort_keys=True)

@@ -11,9 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
-
-from pydantic import ValidationError
 
 from finetune_operator.api.backends import BackendSpec, UpstreamBackend
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION
@@ -71,14 +70,20 @@ class Record:
 
     def backend(self) -> UpstreamBackend | None:
         """The backend member that the run was made with."""
-        try:
-            return BackendSpec.model_validate(json.loads(self.data["backend"]), by_alias=True, by_name=False).upstream
-        except (KeyError, ValueError, ValidationError):
-            return None
+        return _backend_of(self.data.get("backend", ""))
 
     def provider(self) -> str | None:
         """The backend's name on the wire."""
         return self.fields.get("provider")
+
+
+@lru_cache(maxsize=1024)
+def _backend_of(text: str) -> UpstreamBackend | None:
+    """Many runs are made with the same backend, and each is looked at at every poll."""
+    try:
+        return BackendSpec.model_validate(json.loads(text), by_alias=True, by_name=False).upstream
+    except ValueError:
+        return None
 
 
 def record_of(draft: Draft) -> Record:
