@@ -2,7 +2,9 @@
 
 Isolation: $BENCH_HANGING (500) FineTunes at a provider that answers nothing, while Job FineTunes are created at 10/s
 and other runs are polled. Polling: $BENCH_POLLING (1000) running FineTunes at the default interval, about which
-nothing is new. Prints a table and writes JSON to $BENCH_JSON (default build/bench-upstream.json).
+nothing is new. Each part has an API server of its own. Beside the figures stands what the same run says of the machine:
+how long the POSTs of the same FineTunes took, and `reference.work`. Prints a table and writes JSON to $BENCH_JSON
+(default build/bench-upstream.json).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import uvloop
 
 from tests.bench.driver import FINETUNES, JOBS, Driver, finetune, percentile
 from tests.bench.operator_process import OperatorProcess
+from tests.bench.reference import measured, middle
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.crd import install_crd
 from tests.upstream.fakes.oxen import OxenFake, OxenOptions
@@ -39,6 +42,7 @@ WATCHED_SECONDS = 66.0
 
 Object = dict[str, Any]
 Results = dict[str, float]
+Part = Callable[[Driver, Path, Path], Awaitable[Results]]
 
 
 class Provider:
@@ -129,19 +133,20 @@ async def in_phase(driver: Driver, namespace: str, phase: str, count: int, secon
 
 
 async def all_hang(driver: Driver, namespace: str, seconds: float = 300) -> None:
-    """Wait until each has its finalizer and its first status: what comes next is up to the provider."""
+    """Wait until each has written that it will create its run: what comes next is up to the provider."""
     deadline = time.monotonic() + seconds
     while True:
         found = (await driver.send("GET", FINETUNES.format(namespace=namespace)))["items"]
-        if all("phase" in each.get("status", {}) and each["metadata"].get("finalizers") for each in found):
+        if all((each.get("status") or {}).get("upstream", {}).get("intentTime") for each in found):
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"not every FineTune waits for its provider in {namespace}")
         await asyncio.sleep(1)
 
 
-async def job_latency(driver: Driver, namespace: str) -> list[float]:
-    """Milliseconds from the POST of a Job FineTune to its Job, at a steady rate."""
+async def job_latency(driver: Driver, namespace: str) -> tuple[list[float], list[float]]:
+    """Milliseconds from the POST of a Job FineTune to its Job, at a steady rate, and how many of them the POST took."""
+    posts: list[float] = []
     posted: dict[str, float] = {}
     seen: dict[str, float] = {}
     names = [f"steady-{index:04d}" for index in range(JOBS_RATE * JOBS_SECONDS)]
@@ -151,8 +156,9 @@ async def job_latency(driver: Driver, namespace: str) -> list[float]:
         await asyncio.sleep(max(0.0, started + index / JOBS_RATE - time.perf_counter()))
         posted[name] = time.perf_counter()
         await driver.send("POST", FINETUNES.format(namespace=namespace), finetune(name))
+        posts.append(1000 * (time.perf_counter() - posted[name]))
     await asyncio.wait_for(watching, 60)
-    return [1000 * (seen[f"{name}-1"] - posted[name]) for name in names]
+    return [1000 * (seen[f"{name}-1"] - posted[name]) for name in names], posts
 
 
 async def settle(driver: Driver, namespace: str, seconds: float = 120) -> None:
@@ -185,9 +191,11 @@ async def isolation(driver: Driver, kubeconfig: Path, log: Path) -> Results:
                 await driver.namespace(name)
                 await settle(driver, "alone")
                 others.polls.clear()
-                waits = await job_latency(driver, name)
+                waits, posts = await job_latency(driver, name)
                 gaps = [b - a for times in others.polls.values() for a, b in itertools.pairwise(times)]
                 results |= {
+                    f"{name}_post_p50_ms": percentile(posts, 0.50),
+                    f"{name}_post_p99_ms": percentile(posts, 0.99),
                     f"{name}_job_p50_ms": percentile(waits, 0.50),
                     f"{name}_job_p99_ms": percentile(waits, 0.99),
                     f"{name}_poll_gap_p99_s": percentile(gaps, 0.99),
@@ -210,13 +218,15 @@ async def polling(driver: Driver, kubeconfig: Path, log: Path) -> Results:
             await asyncio.sleep(5)
             provider.polls.clear()
             cpu, started = operator.cpu_seconds(), time.perf_counter()
-            await asyncio.sleep(WATCHED_SECONDS)
+            async with measured() as reference:
+                await asyncio.sleep(WATCHED_SECONDS)
             seconds = time.perf_counter() - started
             counts = [len(times) for times in provider.polls.values()]
             return {
                 "polled_runs": len(counts),
                 "polls_per_run_and_30_s": 30 * sum(counts) / seconds / max(1, len(counts)),
                 "most_polls_of_a_run": max(counts),
+                "reference_ms": middle(reference),
                 "core_percent": 100 * (operator.cpu_seconds() - cpu) / seconds,
                 "rss_mb": operator.rss_mb(),
             }
@@ -240,19 +250,20 @@ def report(results: Results) -> str:
     return "\n".join(lines)
 
 
-async def _measure(kubeconfig: Path, folder: Path, parts: list[str]) -> Results:
-    results: Results = {}
+PARTS: dict[str, Part] = {"isolation": isolation, "polling": polling}
+
+
+async def _measure(part: Part, kubeconfig: Path, log: Path) -> Results:
     async with Driver(kubeconfig) as driver:
-        for name, part in (("isolation", isolation), ("polling", polling)):
-            if name in parts or not parts:
-                results |= await part(driver, kubeconfig, folder / f"{name}.log")
-    return results
+        return await part(driver, kubeconfig, log)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "cluster") as control_plane:
-        install_crd(control_plane)
-        results = uvloop.run(_measure(control_plane.kubeconfig, Path(folder), sys.argv[1:]))
+    results: Results = {}
+    for name in sys.argv[1:] or PARTS:
+        with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "cluster") as control_plane:
+            install_crd(control_plane)
+            results |= uvloop.run(_measure(PARTS[name], control_plane.kubeconfig, Path(folder, f"{name}.log")))
     print(report(results))
     target = Path(os.environ.get("BENCH_JSON", "build/bench-upstream.json"))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
-"""Who is woken when a poll has ended: at once where it is news or somebody waits for it, else when the next is due."""
+"""Who is woken when a poll has ended: at once where it is news or somebody waits for it, else when the next is due.
+And who waits for whom: calls of one kind for those of the same kind."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -14,10 +16,10 @@ from finetune_operator.backends.failures import Transient
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.http import Client
 from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.upstream_run import Sighting, Step
+from finetune_operator.backends.upstream_run import Outcome, Sighting, Step
 from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.model import Key
-from finetune_operator.controller.runner import Runner
+from finetune_operator.controller.runner import HEAVY_PER_PROVIDER, Runner
 from tests.upstream.kits import run_of
 
 RUN = run_of("https://data.example.com/dogs.zip")
@@ -39,33 +41,46 @@ class Scripted(BflUpstream):
             raise answer
         return answer
 
+    async def prepare(self, run: Any, kit: Any) -> Outcome:
+        return Outcome()
+
 
 class Keys:
-    """The Secret's word, without a cluster."""
+    """The Secret's word, without a cluster; a run called `hanging` waits for it for ever, its slot in hand."""
 
-    async def provider(self, *_: object) -> dict[str, str]:
+    async def provider(self, run: Any, *_: object) -> dict[str, str]:
+        if run.name == "hanging":
+            await asyncio.Event().wait()
         return {"api-key": "k"}
+
+    async def places(self, *_: object) -> tuple[dict[str, str], dict[str, str]]:
+        return {}, {}
 
 
 def seen(step: int) -> Sighting:
     return Sighting(state=RunState(stage=Stage.RUNNING, reason="Running", message="", progress={"step": step}))
 
 
-async def woken(*answers: Sighting | Exception, rest: float | None = REST, watched: bool = False) -> list[Any]:
-    """What the queue hears of polls that are made one after the other."""
-    told: asyncio.Queue[Any] = asyncio.Queue()
-    client = Client(AddressGuard())
-    runner = Runner(
+def runner_of(client: Client, tell: Callable[[Any], None], *answers: Sighting | Exception) -> Runner:
+    """With one call of a kind at a time, but two that may be long."""
+    return Runner(
         {"bfl": Scripted(*answers)},
         client,
         cast(Credentials, Keys()),
         allowed=frozenset(),
         per_provider=1,
-        notify=told.put_nowait,
-        notify_later=lambda key, seconds: told.put_nowait((key, seconds)),
+        notify=tell,
+        notify_later=lambda key, seconds: tell((key, seconds)),
         live=lambda *_: pytest.fail("a poll is no billed call"),
         clock=lambda: datetime.now(UTC),
     )
+
+
+async def woken(*answers: Sighting | Exception, rest: float | None = REST, watched: bool = False) -> list[Any]:
+    """What the queue hears of polls that are made one after the other."""
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    client = Client(AddressGuard())
+    runner = runner_of(client, told.put_nowait, *answers)
     heard = []
     for _ in answers:
         runner.begin(RUN, Step.POLL, rest)
@@ -95,3 +110,20 @@ async def test_who_has_looked_in_the_meantime_is_told_at_once() -> None:
 
 async def test_a_call_that_somebody_needs_is_told_at_once() -> None:
     assert await woken(seen(1), seen(1), rest=None) == [KEY, KEY]
+
+
+@pytest.mark.parametrize("hanging", [Step.CREATE, Step.PREPARE, Step.POLL])
+async def test_calls_that_hang_hold_up_none_of_another_kind(hanging: Step) -> None:
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    client = Client(AddressGuard())
+    runner = runner_of(client, told.put_nowait, seen(1))
+    for number in range(HEAVY_PER_PROVIDER):
+        runner.begin(replace(RUN, name="hanging", uid=f"hanging-{number}"), hanging)
+    await asyncio.sleep(0)
+    others = {Step.PREPARE, Step.POLL} - {hanging}
+    for step in others:
+        runner.begin(replace(RUN, name=step, uid=step), step)
+    async with asyncio.timeout(5):
+        assert {(await told.get()).name for _ in others} == others
+    await runner.close()
+    await client.close()

@@ -103,7 +103,7 @@ class Runner:
         self._spool_dir = spool_dir
         self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
-        self._slots: dict[tuple[str, bool], asyncio.Semaphore] = {}
+        self._slots: dict[tuple[str, Step], asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def view(self, uid: str, run: int) -> UpstreamView:
@@ -201,10 +201,13 @@ class Runner:
         memory.step, memory.task = None, None
 
     def _slot(self, provider: str, run: UpstreamRun, step: Step) -> asyncio.Semaphore:
-        heavy = step in HEAVY
+        """Looks, creates and the rest of the heavy ones do not wait for each other: where every create hangs, a crowd
+        that has nothing to prepare would else get its turn, and write its status, in one moment between two of them.
+        """
         origin = f"{provider} {run.backend.base_url or ''}"
-        bound = HEAVY_PER_PROVIDER if heavy else self._per_provider
-        return self._slots.setdefault((origin, heavy), asyncio.Semaphore(bound))
+        lane = Step.CREATE if step is Step.CREATE else Step.PREPARE if step in HEAVY else Step.POLL
+        bound = self._per_provider if lane is Step.POLL else HEAVY_PER_PROVIDER
+        return self._slots.setdefault((origin, lane), asyncio.Semaphore(bound))
 
     async def _carry_out(self, member: Upstream, run: UpstreamRun, step: Step) -> Outcome | None:
         base_url = base_url_of(run.backend, member.traits, self._allowed)
