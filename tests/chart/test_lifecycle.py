@@ -177,8 +177,16 @@ def test_from_install_to_uninstall(installation: Installation) -> None:
     assert it.kubectl.get("finetune", "first")["metadata"]["uid"] == uid
     it.helm("uninstall", "tune", "--wait", "--timeout", PATIENCE)
     it.kubectl("delete", "crd", "finetunes.finetune.dev", "--timeout", PATIENCE)
-    with pytest.raises(KubectlError):
-        it.kubectl.get("finetunes", "-A")
+    eventually(lambda: not serves_finetunes(it.kubectl), "the API server has dropped the resource")
+
+
+def serves_finetunes(kubectl: Kubectl) -> bool:
+    """Also for a moment after the deletion of the CRD has been answered."""
+    try:
+        kubectl.get("finetunes", "-A")
+    except KubectlError:
+        return False
+    return True
 
 
 def an_upgrade_leaves_a_run_alone(it: Installation, tunes: Operated) -> None:
