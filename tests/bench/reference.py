@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,8 +35,3 @@ async def measured() -> AsyncIterator[list[float]]:
         yield found
     finally:
         task.cancel()
-
-
-def middle(found: list[float]) -> float:
-    """The median."""
-    return statistics.median(found)

@@ -277,8 +277,19 @@ def telling(answer: Any, words: str) -> Any:
     return told | ({"metrics": {words: 1.0}} if "metrics" in told else {})
 
 
+@asynccontextmanager
+async def talkative(api: ControlPlane, caplog: pytest.LogCaptureFixture, name: str) -> AsyncIterator[tuple[Life, int]]:
+    """A life that will fail, with the logs at their most talkative and metrics of each run at the port."""
+    caplog.set_level("DEBUG")
+    port = free_port("127.0.0.1")
+    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run:
+        run.fake.options.outcome = "fail"
+        yield run, port
+
+
 async def shown(run: Life, port: int, caplog: pytest.LogCaptureFixture) -> str:
-    """Everything that users and administrators get to see of it, once it is over."""
+    """Everything that users and administrators get to see of it, from apply to the end."""
+    await run.apply()
     body = await run.until(over)
     events = await run.client.list(resources.core(run.namespace, "events"))
     async with aiohttp.ClientSession() as web, web.get(f"http://127.0.0.1:{port}/metrics") as answer:
@@ -298,16 +309,12 @@ def absent(secrets: list[str], text: str) -> None:
 async def test_no_error_of_a_provider_shows_a_secret(
     api: ControlPlane, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """A provider that echoes the credentials in every error, and logs at their most talkative."""
-    caplog.set_level("DEBUG")
-    port = free_port("127.0.0.1")
-    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run:
+    """A provider that echoes the credentials in every error."""
+    async with talkative(api, caplog, name) as (run, port):
         secrets = [*run.case.secret.values(), run.store.secret()["AWS_SECRET_ACCESS_KEY"]]
         echo = {"message": f"you sent {' '.join(secrets)}", "detail": secrets, "reason": secrets[0]}
         for status in (401, 500, 503):
             run.fake.fault("status", status=status, body=echo, times=3)
-        run.fake.options.outcome = "fail"
-        await run.apply()
         text = await shown(run, port, caplog)
         assert "you sent" in text
         absent(secrets, text)
@@ -318,14 +325,10 @@ async def test_no_success_of_a_provider_shows_a_secret(
     api: ControlPlane, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """A provider that says the credentials in answers that are none of an error: as words, names and states."""
-    caplog.set_level("DEBUG")
-    port = free_port("127.0.0.1")
-    async with living(api, name, f"--metrics-port={port}", "--per-run-metrics") as run:
+    async with talkative(api, caplog, name) as (run, port):
         secrets = list(run.case.secret.values())
         run.fake.rewrite = lambda _, answer: telling(answer, f"we know {' '.join(secrets)}")
         run.fake.fault("unknown-status", route=POLLED[name], word=secrets[0], times=2)
-        run.fake.options.outcome = "fail"
-        await run.apply()
         text = await shown(run, port, caplog)
         assert "we know" in text
         absent(secrets, text)

@@ -150,15 +150,17 @@ class Api:
         return Answer(streamed.status, streamed.headers, body, text, harmless)
 
     def _judged(self, answer: Answer) -> Answer:
-        harmless = answer.harmless
         if answer.status // 100 == 2:
             if answer.body is None and answer.text.strip():
                 raise self._lost(
-                    f"{self.title} answers what is no JSON", harmless, Reason.UPSTREAM_ANSWER_UNREADABLE, answer.status
+                    f"{self.title} answers what is no JSON",
+                    answer.harmless,
+                    Reason.UPSTREAM_ANSWER_UNREADABLE,
+                    answer.status,
                 )
             return answer
         error = self._explain(answer) or explained(self.title, answer)
-        if isinstance(error, Ambiguous) and harmless:
+        if isinstance(error, Ambiguous) and answer.harmless:
             error = Transient(error.message, reason=error.reason, status=error.status, retry_after=error.retry_after)
         raise self._cleaned(error)
 

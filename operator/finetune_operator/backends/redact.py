@@ -27,10 +27,16 @@ class Redactor:
         return _without(self._forms, text)
 
     def document(self, raw: bytes, parsed: Any) -> Any:
-        """A JSON document, keys too, without any of them. `raw`: what it was parsed from, to see where none can be."""
+        """A JSON document, keys too, without any of them; None where it is nested deeper than can be looked through.
+
+        `raw`: what it was parsed from, to see where none can be.
+        """
         if b"\\" not in raw and not any(form.encode() in raw for form in self._certain):
             return parsed
-        return self._within(parsed)
+        try:
+            return self._within(parsed)
+        except RecursionError:
+            return None
 
     def _within(self, value: Any) -> Any:
         if isinstance(value, str):
