@@ -422,24 +422,38 @@ WAN = Family("textToVideo", wan_encode, wan_predict, wan_call, blocks=("blocks",
 WAN_TWO = Family("textToVideo", wan_encode, wan_predict, wan_call, blocks=("blocks",), parts=TWO)
 
 
-def wan_image_encode(pipe: Any, row: Row) -> Encoded:
-    """The first frame's latent: of a clip that is grey behind it, or of the frame itself (timesteps per token)."""
+def wan_image_encode(pipe: Any, row: Row, ends: Sequence[int] = (0,)) -> Encoded:
+    """The latent of a clip that is grey but for its ends, or of the first frame itself (timesteps per token)."""
     found = wan_encode(pipe, row)
-    start = pipe.video_processor.preprocess(row.frames[0], found.size[1], found.size[0]).unsqueeze(2)
-    clip = torch.zeros(1, 3, 1 if pipe.config.expand_timesteps else len(row.frames), *start.shape[3:])
-    clip[:, :, :1] = start
+    clip = torch.zeros(1, 3, 1 if pipe.config.expand_timesteps else len(row.frames), *reversed(found.size))
+    for end in ends:
+        clip[:, :, end] = pipe.video_processor.preprocess(row.frames[end], found.size[1], found.size[0])
     config = pipe.vae.config
     mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
     found.controls.append((pipe.vae.encode(clip).latent_dist.mode() - mean) / std)
     if pipe.image_encoder is not None:
-        seen = pipe.image_processor(images=row.frames[0], return_tensors="pt")
+        seen = pipe.image_processor(images=[row.frames[end] for end in ends], return_tensors="pt")
         found.text["image"] = pipe.image_encoder(**seen, output_hidden_states=True).hidden_states[-2]
     return found
 
 
 def wan_image_predict(pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded) -> torch.Tensor:
-    mask = torch.zeros_like(noisy)  # four channels, as the latent of the tiny autoencoder has
-    mask[:, :, :1] = 1
+    return wan_masked(part, noisy, sigma, row, frames=[1] * 4 + [0] * (4 * noisy.shape[2] - 4))
+
+
+def wan_first_last_predict(
+    pipe: Any, part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded
+) -> torch.Tensor:
+    return wan_masked(part, noisy, sigma, row, frames=[1] * 4 + [0] * (4 * noisy.shape[2] - 5) + [1])
+
+
+def wan_masked(
+    part: Any, noisy: torch.Tensor, sigma: torch.Tensor, row: Encoded, frames: Sequence[int]
+) -> torch.Tensor:
+    """frames: which are given, the first one four times, so that each latent has four."""
+    mask = torch.zeros(1, 4, *noisy.shape[2:])
+    for place, given in enumerate(frames):
+        mask[:, place % 4, place // 4] = given
     return part(
         torch.cat([noisy, mask, row.controls[0]], dim=1),
         timestep=sigma * 1000,
@@ -460,14 +474,21 @@ def wan_image_call(row: Row) -> dict[str, Any]:
     return {**wan_call(row), "image": row.frames[0]}
 
 
-def wan_image_family(predict: Any, **options: Any) -> Family:
+def wan_first_last_call(row: Row) -> dict[str, Any]:
+    return {**wan_image_call(row), "last_image": row.frames[4]}
+
+
+def wan_image_family(
+    predict: Any, encode: Any = wan_image_encode, call: Any = wan_image_call, **options: Any
+) -> Family:
     plain = {"diffusers.pipelines.wan.pipeline_wan_i2v": {"prompt_clean": str.strip}}  # diffusers' own needs ftfy
-    return Family(
-        "imageToVideo", wan_image_encode, predict, wan_image_call, blocks=("blocks",), patches=plain, **options
-    )
+    return Family("imageToVideo", encode, predict, call, blocks=("blocks",), patches=plain, **options)
 
 
 WAN_IMAGE = wan_image_family(wan_image_predict)
+WAN_FIRST_LAST = wan_image_family(
+    wan_first_last_predict, lambda pipe, row: wan_image_encode(pipe, row, (0, -1)), wan_first_last_call
+)
 WAN_IMAGE_TWO = wan_image_family(wan_image_predict, parts=TWO)
 WAN_IMAGE_IN_PLACE = wan_image_family(wan_in_place_predict, pipeline="WanImageToVideoPipeline", given=1)
 
@@ -484,6 +505,7 @@ PLAIN: dict[str, Family] = {
     "wan": WAN,
     "wan_two": WAN_TWO,
     "wan_image": WAN_IMAGE,
+    "wan_first_last": WAN_FIRST_LAST,
     "wan_image_two": WAN_IMAGE_TWO,
     "wan_image_in_place": WAN_IMAGE_IN_PLACE,
 }

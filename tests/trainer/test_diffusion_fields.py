@@ -348,12 +348,6 @@ def test_what_video_models_cannot_learn_from_is_said(new: NewRun) -> None:
     result = still.execute()
     assert (result.code, "row 3: column 'image' holds too few frames" in result.message) == (3, True)
 
-    last_too = new("last", "wan_image")
-    other = tiny_diffusion.wan_transformer(12, image_dim=16, added_kv_proj_dim=24, pos_embed_seq_len=10)
-    other.save_pretrained(last_too.claim("models") / "tiny" / "transformer")
-    result = last_too.execute()
-    assert (result.code, "wants the first and the last frame" in result.message) == (2, True)
-
 
 def test_a_model_that_takes_no_image_learns_image_to_video_from_captions(new: NewRun) -> None:
     text, image = new("text", "wan"), new("image", "wan")
@@ -363,8 +357,9 @@ def test_a_model_that_takes_no_image_learns_image_to_video_from_captions(new: Ne
     assert note.startswith("the base model takes no image")
 
 
+@pytest.mark.parametrize(("family", "last"), [("wan_image", {}), ("wan_first_last", {"last_image": -1})])
 def test_a_sample_is_the_clip_that_the_pipeline_makes_of_the_first_row_s_first_frame(
-    new: NewRun, monkeypatch: pytest.MonkeyPatch
+    new: NewRun, monkeypatch: pytest.MonkeyPatch, family: str, last: dict[str, int]
 ) -> None:
     from diffusers import WanImageToVideoPipeline
 
@@ -376,19 +371,20 @@ def test_a_sample_is_the_clip_that_the_pipeline_makes_of_the_first_row_s_first_f
         original(frames, path)
 
     monkeypatch.setattr(samples, "_write", write)
-    run, plain = new("start", "wan_image", samples=[{"prompt": "an ox"}]), PLAIN["wan_image"]
+    run, plain = new("start", family, samples=[{"prompt": "an ox"}]), PLAIN[family]
     losses(run)
     assert run.manifest()["notes"] == ["samples[0] names no images: what the dataset's first row gives is used"]
 
     pipe = WanImageToVideoPipeline.from_pretrained(run.checkpoint)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(run.output_dir, weight_name="comfyui.safetensors")
-    start = run.rows[0].frames[0]  # type: ignore[attr-defined]
+    frames = run.rows[0].frames  # type: ignore[attr-defined]
+    given = {"image": frames[0], **{name: frames[place] for name, place in last.items()}}
     source = generator(f"{SEED}:sample:0")
     source.manual_seed(source.initial_seed() % 2**63)
     options = {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2, "output_type": "pil"}
     with plain.areas():
-        (expected,) = pipe(image=start, prompt="an ox", negative_prompt="", generator=source, **options).frames
+        (expected,) = pipe(**given, prompt="an ox", negative_prompt="", generator=source, **options).frames
     for found, frame in zip(made[0], expected, strict=True):
         assert np.abs(np.asarray(found, dtype=int) - np.asarray(frame, dtype=int)).max() <= 1
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_a_curve_with_a_hostile_title_and_none_without_steps(tmp_path: Path) -> 
     lines = [{"step": step, "loss": 5 * math.exp(-step / 80), "learning_rate": 1e-4} for step in range(1, 201)]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert pictures.draw_loss(metrics, tmp_path / "loss.png", r"a $\frac{x}$ \undefined_^ name, pvc://models/tiny")
+
+
+def test_drawing_leaves_nothing_among_the_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(json.dumps({"step": 1, "loss": 1.0, "learning_rate": 1e-4}) + "\n")
+    assert pictures.draw_loss(metrics, tmp_path / "loss.png", "one step")
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [3.0]), (40, None)])

@@ -383,21 +383,38 @@ def wan_two() -> Any:
     return WanPipeline(**wan_parts(), transformer=high, transformer_2=low, boundary_ratio=BOUNDARY)
 
 
-def wan_image() -> Any:
-    """Wan2.1-I2V: latent, mask and first frame in, and CLIP's embedding of the first frame."""
-    from diffusers import WanImageToVideoPipeline
+def wan_image_parts() -> dict[str, Any]:
+    """With CLIP, which says five tokens of an image."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
     )
     side = {"height": 28, "width": 28}
-    return WanImageToVideoPipeline(
+    return {
         **wan_parts(),
-        image_encoder=CLIPVisionModel(vision),
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=side),
-        transformer=wan_transformer(4 + 4 + 4, image_dim=16, added_kv_proj_dim=24),
+        "image_encoder": CLIPVisionModel(vision),
+        "image_processor": CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=side),
+    }
+
+
+def wan_image() -> Any:
+    """Wan2.1-I2V: latent, mask and first frame in, and CLIP's embedding of the first frame."""
+    from diffusers import WanImageToVideoPipeline
+
+    return WanImageToVideoPipeline(
+        **wan_image_parts(), transformer=wan_transformer(4 + 4 + 4, image_dim=16, added_kv_proj_dim=24)
     )
+
+
+def wan_first_last() -> Any:
+    """Wan2.1-FLF2V: the last frame as well."""
+    from diffusers import WanImageToVideoPipeline
+
+    transformer = wan_transformer(4 + 4 + 4, image_dim=16, added_kv_proj_dim=24, pos_embed_seq_len=2 * 5)
+    with torch.no_grad():
+        transformer.condition_embedder.image_embedder.pos_embed.normal_()  # zeros would hide the order of the two
+    return WanImageToVideoPipeline(**wan_image_parts(), transformer=transformer)
 
 
 def wan_image_two() -> Any:
@@ -430,6 +447,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         wan,
         wan_two,
         wan_image,
+        wan_first_last,
         wan_image_two,
         wan_image_in_place,
     )

@@ -34,12 +34,12 @@ def describe(base_model: str, env: Environment) -> dict[str, Any]:
         folder = _claimed(base_model, env)
         for name in DESCRIPTIONS:
             if (folder / name).is_file():
-                return _parsed(folder / name, base_model)
+                return read_json(folder / name, base_model)
     else:
         for name in DESCRIPTIONS:
             path = _from_hub(base_model, env, name)
             if path is not None:
-                return _parsed(path, base_model)
+                return read_json(path, base_model)
     raise ConfigError(f"the base model {base_model} has neither {' nor '.join(DESCRIPTIONS)}")
 
 
@@ -67,7 +67,7 @@ def check_weights(folder: Path, base_model: str) -> None:
     names = {path.name for path in folder.glob("*.safetensors")}
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if indexes:
-        names = {name for index in indexes for name in _parsed(index, base_model).get("weight_map", {}).values()}
+        names = {name for index in indexes for name in read_json(index, base_model).get("weight_map", {}).values()}
     if not names:
         raise ConfigError(f"the base model {base_model} has no *.safetensors weights")
     for name in sorted(names):
@@ -80,14 +80,8 @@ def check_weights(folder: Path, base_model: str) -> None:
             ) from error
 
 
-def _claimed(base_model: str, env: Environment) -> Path:
-    folder = env.claim_path(base_model)
-    if not folder.is_dir():
-        raise ConfigError(f"there is no model folder at {base_model}")
-    return folder
-
-
-def _parsed(path: Path, base_model: str) -> dict[str, Any]:
+def read_json(path: Path, base_model: str) -> dict[str, Any]:
+    """A description in the base model's folder. Raises ConfigError."""
     try:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -95,6 +89,13 @@ def _parsed(path: Path, base_model: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError(f"the file {path.name} of the base model {base_model} is no JSON object")
     return document
+
+
+def _claimed(base_model: str, env: Environment) -> Path:
+    folder = env.claim_path(base_model)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no model folder at {base_model}")
+    return folder
 
 
 def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:

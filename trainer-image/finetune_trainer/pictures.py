@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -25,12 +25,19 @@ _SAMPLE = re.compile(r"^step-(\d+)-(\d+)\.(png|webp)$")
 
 def draw_loss(metrics: Path, picture: Path, title: str) -> bool:
     """The loss of every step, faint, and its running mean; below it the learning rate. False without any step."""
-    os.environ.setdefault("MPLCONFIGDIR", mkdtemp(prefix="matplotlib-"))  # the home of a pod may be read-only
-    from matplotlib.figure import Figure
-
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]
     if not steps:
         return False
+    with TemporaryDirectory(prefix="matplotlib-") as settings:
+        os.environ.setdefault("MPLCONFIGDIR", settings)  # the home of a pod may be read-only
+        figure = _loss_figure(steps, title)
+        _put(picture, lambda path: figure.savefig(path, format="png"))
+    return True
+
+
+def _loss_figure(steps: Sequence[dict[str, Any]], title: str) -> Any:
+    from matplotlib.figure import Figure
+
     numbers = [line["step"] for line in steps]
     figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
@@ -47,8 +54,7 @@ def draw_loss(metrics: Path, picture: Path, title: str) -> bool:
     for axes in (loss, rate):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    _put(picture, lambda path: figure.savefig(path, format="png"))
-    return True
+    return figure
 
 
 def running_mean(values: Sequence[float]) -> list[float]:

@@ -64,13 +64,23 @@ class Conditions:
     def text(self, prompt: str, controls: tuple[Picture, ...]) -> Tensors:
         """What the text encoder says; it is loaded if the cache does not know."""
         seen = [(control.digest, self._denoiser.condition_size(control.size)) for control in controls]
-        key = self._cache.key(text=prompt, pictures=seen, encoder=self._text, numbers=self._numbers)
+        key = self._cache.key(
+            text=prompt,
+            pictures=seen,
+            frames=self._denoiser.looked_at,
+            encoder=self._text,
+            numbers=self._numbers,
+        )
         found = self._cache.get(key)
         if found is None:
-            found = self._denoiser.encode_text(prompt, [control.load(1)[0] for control in controls])
+            found = self._denoiser.encode_text(prompt, self.looked_at(controls))
             found = {name: tensor.detach().cpu() for name, tensor in found.items()}
             self._cache.put(key, found)
         return found
+
+    def looked_at(self, controls: tuple[Picture, ...]) -> list[Image.Image]:
+        """The frames of what is given, of one picture after the other."""
+        return [frame for control in controls for frame in control.load(self._denoiser.looked_at)]
 
     @torch.no_grad()
     def _latent(self, picture: Picture, size: Size, role: Role) -> torch.Tensor:

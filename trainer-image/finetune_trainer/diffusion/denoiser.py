@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from PIL import Image
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.areas import Areas, Size, fitted
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.models import check_weights
+from finetune_trainer.models import check_weights, read_json
 
 Tensors = dict[str, torch.Tensor]
 EMBEDS: Final = "embeds"
@@ -82,6 +81,8 @@ class Denoiser(ABC):
     """Whether what is learnt may have several frames."""
     starts: ClassVar[bool] = False
     """Whether the first frame of what is learnt is given, in the place of an image to edit."""
+    looked_at: int = 1
+    """How many frames of what is given the text encoder and a sample may look at."""
     notes: tuple[str, ...] = ()
     """What users of this family should know."""
 
@@ -92,7 +93,7 @@ class Denoiser(ABC):
             advanced.control_area or self.areas.control,
             advanced.condition_area or self.areas.condition,
         )
-        self._index = read_index(base)
+        self._index = read_json(base.folder / "model_index.json", base.name)
         self.pipe = self._pipeline(set(SCHEDULED))
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.requires_grad_(False)
@@ -321,17 +322,6 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
-
-
-def read_index(base: Base) -> dict[str, Any]:
-    """model_index.json. Raises ConfigError."""
-    try:
-        index = json.loads((base.folder / "model_index.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the file model_index.json of the base model {base.name} cannot be read: {error}") from error
-    if not isinstance(index, dict):
-        raise ConfigError(f"the file model_index.json of the base model {base.name} is no JSON object")
-    return index
 
 
 def batched(texts: Sequence[Mapping[str, torch.Tensor]]) -> Tensors:

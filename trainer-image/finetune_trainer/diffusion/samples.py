@@ -97,7 +97,7 @@ class Samples:
 
     def _shown(self, number: int, wanted: _Wanted) -> Shown:
         text, negative = self._texts(wanted)
-        controls = tuple(control.load(1)[0] for control in wanted.controls)
+        controls = tuple(self._conditions.looked_at(wanted.controls))
         seed = seed_of(f"{self._seed}:sample:{number}") % 2**63
         return Shown(text, negative, controls, self._size, self._steps, seed)
 

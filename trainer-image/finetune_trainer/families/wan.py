@@ -4,7 +4,7 @@ The autoencoder takes 4n + 1 frames: of longer clips the first `numFrames`, of s
 
 Wan2.2-A14B has two denoisers: `transformer` where the share of noise is at least the checkpoint's `boundary_ratio`,
 `transformer_2` below. Image to video gives a model the first frame of the clip that it learns, the way the pipeline
-gives it the image to animate.
+gives it the image to animate, and a model made for both ends (FLF2V) the last one too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from PIL import Image
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Areas, Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors, read_index, replaced
+from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors, replaced
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.models import read_json
 
 IMAGE: Final = "image"
-"""Name of CLIP's embedding of the image to animate, (tokens, width)."""
+"""Name of CLIP's embedding of the frames that are given, (frames, tokens, width)."""
 TWO: Final = {"transformer": "-high-noise", "transformer_2": "-low-noise"}
 """The two denoisers, and what the names of their files end with."""
 ORIGINAL_NAMES = (
@@ -42,8 +43,11 @@ ORIGINAL_NAMES = (
 
 def image_to_video(base: Base, advanced: Advanced, frames: int = 1) -> Wan:
     """The class for a checkpoint that takes an image, or text to video for one that does not."""
-    index = read_index(base)
-    if index.get("expand_timesteps") or index.get("_class_name") == WanImageToVideo.pipeline:
+    index = read_json(base.folder / "model_index.json", base.name)
+    if index.get("_class_name") == WanImageToVideo.pipeline:
+        both_ends = read_json(base.folder / "transformer" / "config.json", base.name).get("pos_embed_seq_len")
+        return (WanFirstLastToVideo if both_ends else WanImageToVideo)(base, advanced, frames)
+    if index.get("expand_timesteps"):
         return WanImageToVideo(base, advanced, frames)
     wan = Wan(base, advanced, frames)
     wan.notes = ("the base model takes no image: it learns its clips from the captions alone, as in textToVideo",)
@@ -152,37 +156,28 @@ class WanImageToVideo(Wan):
             raise ConfigError(f"numFrames {frames} leaves the first frame alone: image to video needs at least 5")
         self._in_place: bool = self.pipe.config.expand_timesteps
 
-    def load_model(self) -> None:
-        """Raises ConfigError for a model that wants the last frame as well."""
-        super().load_model()
-        if any(model.config.pos_embed_seq_len for model in self.models.values()):
-            raise ConfigError(
-                f"the base model {self.base.name} wants the first and the last frame, and this trainer gives the first",
-                "ModelNotSupported",
-            )
-
     def control_size(self, size: Size) -> Size:
         """That of the clip which it starts."""
         return self.target_size(size)
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """With CLIP's last layer but one, of the first frame as it is, where the model has that encoder."""
+        """With CLIP's last layer but one, of the frames that are given as they are, where the model has it."""
         from diffusers.pipelines.wan import pipeline_wan, pipeline_wan_i2v
 
         # Its own cleaning wants ftfy, and fails without; the other pipeline's is the same but for that.
         with replaced(pipeline_wan_i2v, prompt_clean=pipeline_wan.prompt_clean):
             told = super().encode_text(prompt, ())
         if "image_encoder" in self._components():
-            told[IMAGE] = self.texts().encode_image(controls[0], self.base.device)[0].to(self.base.dtype)
+            told[IMAGE] = self.texts().encode_image(self._given(controls), self.base.device).to(self.base.dtype)
         return told
 
     def encode_control(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
-        """Of the first frame alone, or followed by as many grey ones as the clip has."""
-        start = self._pixels(frames[:1], size)
+        """Of the first frame alone, or of a clip in which the frames that are not given are grey."""
+        start, *end = (self._pixels([frame], size) for frame in self._given(frames))
         if self._in_place:
             return self.encode_pixels(start)[0]
-        after = start.new_zeros(1, 3, self._kept(len(frames)) - 1, *start.shape[3:])
-        return self.encode_pixels(torch.cat([start, after], dim=2))[0]
+        grey = start.new_zeros(1, 3, self._kept(len(frames)) - 1 - len(end), *start.shape[3:])
+        return self.encode_pixels(torch.cat([start, grey, *end], dim=2))[0]
 
     def goal(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """noise - x, of the frames that are not given in their place."""
@@ -190,7 +185,10 @@ class WanImageToVideo(Wan):
         return goal[:, :, 1:] if self._in_place else goal
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The first frame in place at timestep 0, or a mask of it (one channel for each frame of a latent) and it."""
+        """The first frame in place at timestep 0, or a mask of what is given and that.
+
+        The mask has one channel for each frame of a latent; the first latent is of one frame, which counts for all.
+        """
         timestep, (start,) = noisy.sigma * 1000, noisy.controls
         if self._in_place:
             timestep = _per_token(timestep, noisy.latents, model).clone()
@@ -199,19 +197,44 @@ class WanImageToVideo(Wan):
             return _answer(model, noisy, seen, timestep.flatten(1))[:, :, 1:]
         mask = start.new_zeros(len(start), self.pipe.vae_scale_factor_temporal, *start.shape[2:])
         mask[:, :, 0] = 1
+        self._mark_end(mask)
         return _answer(model, noisy, torch.cat([noisy.latents, mask, start], dim=1), timestep)
 
     def call(self, shown: Shown) -> dict[str, Any]:
         """With the image to animate."""
-        return {**super().call(shown), "image": shown.controls[0]}
+        return {**super().call(shown), "image": self._given(shown.controls)[0]}
 
     def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
         """The pipeline takes an image or its embedding, and wants both: it gets the embedding from where it asks."""
         if IMAGE not in shown.text:
             return super().show(shown, on_step)
-        embedding = shown.text[IMAGE][None].to(self.base.device)
+        embedding = shown.text[IMAGE].to(self.base.device)
         with replaced(self.pipe, encode_image=lambda *_: embedding):
             return super().show(shown, on_step)
+
+    def _given(self, frames: Sequence[Image.Image]) -> list[Image.Image]:
+        return list(frames[:1])
+
+    def _mark_end(self, mask: torch.Tensor) -> None:
+        """Mark what is given at the end; mask: (samples, frames of a latent, latents, height, width)."""
+
+
+class WanFirstLastToVideo(WanImageToVideo):
+    """Given the first and the last frame (Wan2.1-FLF2V): the last frame of the clip that is learnt."""
+
+    def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
+        super().__init__(base, advanced, frames)
+        self.looked_at = self.frames
+
+    def call(self, shown: Shown) -> dict[str, Any]:
+        """With the image to end with."""
+        return {**super().call(shown), "last_image": self._given(shown.controls)[-1]}
+
+    def _given(self, frames: Sequence[Image.Image]) -> list[Image.Image]:
+        return [frames[0], frames[self._kept(len(frames)) - 1]]
+
+    def _mark_end(self, mask: torch.Tensor) -> None:
+        mask[:, -1, -1] = 1
 
 
 def _per_token(timestep: torch.Tensor, latents: torch.Tensor, model: Any) -> torch.Tensor:
@@ -222,10 +245,11 @@ def _per_token(timestep: torch.Tensor, latents: torch.Tensor, model: Any) -> tor
 
 
 def _answer(model: Any, noisy: Noisy, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    given = noisy.text.get(IMAGE)
     return model(
         hidden_states=latents,
         timestep=timestep,
         encoder_hidden_states=noisy.text[EMBEDS],
-        encoder_hidden_states_image=noisy.text.get(IMAGE),
+        encoder_hidden_states_image=None if given is None else given.flatten(0, 1),
         return_dict=False,
     )[0]
