@@ -40,3 +40,29 @@ def write_rows(folder: Path, rows: int = 6) -> list[dict[str, Any]]:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def video(
+    frames: list[Image.Image],
+    rate: int = 16,
+    codec: str = "libx264rgb",
+    container: str = "mp4",
+    pixels: str = "yuv420p",
+    options: dict[str, str] | None = None,
+) -> bytes:
+    """A video file; libx264rgb keeps every pixel."""
+    import av
+
+    buffer = BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        stream: Any = output.add_stream(codec, rate=rate)
+        stream.width, stream.height = frames[0].size
+        lossless = codec == "libx264rgb"
+        stream.pix_fmt = "rgb24" if lossless else pixels
+        stream.options = {"crf": "0"} if lossless else options or {}
+        for frame in frames:
+            for packet in stream.encode(av.VideoFrame.from_image(frame)):
+                output.mux(packet)
+        for packet in stream.encode():
+            output.mux(packet)
+    return buffer.getvalue()

@@ -366,9 +366,9 @@ def test_a_sample_is_the_clip_that_the_pipeline_makes_of_the_first_row_s_first_f
     made: list[list[Image.Image]] = []
     original = samples._write
 
-    def write(frames: list[Image.Image], path: Path) -> None:
+    def write(frames: list[Image.Image], path: Path, rate: float) -> None:
         made.append(frames)  # the file is rounded
-        original(frames, path)
+        original(frames, path, rate)
 
     monkeypatch.setattr(samples, "_write", write)
     run, plain = new("start", family, samples=[{"prompt": "an ox"}]), PLAIN[family]

@@ -51,8 +51,9 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
         title = f"FineTune {config.finetune.namespace}/{config.finetune.name}, run {config.finetune.run}"
         destination = check_destination(config.output.uri, env, stop.check, title)
     say("validating", dataset=config.dataset.uri)
-    source = open_source(config.dataset.uri, env, stop.check)
-    store = ingest(source, family.needs(recipe, advanced), env.cache_dir, advanced.max_skipped_share, stop.check)
+    needs = family.needs(recipe, advanced)
+    source = open_source(config.dataset.uri, env, stop.check, videos=needs.clips > 0)
+    store = ingest(source, needs, env.cache_dir, advanced.max_skipped_share, stop.check)
     say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
     folder = model_folder(config.base_model, env, pipeline="_class_name" in description)
     stop.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -37,9 +37,9 @@ def tables_in(names: Iterable[str], title: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def pictures_in(names: Iterable[str]) -> tuple[str, ...]:
+def pictures_in(names: Iterable[str], suffixes: Container[str] = IMAGE_SUFFIXES) -> tuple[str, ...]:
     """The pictures, in order: those at the top, else those below; of several splits, train."""
-    visible = sorted(name for name in names if suffix_of(name) in IMAGE_SUFFIXES and not hidden(name))
+    visible = sorted(name for name in names if suffix_of(name) in suffixes and not hidden(name))
     return tuple(_split(topmost(visible)))
 
 

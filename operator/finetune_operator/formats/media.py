@@ -6,7 +6,7 @@ anyway, and says what it thinks of a damaged picture.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 HEAD_BYTES: Final = 64
 
@@ -28,6 +28,7 @@ SOUNDS: Final[dict[str, tuple[str, str]]] = {
 }
 FORMATS: Final = {**IMAGES, **SOUNDS}
 """Name -> (suffix, media type)."""
+VIDEO_SUFFIXES: Final = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv"})
 IMAGE_SUFFIXES: Final = frozenset({suffix for suffix, _ in IMAGES.values()} | {".jpeg", ".tif"})
 SOUND_SUFFIXES: Final = frozenset(suffix for suffix, _ in SOUNDS.values())
 TABLE_SUFFIXES: Final = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
@@ -47,10 +48,21 @@ def format_of(head: bytes) -> str | None:
     return None
 
 
+def video_container(head: bytes) -> Literal["mp4", "matroska"] | None:
+    """What a file that may be a video starts like: MP4 and QuickTime are one, Matroska and WebM the other."""
+    if head[4:8] == b"ftyp":
+        return None if head[8:12] in _PICTURES else "mp4"
+    return "matroska" if head.startswith(_STARTS["webm"]) else None
+
+
 def nature(head: bytes) -> str:
     """What the bytes look like, for a sentence that says that they are no picture."""
     if not head:
         return "empty (0 bytes)"
+    if container := video_container(head):
+        return {"mp4": "an MP4 or QuickTime file", "matroska": "a Matroska or WebM file"}[container]
+    if head[4:8] == b"ftyp":
+        return _PICTURES[head[8:12]]
     if found := format_of(head):
         return f"in {found} format"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -71,6 +83,11 @@ _STARTS: Final = {
     "ogg": b"OggS",
     "webm": b"\x1a\x45\xdf\xa3",
 }
+_PICTURES: Final = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"), "a HEIC picture"),
+    **dict.fromkeys((b"avif", b"avis"), "an AVIF picture"),
+}
+"""Brands of the MP4 container."""
 _OTHERS: Final = {
     b"<!doctype html": "an HTML page",
     b"<html": "an HTML page",

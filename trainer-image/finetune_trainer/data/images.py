@@ -62,7 +62,7 @@ def inspect(data: bytes, needs: Needs) -> ImageFacts:
     """Decode fully and throw the pixels away. Raises ImageError."""
     image = _open(data, needs)
     notes = []
-    if getattr(image, "n_frames", 1) > 1 and not needs.clips:
+    if _count_of_frames(image) > 1 and not needs.clips:
         notes.append("animated images: the first frame was taken")
     if image.mode in ("CMYK", "YCCK", "LAB"):
         notes.append(f"{image.mode} images were converted to RGB")
@@ -84,7 +84,7 @@ def decode_frames(data: bytes, needs: Needs, most: int) -> list[Image.Image]:
     """The first frames of an animation, at most so many, upright in RGB; one of a still. Raises ImageError."""
     image = _open(data, needs)
     frames = []
-    for number in range(min(most, getattr(image, "n_frames", 1))):
+    for number in range(min(most, _count_of_frames(image))):
         try:
             image.seek(number)
         except (EOFError, OSError, ValueError, SyntaxError) as error:
@@ -107,14 +107,28 @@ def _open(data: bytes, needs: Needs) -> Image.Image:
         raise ImageError(f"the file is {found}; images are read as {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
         raise ImageError(f"the image cannot be opened: {error}") from None
-    width, height = image.size
+    require_size(image.size, needs, min(needs.clips, _count_of_frames(image)) if needs.clips > 1 else 1)
+    return image
+
+
+def require_size(size: tuple[int, int], needs: Needs, frames: int = 1) -> None:
+    """Raises ImageError for a size that is absurd, or more than is decoded; `frames`: how many will be."""
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"the image is {width}x{height} pixels")
     if width * height > needs.max_pixels:
         raise ImageError(f"the image is {width}x{height} pixels, more than {needs.max_pixels} (a decompression bomb?)")
     if max(width, height) > needs.max_aspect * min(width, height):
         raise ImageError(f"the image is {width}x{height} pixels: longer than {needs.max_aspect:g} times its other side")
-    return image
+    if width * height * frames > needs.max_clip_pixels:
+        raise ImageError(f"{frames} frames of {width}x{height} pixels are more than {needs.max_clip_pixels} together")
+
+
+def _count_of_frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception as error:  # some formats look through the whole file for it
+        raise ImageError(f"the image is damaged: {error or type(error).__name__}") from None
 
 
 def _load(image: Image.Image) -> None:

@@ -8,8 +8,9 @@ from hashlib import sha256
 from typing import Any, Final
 
 from finetune_operator.formats.tables import BadRow
+from finetune_trainer.data.clips import inspect
 from finetune_trainer.data.columns import Named
-from finetune_trainer.data.images import ImageError, ImageRef, inspect, references
+from finetune_trainer.data.images import ImageError, ImageRef, references
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import Caption
 from finetune_trainer.data.places import is_url

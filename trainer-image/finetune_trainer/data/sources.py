@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from finetune_operator.formats.archive import Archive
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import caption_of, checked_name, pictures_in, suffix_of, tables_in
-from finetune_operator.formats.media import TABLE_SUFFIXES
+from finetune_operator.formats.media import IMAGE_SUFFIXES, TABLE_SUFFIXES, VIDEO_SUFFIXES
 from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
 from finetune_trainer.data.places import Files, Folder, Web, Zipped
@@ -46,6 +46,7 @@ class _Opening:
     uri: str
     env: Environment
     check: Callable[[], None]
+    videos: bool
     fetcher: Fetcher = field(init=False)
     downloads: Downloads = field(init=False)
 
@@ -54,8 +55,10 @@ class _Opening:
         object.__setattr__(self, "downloads", Downloads(self.env.cache_dir, self.check))
 
 
-def open_source(uri: str, env: Environment, check: Callable[[], None] = lambda: None) -> Source:
-    """Fetch or find the dataset. check: called often; raises to stop.
+def open_source(
+    uri: str, env: Environment, check: Callable[[], None] = lambda: None, *, videos: bool = False
+) -> Source:
+    """Fetch or find the dataset. check: called often; raises to stop. videos: whether they count as pictures.
 
     Raises ConfigError (scheme, claim, credentials), DataError (absent, no table, bad archive) or Unreachable.
     """
@@ -64,7 +67,7 @@ def open_source(uri: str, env: Environment, check: Callable[[], None] = lambda: 
     if opener is None:
         raise ConfigError(f"datasets from {scheme}:// cannot be read by this trainer; it reads {', '.join(SCHEMES)}")
     try:
-        return opener(_Opening(uri, env, check))
+        return opener(_Opening(uri, env, check, videos))
     except (Invalid, TooLarge) as error:
         raise DataError(str(error)) from None
 
@@ -82,7 +85,12 @@ def _claim(opening: _Opening) -> Source:
         return _of_tables(files, {name: path / name for name in tables})
     names = list(_below(path, opening.check))
     return _of_names(
-        names, uri, files, lambda name: path / name, lambda chosen: _digest(_stat(path / name) for name in chosen)
+        opening,
+        names,
+        uri,
+        files,
+        lambda name: path / name,
+        lambda all_of: _digest(_stat(path / name) for name in all_of),
     )
 
 
@@ -147,7 +155,7 @@ def _remote(opening: _Opening, remote: Remote) -> Source:
     try:
         if remote.file:
             return _of_file(opening, files.path(remote.file), remote.file, files, version([remote.file]))
-        return _of_names(list(files.entries), remote.title, files, files.path, version)
+        return _of_names(opening, list(files.entries), remote.title, files, files.path, version)
     except NotThere as error:
         raise DataError(f"{error} at {remote.title} has gone", "DatasetNotFound") from None
 
@@ -166,10 +174,11 @@ def _of_file(opening: _Opening, path: Path, name: str, files: Files, version: st
             key, title, limit, lambda _: archive.chunks(member, limit), suffix=suffix_of(member)
         )
 
-    return _of_names(archive.names, name, zipped, unpacked, lambda _: version)
+    return _of_names(opening, archive.names, name, zipped, unpacked, lambda _: version)
 
 
 def _of_names(
+    opening: _Opening,
     names: Iterable[str],
     title: str,
     files: Files,
@@ -181,10 +190,12 @@ def _of_names(
     if tables := tables_in(safe, title):
         return _of_tables(files, {name: local(name) for name in tables}, version(tables))
     there = frozenset(safe)
-    pictures = tuple((name, caption if (caption := caption_of(name)) in there else None) for name in pictures_in(safe))
+    found = pictures_in(safe, IMAGE_SUFFIXES | VIDEO_SUFFIXES if opening.videos else IMAGE_SUFFIXES)
+    pictures = tuple((name, caption if (caption := caption_of(name)) in there else None) for name in found)
     if not pictures:
+        wanted = "clips or pictures" if opening.videos else "pictures"
         raise DataError(
-            f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}) and no pictures with captions", "DatasetNotFound"
+            f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}) and no {wanted} with captions", "DatasetNotFound"
         )
     every = [name for pair in pictures for name in pair if name]
     return Source((), (), files, pictures, version(every))

@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 
 from PIL import Image
 
-from finetune_trainer.data.images import ImageError, decode, decode_frames
+from finetune_trainer.data.clips import decode_frames
+from finetune_trainer.data.images import ImageError, decode
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.places import Files
 from finetune_trainer.errors import DataError
@@ -89,9 +90,10 @@ class Store:
         """The decoded images, column after column. Raises DataError if a file has changed since validation."""
         return [self._image(sample, image) for column in columns for image in sample.images.get(column, [])]
 
-    def load_frames(self, sample: Sample, column: str, place: int, most: int) -> list[Image.Image]:
-        """The first frames of one animated image; a still has one. Raises DataError as `load_images` does."""
-        return self._decoded(sample, sample.images[column][place], lambda data: decode_frames(data, self._needs, most))
+    def load_frames(self, sample: Sample, column: str, place: int, most: int, rate: float) -> list[Image.Image]:
+        """The first frames of one clip; a still has one. Raises DataError as `load_images` does."""
+        image = sample.images[column][place]
+        return self._decoded(sample, image, lambda data: decode_frames(data, self._needs, most, rate))
 
     def close(self) -> None:
         """Free the file."""

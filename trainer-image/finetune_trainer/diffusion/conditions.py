@@ -40,7 +40,7 @@ class Conditions:
     def __init__(self, denoiser: Denoiser, cache: TensorCache) -> None:
         self._denoiser, self._cache = denoiser, cache
         base = denoiser.base
-        self._numbers = f"{base.dtype}:{type(denoiser).__name__}"
+        self._numbers = f"{base.dtype}:{type(denoiser).__name__}:{denoiser.rate:g}"
         self._vae = fingerprint(base.folder / "vae")
         self._text = [fingerprint(folder) for folder in denoiser.text_folders]
 

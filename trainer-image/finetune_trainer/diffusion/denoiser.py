@@ -79,6 +79,8 @@ class Denoiser(ABC):
     negative_prompt: ClassVar[str] = ""
     clips: ClassVar[bool] = False
     """Whether what is learnt may have several frames."""
+    rate: float = 16.0
+    """Frames per second of its clips."""
     starts: ClassVar[bool] = False
     """Whether the first frame of what is learnt is given, in the place of an image to edit."""
     looked_at: int = 1

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "samples"
 MAX_BYTES: Final = 100 * 2**20
-FRAME_MS: Final = 62
-"""16 frames per second, as Wan's clips have."""
 
 
 class _StoppedError(Exception):
@@ -90,7 +88,7 @@ class Samples:
             except _StoppedError:
                 return
             partial_path = path.with_name(f".{path.name}")
-            _write(frames, partial_path)
+            _write(frames, partial_path, self._denoiser.rate)
             partial_path.chmod(0o644)
             flush(partial_path)
             partial_path.rename(path)
@@ -131,11 +129,12 @@ class Samples:
         return Picture(sha256(data).hexdigest(), image.size, partial(_reopened, image))
 
 
-def _write(frames: list[Image.Image], path: Path) -> None:
+def _write(frames: list[Image.Image], path: Path, rate: float) -> None:
     if len(frames) == 1:
         frames[0].save(path, "PNG")
     else:
-        frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:], duration=FRAME_MS, quality=90)
+        duration = int(1000 / rate)
+        frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:], duration=duration, quality=90)
 
 
 def _reopened(image: Image.Image, _most: int) -> list[Image.Image]:

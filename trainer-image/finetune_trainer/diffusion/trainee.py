@@ -248,7 +248,7 @@ class DiffusionTrainee:
 
     def _load(self, index: int, column: str, place: int, most: int) -> list[Image.Image]:
         store = self._inputs.store
-        return store.load_frames(store[index], column, place, most)
+        return store.load_frames(store[index], column, place, most, self._denoiser.rate)
 
     def _require_motion(self, number: int, latent: torch.Tensor) -> None:
         if self._denoiser.starts and latent.shape[1] == 1:

@@ -11,6 +11,7 @@ from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.base import Inputs
+from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:
     from finetune_trainer.diffusion.trainee import DiffusionTrainee
@@ -49,7 +50,7 @@ class Diffusion:
             images=(recipe.image_column, *controls),
             reserved=self.reserved,
             image_in_every_column=True,
-            clips=self.clips,
+            clips=(parameter(recipe, "num_frames") or 1) if self.clips else 0,
             max_pixels=advanced.max_image_pixels,
         )
 

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: clips and stills. A clip is an animated image (GIF, WebP, PNG); a still is one frame.
+"""Wan 2.1 and 2.2: clips and stills. A clip is a video or an animated image (GIF, WebP, PNG); a still is one frame.
 
 The autoencoder takes 4n + 1 frames: of longer clips the first `numFrames`, of shorter ones as many as that allows.
 
@@ -66,6 +66,8 @@ class Wan(Denoiser):
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)
         self.frames = self._kept(frames)
+        if self.pipe.config.expand_timesteps:
+            self.rate = 24.0  # TI2V-5B; all others were made for 16
         self._boundary: float | None = self.pipe.config.boundary_ratio
         if self._boundary is not None:
             self.parts = TWO

@@ -1,0 +1,129 @@
+"""What is learnt with several frames: animated images and videos. All of it is hostile input.
+
+Videos are decoded by FFmpeg. Their container is told by the first bytes and never left to FFmpeg to guess, since some
+of its formats are lists of other files and addresses; of codecs only those named here are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
+from typing import Any, Final
+
+from PIL import Image
+
+from finetune_operator.formats.media import HEAD_BYTES, video_container
+from finetune_trainer.data import images
+from finetune_trainer.data.images import ImageError, ImageFacts, require_size
+from finetune_trainer.data.needs import Needs
+
+DEMUXERS: Final = {"mp4": "mov", "matroska": "matroska"}
+CODECS: Final = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4"})
+MOST_PER_SECOND: Final = 480
+"""Frames that are decoded for each second of a clip that is learnt; more are a trap or a slow-motion camera's."""
+MISSING_S: Final = 0.25
+"""A file that ends so much earlier than it says is torn."""
+ROUNDING_S: Final = 0.002
+"""Matroska's times are whole milliseconds."""
+TURNS: Final = {
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_270,
+}
+"""Counterclockwise, as both libraries count."""
+
+
+def inspect(data: bytes, needs: Needs) -> ImageFacts:
+    """Decode what will be learnt and throw the pixels away. Raises ImageError."""
+    if not _is_video(data, needs):
+        return images.inspect(data, needs)
+    # At any rate a clip reaches no further than at the lowest.
+    *_, last = (frame.size for frame in islice(_frames_of_video(data, needs, needs.lowest_rate), needs.clips))
+    return ImageFacts(last, ())
+
+
+def decode_frames(data: bytes, needs: Needs, most: int, rate: float) -> list[Image.Image]:
+    """The first frames of a clip, at most so many, upright in RGB; one of a still. Raises ImageError.
+
+    Of a video with more than `rate` frames per second the first frame of each moment is taken and the others left out;
+    none is ever repeated. The frames of an animated image are taken as they are.
+    """
+    if not _is_video(data, needs):
+        return images.decode_frames(data, needs, most)
+    return list(islice(_frames_of_video(data, needs, rate), most))
+
+
+def _is_video(data: bytes, needs: Needs) -> bool:
+    return needs.clips > 0 and video_container(data[:HEAD_BYTES]) is not None
+
+
+def _frames_of_video(data: bytes, needs: Needs, rate: float) -> Iterator[Image.Image]:
+    import av
+
+    if len(data) > needs.max_image_bytes:
+        raise ImageError(f"the video has {len(data)} bytes, more than {needs.max_image_bytes}")
+    demuxer = DEMUXERS[video_container(data[:HEAD_BYTES]) or ""]
+    try:
+        with av.open(BytesIO(data), format=demuxer, metadata_errors="replace") as container:
+            yield from _chosen(container, _opened(container, needs), rate)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on hostile input
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"the video is damaged: {said}") from None
+
+
+def _opened(container: Any, needs: Needs) -> Any:
+    """The stream, its decoder limited. Raises ImageError."""
+    if not container.streams.video:
+        raise ImageError("the file has no video in it")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ImageError("the video is damaged: it does not say what its codec is")
+    codec = stream.codec_context.codec.canonical_name
+    if codec not in CODECS:
+        raise ImageError(f"the video's codec is {codec}; these are read: {', '.join(sorted(CODECS))}")
+    require_size((stream.width, stream.height), needs, needs.clips)
+    stream.codec_context.options = {"max_pixels": str(needs.max_pixels)}
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _chosen(container: Any, stream: Any, rate: float) -> Iterator[Image.Image]:
+    """The frames that are taken, until the file ends. Raises ImageError where it ends too early."""
+    size, due, seconds = (stream.width, stream.height), 0.0, 0.0
+    start, taken = None, 0
+    for decoded, frame in enumerate(container.decode(stream)):
+        if (frame.width, frame.height) != size:
+            raise ImageError("the video changes its size")
+        if frame.time is None:
+            raise ImageError(f"frame {decoded} of the video has no time")
+        start = frame.time if start is None else start
+        seconds = frame.time - start
+        if decoded > MOST_PER_SECOND * (seconds + 1):
+            raise ImageError(f"the video has more than {MOST_PER_SECOND} frames per second")
+        if seconds >= due - ROUNDING_S:
+            due = max(due + 1 / rate, seconds)
+            taken += 1
+            yield _upright(frame)
+    if not taken:
+        raise ImageError("the video has no frame that can be decoded")
+    length = _length(container, stream)
+    if length is not None and seconds + 1 / (stream.average_rate or rate) < length - MISSING_S:
+        raise ImageError(f"the video ends after {seconds:.2f} s, and says that it has {length:.2f} s")
+
+
+def _length(container: Any, stream: Any) -> float | None:
+    """Seconds that the file says it has."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return float(container.duration / 1_000_000)
+    return None
+
+
+def _upright(frame: Any) -> Image.Image:
+    image: Image.Image = frame.to_image()
+    turn = TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
