@@ -26,7 +26,7 @@ QUESTIONS = {**BASE, "questionColumn": "question", "answerColumn": "answer"}
 CHATS = {**BASE, "messagesColumn": "messages"}
 ATTENTION = r".*\.(q_proj|k_proj|v_proj|o_proj)"
 EVERYTHING = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-TARGETS = {"llama": EVERYTHING, "qwen3": EVERYTHING, "qwen3_moe": ATTENTION, "gpt_oss": ATTENTION}
+TARGETS = dict.fromkeys(KINDS, EVERYTHING) | {"qwen3_moe": ATTENTION, "gpt_oss": ATTENTION}
 
 # What the published templates write, by hand: before everything, around a question, and before and behind an answer,
 # older and newest.
@@ -40,9 +40,12 @@ GPT_SYSTEM = (
     "Current date: 2024-07-26\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be "
     "included for every message.<|end|>"
 )
+QWEN_SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 QWEN_USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 WRITTEN = {
     "llama": (LLAMA_SYSTEM, LLAMA_USER, LLAMA_USER, "{}<|eot_id|>", "{}<|eot_id|>"),
+    "mistral": ("<s>", "[INST] {} [/INST]", "[INST] {} [/INST]", "{}</s>", "{}</s>"),
+    "qwen2": (QWEN_SYSTEM, QWEN_USER, QWEN_USER, "{}<|im_end|>\n", "{}<|im_end|>\n"),
     "qwen3": ("", QWEN_USER, QWEN_USER + "<think>\n\n</think>\n\n", "{}<|im_end|>\n", "{}<|im_end|>\n"),
     "qwen3_moe": ("", QWEN_USER, QWEN_USER, "{}<|im_end|>\n", "{}<|im_end|>\n"),
     "gpt_oss": (

@@ -5,11 +5,27 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Final
 
-KINDS: Final = ("llama", "qwen3", "qwen3_moe", "gpt_oss")
-TEMPLATES: Final = {"llama": "llama3_2", "qwen3": "qwen3", "qwen3_moe": "qwen3_instruct_2507", "gpt_oss": "gptoss"}
+KINDS: Final = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")
+TEMPLATES: Final = {
+    "llama": "llama3_2",
+    "qwen2": "qwen2_5",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3_instruct_2507",
+    "gpt_oss": "gptoss",
+}
 """trl carries the published templates, word for word."""
+INST: Final = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+"""Mistral's of 7B-Instruct-v0.2, which trl does not carry."""
 CLASSES: Final = {
     "llama": ("Llama", {}),
+    "mistral": ("Mistral", {"sliding_window": 16}),
+    "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {}),
     "qwen3_moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
     "gpt_oss": ("GptOss", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}),
@@ -17,6 +33,8 @@ CLASSES: Final = {
 CHATML: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL: Final = {
     "llama": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
+    "mistral": ("<s>", "[INST]", "[/INST]", "</s>"),
+    "qwen2": CHATML,
     "qwen3": CHATML,
     "qwen3_moe": CHATML,
     "gpt_oss": ("<|startoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>"),
@@ -34,7 +52,8 @@ def tiny_text(kind: str, folder: Path, *, hidden: int = 32, chat_template: str |
     from transformers import AutoConfig
 
     tokenizer = byte_tokenizer(SPECIAL[kind])
-    tokenizer.chat_template = template(TEMPLATES[kind]) if chat_template is None else chat_template
+    published = template(TEMPLATES[kind]) if kind in TEMPLATES else INST
+    tokenizer.chat_template = published if chat_template is None else chat_template
     name, extra = CLASSES[kind]
     config = AutoConfig.for_model(
         kind,

@@ -26,6 +26,8 @@ IGNORED: Final = -100
 KEPT_APART: Final[dict[str, Literal["positions", "masks"]]] = {
     "qwen3_vl": "positions",
     "llama": "positions",
+    "mistral": "positions",
+    "qwen2": "positions",
     "qwen3": "positions",
     "qwen3_moe": "positions",
     "gpt_oss": "masks",

@@ -40,7 +40,7 @@ def attend(
 def suits(config: Any) -> bool:
     """Whether the causal mask is all that the model's layers want: a text config without sliding windows."""
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    return not sliding and not getattr(config, "use_sliding_window", False)
+    return not sliding and getattr(config, "sliding_window", None) is None
 
 
 def use(model: Any) -> None:

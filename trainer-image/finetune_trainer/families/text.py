@@ -1,4 +1,4 @@
-"""Text in, text out: Llama 3, Qwen3 (also its mixtures of experts) and gpt-oss.
+"""Text in, text out: Llama 3, Qwen2.5, Qwen3 (also its mixtures of experts), Mistral and gpt-oss.
 
 Both recipes are conversations: `textGeneration` is one question of the user and one answer of the assistant. LoRA goes
 on every projection of the blocks under the key names that vLLM maps (`base_model.model.model.layers.N...`). The experts
@@ -149,6 +149,8 @@ def _load_tokenizer(inputs: Inputs) -> Any:
 
 TEXT: Final = (
     TextFamily("llama", "LlamaForCausalLM"),
+    TextFamily("mistral", "MistralForCausalLM"),
+    TextFamily("qwen2", "Qwen2ForCausalLM"),
     TextFamily("qwen3", "Qwen3ForCausalLM"),
     TextFamily("qwen3_moe", "Qwen3MoeForCausalLM", experts=True),
     TextFamily("gpt_oss", "GptOssForCausalLM", experts=True, eager=True),
