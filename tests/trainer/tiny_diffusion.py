@@ -54,11 +54,11 @@ def qwen_processor(tokenizer: Any) -> Any:
     return Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
 
 
-def qwen_vae() -> Any:
+def qwen_vae(width: int = 8) -> Any:
     from diffusers import AutoencoderKLQwenImage
 
     return AutoencoderKLQwenImage(
-        base_dim=8,
+        base_dim=width,
         z_dim=4,
         dim_mult=[1, 2, 4],
         num_res_blocks=1,
@@ -89,13 +89,13 @@ def flow_scheduler() -> Any:
     return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
 
 
-def qwen_image_edit_plus() -> Any:
+def qwen_image_edit_plus(vae_width: int = 8) -> Any:
     from diffusers import QwenImageEditPlusPipeline
 
     tokenizer = _byte_level_tokenizer()
     return QwenImageEditPlusPipeline(
         scheduler=flow_scheduler(),
-        vae=qwen_vae(),
+        vae=qwen_vae(vae_width),
         text_encoder=qwen_text_encoder(tokenizer),
         tokenizer=tokenizer,
         processor=qwen_processor(tokenizer),
@@ -432,7 +432,7 @@ def wan_image_in_place() -> Any:
     return WanPipeline(**wan_parts(), transformer=wan_transformer(), expand_timesteps=True)
 
 
-MAKERS: dict[str, Callable[[], Any]] = {
+MAKERS: dict[str, Callable[..., Any]] = {
     maker.__name__: maker
     for maker in (
         qwen_image_edit_plus,
@@ -454,11 +454,11 @@ MAKERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def make(name: str, folder: Path) -> Path:
+def make(name: str, folder: Path, **options: Any) -> Path:
     """Write the checkpoint `name` into `folder` and return it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        pipeline = MAKERS[name]()
+        pipeline = MAKERS[name](**options)
         loud(pipeline)
     pipeline.save_pretrained(folder)
     for path in folder.rglob("*"):
