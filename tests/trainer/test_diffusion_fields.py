@@ -400,6 +400,24 @@ def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[
     assert FluxKontext(base, Advanced(control_area=4096)).control_size((1600, 900)) == (96, 64)
 
 
+def test_the_text_encoder_of_an_editing_model_sees_what_its_pipeline_shows_it(
+    checkpoints: Callable[[str], Path],
+) -> None:
+    from finetune_trainer.config import Advanced
+    from finetune_trainer.diffusion.denoiser import Base
+    from finetune_trainer.families.qwen_image_edit import QwenImageEdit, QwenImageEditPlus
+
+    def seen(kind: type[QwenImageEdit], name: str, **areas: Any) -> tuple[int, int]:
+        base = Base(checkpoints(name), name, torch.device("cpu"), torch.float32)
+        return kind(base, Advanced(**areas)).condition_size((100, 100))
+
+    assert seen(QwenImageEdit, "qwen_image_edit") == (1024, 1024)
+    assert seen(QwenImageEdit, "qwen_image_edit", control_area=4096) == (64, 64)  # one picture for both encoders
+    assert seen(QwenImageEdit, "qwen_image_edit", control_area=4096, condition_area=1024) == (32, 32)
+    assert seen(QwenImageEditPlus, EDIT, control_area=4096) == (384, 384)
+    assert seen(QwenImageEditPlus, EDIT, condition_area=1024) == (32, 32)
+
+
 @pytest.mark.parametrize("loss", ["alpha", "module"])
 def test_an_adapter_file_that_lost_something_is_no_result(
     new: NewRun, monkeypatch: pytest.MonkeyPatch, loss: str

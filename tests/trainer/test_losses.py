@@ -36,9 +36,7 @@ def plain_losses(folder: Path, data: Path, rows: list[dict[str, Any]], per_step:
             model, LoraConfig(r=4, lora_alpha=8, target_modules=LANGUAGE_MODEL, task_type="CAUSAL_LM")
         )
     else:
-        model.requires_grad_(False)
-        model.model.language_model.requires_grad_(True)
-        model.lm_head.requires_grad_(True)
+        model.requires_grad_(True)
     model.train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=0.01, weight_decay=0.0)

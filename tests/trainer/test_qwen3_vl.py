@@ -178,9 +178,8 @@ def test_all_weights_are_exported_as_a_checkpoint(new_run: NewRun) -> None:
     base = AutoModelForImageTextToText.from_pretrained(run.claim("models") / "tiny")
     pairs = {name: (weight, dict(base.named_parameters())[name]) for name, weight in trained.named_parameters()}
     moved = {name for name, (new, old) in pairs.items() if not torch.equal(new, old)}
-    assert moved
-    assert all("visual" not in name for name in moved)
     assert "lm_head.weight" in moved
+    assert any("visual.patch_embed" in name for name in moved)
     assert AutoProcessor.from_pretrained(run.output_dir).chat_template
 
 

@@ -9,11 +9,19 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Areas:
-    """Areas in pixels. target: pictures to learn; control: images to edit; condition: what the text encoder sees."""
+    """Areas in pixels. target: pictures to learn; control: images to edit; condition: what the text encoder sees.
+
+    Without an area of its own the text encoder sees images to edit as large as the autoencoder does.
+    """
 
     target: int
     control: int
-    condition: int
+    condition: int | None = None
+
+    @property
+    def seen(self) -> int:
+        """What the text encoder sees."""
+        return self.condition or self.control
 
 
 def fitted(size: Size, area: int, multiple: int) -> Size:

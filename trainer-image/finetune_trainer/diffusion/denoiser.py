@@ -73,7 +73,7 @@ class Denoiser(ABC):
     """The class of diffusers that runs the model; DiffusionPipeline is the one that the checkpoint names."""
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     """Where its repeated blocks are; every Linear inside gets LoRA matrices."""
-    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 384**2)
+    areas: ClassVar[Areas] = Areas(1024**2, 1024**2)
     multiple: ClassVar[int] = 32
     """Sides of pictures are multiples of this."""
     negative_prompt: ClassVar[str] = ""
@@ -119,7 +119,7 @@ class Denoiser(ABC):
 
     def condition_size(self, size: Size) -> Size:
         """What the text encoder sees of an image to edit."""
-        return fitted(size, self._areas.condition, self.multiple)
+        return fitted(size, self._areas.seen, self.multiple)
 
     # --------------------------------------------------------------- encoders
 

@@ -40,7 +40,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the CPU. weight: units of the loss in it (answer tokens, or samples for diffusion)."""
+    """One micro-batch on the CPU. weight: units of the loss in it (answer tokens, or samples for diffusion).
+
+    tokens: of text and pictures, or places of the latents that the denoiser looks at.
+    """
 
     tensors: dict[str, torch.Tensor]
     weight: int

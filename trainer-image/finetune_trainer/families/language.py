@@ -6,7 +6,7 @@ step. The head runs on those positions only. A family says how a row is read and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,13 +39,12 @@ class Reader(Protocol):
 class Language:
     """What distinguishes a family's model. model_class: transformers' class with a head.
 
-    lora_targets: regular expression for the modules that get LoRA matrices. parts: what useLora false trains.
-    options: further arguments of `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones.
+    lora_targets: regular expression for the modules that get LoRA matrices. options: further arguments of
+    `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones.
     """
 
     model_class: Any
     lora_targets: str
-    parts: Callable[[Any], list[torch.nn.Module]]
     options: dict[str, Any] = field(default_factory=dict)
     unpacking: Any = None
 
@@ -131,8 +130,6 @@ class LanguageTrainee:
             self._base = self._load(folder, "just exported", exported=True)
             self._base.eval()
             self._attend_by_row(self._base)
-            for new, old in zip(self._base.parameters(), trained.parameters(), strict=True):
-                new.data = new.data.to(old.dtype)  # frozen parts came in bf16: exact
             return self.outputs(batch)
         finally:
             self._base = trained
@@ -141,11 +138,8 @@ class LanguageTrainee:
         if self._settings.use_lora:
             targets, dropout = self._language.lora_targets, self._inputs.advanced.lora_dropout
             return lora.attach(self._base, targets, self._settings, dropout, self._inputs.base_model)
-        self._base.requires_grad_(False)
-        parts = self._language.parts(self._base)
-        full.require_memory(self._base, parts)
-        for part in parts:
-            part.to(torch.float32).requires_grad_(True)  # bf16 weights would round small updates away
+        full.require_memory(self._base, [self._base])
+        self._base.to(torch.float32).requires_grad_(True)  # bf16 weights would round small updates away
         return self._base
 
     def _answer_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

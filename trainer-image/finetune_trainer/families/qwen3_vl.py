@@ -1,8 +1,8 @@
 """Qwen3-VL: images and a question in, an answer out.
 
 LoRA goes on the language model's projections under the key names that vLLM maps; the vision tower and the merger stay
-frozen. The vision processor is pinned to the torchvision backend, the one that servers use: the PIL backend resizes
-differently (loss 8e-4 off).
+frozen then, and are trained where all weights are. The vision processor is pinned to the torchvision backend, the one
+that servers use: the PIL backend resizes differently (loss 8e-4 off).
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ class Qwen3VL:
 
         from finetune_trainer.families.language import Language, LanguageTrainee
 
-        language = Language(
-            Qwen3VLForConditionalGeneration, LORA_TARGETS, lambda base: [base.model.language_model, base.lm_head]
-        )
+        language = Language(Qwen3VLForConditionalGeneration, LORA_TARGETS)
         return LanguageTrainee(inputs, language, ImageTextReader(inputs))
 
 

@@ -23,7 +23,6 @@ IMAGE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 class QwenImageEdit(QwenImage):
     """Qwen-Image-Edit: one image, which the text encoder and the autoencoder see at the same size."""
 
-    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 1024**2)
     notes: tuple[str, ...] = (
         "prompts are encoded with the token types of the images to edit; diffusers 0.42 leaves them out under "
         "transformers 5, so its own prompt embeddings differ slightly",
@@ -80,5 +79,5 @@ class QwenImageEditPlus(QwenImageEdit):
         """The pipeline keeps its areas in its module."""
         from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 
-        with replaced(module, VAE_IMAGE_SIZE=self._areas.control, CONDITION_IMAGE_SIZE=self._areas.condition):
+        with replaced(module, VAE_IMAGE_SIZE=self._areas.control, CONDITION_IMAGE_SIZE=self._areas.seen):
             yield

@@ -21,7 +21,7 @@ class StableDiffusion(Denoiser):
 
     part: ClassVar[str] = "unet"
     blocks: ClassVar[tuple[str, ...]] = (r"(?:down_blocks|up_blocks)\.\d+\.attentions", r"mid_block\.attentions")
-    areas: ClassVar[Areas] = Areas(512**2, 512**2, 512**2)
+    areas: ClassVar[Areas] = Areas(512**2, 512**2)
     multiple: ClassVar[int] = 64
     guidance: ClassVar[float] = 7.5
 
@@ -91,7 +91,7 @@ class StableDiffusion(Denoiser):
 class StableDiffusionXL(StableDiffusion):
     """SDXL: two text encoders, and the picture's own size as a condition (no cropping)."""
 
-    areas: ClassVar[Areas] = Areas(1024**2, 1024**2, 1024**2)
+    areas: ClassVar[Areas] = Areas(1024**2, 1024**2)
     guidance: ClassVar[float] = 5.0
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:

@@ -67,7 +67,6 @@ class TextFamily:
         language = Language(
             getattr(module, self.class_name),
             ATTENTION if self.experts else ATTENTION_AND_MLP,
-            lambda base: [base],
             {"attn_implementation": "eager"} if self.eager else {},
             _unpacking(inputs, reader.plan.notes),
         )

@@ -59,7 +59,7 @@ class Wan(Denoiser):
 
     pipeline: ClassVar[str] = "WanPipeline"
     blocks: ClassVar[tuple[str, ...]] = ("blocks",)
-    areas: ClassVar[Areas] = Areas(480 * 832, 480 * 832, 480 * 832)
+    areas: ClassVar[Areas] = Areas(480 * 832, 480 * 832)
     multiple: ClassVar[int] = 32
     clips: ClassVar[bool] = True
 
