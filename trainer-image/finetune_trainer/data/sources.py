@@ -90,7 +90,7 @@ def _claim(opening: _Opening) -> Source:
         uri,
         files,
         lambda name: path / name,
-        lambda all_of: _digest(_stat(path / name) for name in all_of),
+        lambda chosen: _digest(_stat(path / name) for name in chosen),
     )
 
 

@@ -326,6 +326,16 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
             setattr(module, name, value)
 
 
+def standardised(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """(1, 3, frames, height, width) in [-1, 1] to a batch of one latent, (x - mean) / std per channel."""
+    latents: torch.Tensor = vae.encode(pixels).latent_dist.mode()
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.device, latents.dtype)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return (latents - mean) / std
+
+
 def batched(texts: Sequence[Mapping[str, torch.Tensor]]) -> Tensors:
     """Texts of several samples with a batch dimension; embeddings padded with zeros, and a mask where they differ."""
     from torch.nn.utils.rnn import pad_sequence

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.diffusion.adapter import prefixed
-from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors, standardised
 
 
 class QwenImage(Denoiser):
@@ -25,13 +25,7 @@ class QwenImage(Denoiser):
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std per channel."""
-        latents = self.pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
-        config = self.pipe.vae.config
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.device, latents.dtype)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return (latents - mean) / std
+        return standardised(self.pipe.vae, pixels.unsqueeze(2))
 
     def dead(self, model: Any) -> set[str]:
         """The text stream ends with the last block: what writes into it there is thrown away."""

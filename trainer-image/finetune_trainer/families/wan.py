@@ -18,7 +18,7 @@ from PIL import Image
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Areas, Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors, replaced
+from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors, replaced, standardised
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.models import read_json
 
@@ -86,13 +86,7 @@ class Wan(Denoiser):
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, frames, height, width) to (x - mean) / std per channel."""
-        latents = self.pipe.vae.encode(pixels).latent_dist.mode()
-        config = self.pipe.vae.config
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.device, latents.dtype)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return (latents - mean) / std
+        return standardised(self.pipe.vae, pixels)
 
     def part_at(self, sigma: float) -> str:
         """The first denoiser for much noise, the second for little, where there are two."""
