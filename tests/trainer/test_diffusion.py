@@ -1,5 +1,6 @@
 """Image and video families, each on a tiny checkpoint: the numbers, the interruption, and the files that users load."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import picture, write_jsonl
@@ -157,6 +159,44 @@ def test_both_files_give_the_same_picture_where_users_load_them(trained: Trained
             assert (trained.run.output_dir / name).stat().st_mode & 0o777 == 0o644
         found = image(trained, partial(load_files_of_adapter, trained.run.output_dir, names))
         assert np.abs(found - expected).max() <= 5e-6, layout  # a lost alpha is 5e-3 and more
+
+
+JOINT = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+COMFYUI_MAPS = {
+    "qwen_image": rf"diffusion_model\.transformer_blocks\.\d+\.({JOINT}|(img|txt)_(mod\.1|mlp\.net\.(0\.proj|2)))",
+    "flux2": (
+        rf"transformer\.(transformer_blocks\.\d+\.({JOINT}|ff(_context)?\.linear_(in|out))"
+        r"|single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out))"
+    ),
+    "flux": (
+        rf"transformer\.(transformer_blocks\.\d+\.({JOINT}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))"
+        r"|single_transformer_blocks\.\d+\.(attn\.to_[qkv]|norm\.linear|proj_mlp|proj_out))"
+    ),
+    "z_image": (
+        r"diffusion_model\.layers\.\d+\.(attention\.(to_[qkv]|to_out\.0)|feed_forward\.w[123]|adaLN_modulation\.0)"
+    ),
+    "wan": r"diffusion_model\.blocks\.\d+\.((self|cross)_attn\.[qkvo]|cross_attn\.[kv]_img|ffn\.[02])",
+    "stable_diffusion": (
+        r"lora_unet_((down|up)_blocks_\d+|mid_block)_attentions_\d+_"
+        r"(proj_in|proj_out|transformer_blocks_\d+_(attn[12]_to_([qkv]|out_0)|ff_net_(0_proj|2)))"
+    ),
+}
+"""What ComfyUI puts into its models, by the beginning of the family's name: read in its comfy/lora.py, comfy/utils.py
+and model files (Comfy-Org/ComfyUI, commits 17358c8 and 09708ea). Other keys it leaves out with a warning."""
+
+
+def test_comfyui_maps_every_key(trained: Trained) -> None:
+    mapped = next(pattern for start, pattern in COMFYUI_MAPS.items() if trained.name.startswith(start))
+    for ending in ENDINGS[len(trained.family.parts)]:
+        keys = set(load_file(trained.run.output_dir / f"comfyui{ending}.safetensors"))
+        pairs = [("lora_A", "lora_B"), ("lora_down", "lora_up")]
+        down, up = next(pair for pair in pairs if any(pair[0] in key for key in keys))
+        modules = {key.removesuffix(f".{down}.weight") for key in keys if key.endswith(f".{down}.weight")}
+        assert all(re.fullmatch(mapped, module) for module in modules)
+        alphas = {f"{module}.alpha" for module in modules}
+        matrices = {f"{module}.{part}.weight" for module in modules for part in (down, up)}
+        assert keys in (matrices, matrices | alphas)  # without alphas they are multiplied in
+        assert modules
 
 
 def image(trained: Trained, prepare: Callable[[Any], None]) -> Any:
