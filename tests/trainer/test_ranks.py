@@ -70,6 +70,20 @@ def test_two_processes_are_one_with_double_accumulation(new_run: NewRun, tmp_pat
     assert {headers["Authorization"] for _, _, headers, _ in server.seen} == {"Bearer t0ken"}
 
 
+def test_two_processes_train_all_weights(new_run: NewRun) -> None:
+    """The vision tower too; in the last step the second process has nothing to do."""
+    two = new_run("two", env=TWO, recipe={"batchSize": 1, "useLora": False, "epochs": 1})
+    one = new_run("one", recipe={"batchSize": 1, "gradAccum": 2, "useLora": False, "epochs": 1})
+    for run in (two, one):
+        write_rows(run.data, 5)
+    finished(two)
+    assert one.execute().code == 0
+
+    assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
+    grown = [line["grad_norm"] for line in two.metrics()]
+    assert grown == pytest.approx([line["grad_norm"] for line in one.metrics()], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "per_process"),
     [
