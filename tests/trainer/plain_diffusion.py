@@ -180,7 +180,10 @@ def qwen_edit_plus_encode(pipe: Any, row: Row) -> Encoded:
     seen = [image.resize(fitted(image.size, CONDITION_AREA), Image.Resampling.LANCZOS) for image in row.controls]
     marks = "".join(f"Picture {i + 1}: <|vision_start|><|image_pad|><|vision_end|>" for i in range(len(seen)))
     inputs = pipe.processor(
-        text=[pipe.prompt_template_encode.format(marks + row.caption)], images=seen, padding=True, return_tensors="pt"
+        text=[pipe.prompt_template_encode.format(marks + row.caption)],
+        images=seen or None,
+        padding=True,
+        return_tensors="pt",
     )
     assert "mm_token_type_ids" in inputs
     hidden = pipe.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, 64:]

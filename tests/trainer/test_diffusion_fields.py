@@ -299,8 +299,8 @@ def test_what_cannot_be_trained_is_said(new: NewRun) -> None:
         assert not (run.output_dir / "manifest.json").exists()
         return result.code, result.message
 
-    def without_controls(run: TrainerRun) -> None:
-        run.recipe["controlImageColumns"] = []
+    def nothing_to_edit(run: TrainerRun) -> None:
+        run.recipe |= {"controlImageColumns": [], "samples": [{"prompt": "an ox"}]}
 
     def two_targets(run: TrainerRun) -> None:
         rows = [json.loads(line) for line in (run.data / "train.jsonl").read_text().splitlines()]
@@ -319,9 +319,9 @@ def test_what_cannot_be_trained_is_said(new: NewRun) -> None:
     def other_recipe(run: TrainerRun) -> None:
         run.kind, run.recipe = "imageGeneration", recipe_of(PLAIN["flux"])
 
-    assert ending("controls", without_controls) == (
+    assert ending("controls", nothing_to_edit) == (
         2,
-        "controlImageColumns is empty: an editing model learns from at least one image to edit",
+        "samples[0] names no images, and the dataset has none: there is nothing to edit",
     )
     code, message = ending("targets", two_targets)
     assert (code, "holds several pictures in 1 rows" in message, message.endswith("3")) == (3, True, True)
@@ -331,6 +331,14 @@ def test_what_cannot_be_trained_is_said(new: NewRun) -> None:
     assert (code, "diffusion_pytorch_model.safetensors of the base model pvc://models/tiny" in message) == (2, True)
     code, message = ending("recipe", other_recipe)
     assert (code, "trains imageEditing, multiImageEditing, not imageGeneration" in message) == (2, True)
+
+
+def test_an_editing_model_learns_without_images_to_edit(new: NewRun) -> None:
+    run = new("none", controlImageColumns=[])
+    for row in run.rows:  # type: ignore[attr-defined]
+        row.controls.clear()
+    expected = plain_losses(PLAIN[EDIT], run.checkpoint, run.rows, 3, 2)  # type: ignore[attr-defined]
+    assert losses(run) == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_video_models_cannot_learn_from_is_said(new: NewRun) -> None:

@@ -160,7 +160,7 @@ class MultiImageEditing(ImageRecipe):
     """Oxen script type multi_image_editing: several images in, one image out."""
 
     control_image_columns: Annotated[list[Column], Field(max_length=16)] = Field(
-        description="Columns with the images to edit, in the order of the instruction."
+        description="Columns with the images to edit, in the order of the instruction. Empty: none are given."
     )
     sample_height: PositiveInt | None = parameter("Height of samples in pixels.", default=1024)
     sample_width: PositiveInt | None = parameter("Width of samples in pixels.", default=1024)

@@ -83,6 +83,8 @@ class Denoiser(ABC):
     """Frames per second of its clips."""
     starts: ClassVar[bool] = False
     """Whether the first frame of what is learnt is given, in the place of an image to edit."""
+    edits: ClassVar[bool] = False
+    """Whether its pipeline cannot do without an image to edit."""
     looked_at: int = 1
     """How many frames of what is given the text encoder and a sample may look at."""
     notes: tuple[str, ...] = ()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, cast
 from finetune_operator.api.recipes import ImageEditing, ImageRecipe, MultiImageEditing, Recipe
 from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
-from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.base import Inputs
 from finetune_trainer.settings import parameter
 
@@ -40,14 +39,11 @@ class Diffusion:
     clips: bool = False
 
     def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
-        """A caption, a picture, and every image to edit. Raises ConfigError."""
+        """A caption, a picture, and every image to edit."""
         recipe = cast(ImageRecipe, recipe)
-        controls = control_columns(recipe)
-        if self.recipes <= EDITING and not controls:
-            raise ConfigError("controlImageColumns is empty: an editing model learns from at least one image to edit")
         return Needs(
             text=(recipe.caption_column,),
-            images=(recipe.image_column, *controls),
+            images=(recipe.image_column, *control_columns(recipe)),
             reserved=self.reserved,
             image_in_every_column=True,
             clips=(parameter(recipe, "num_frames") or 1) if self.clips else 0,
@@ -63,7 +59,7 @@ class Diffusion:
 
 
 def control_columns(recipe: ImageRecipe) -> tuple[str, ...]:
-    """The columns with images to edit, in the order of the instruction."""
+    """The columns with images to edit, in the order of the instruction; several-image recipes may have none."""
     if isinstance(recipe, ImageEditing):
         return (recipe.control_image_column,)
     if isinstance(recipe, MultiImageEditing):

@@ -23,6 +23,7 @@ IMAGE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 class QwenImageEdit(QwenImage):
     """Qwen-Image-Edit: one image, which the text encoder and the autoencoder see at the same size."""
 
+    edits: ClassVar[bool] = True
     notes: tuple[str, ...] = (
         "prompts are encoded with the token types of the images to edit; diffusers 0.42 leaves them out under "
         "transformers 5, so its own prompt embeddings differ slightly",
@@ -37,8 +38,10 @@ class QwenImageEdit(QwenImage):
             for image, (width, height) in zip(controls, sizes, strict=True)
         ]
         text = pipe.prompt_template_encode.format(self.marks(len(images)) + prompt)
-        encoded = pipe.processor(text=[text], images=images, padding=True, return_tensors="pt").to(self.base.device)
-        encoded["pixel_values"] = encoded["pixel_values"].to(self.base.dtype)
+        encoded = pipe.processor(text=[text], images=images or None, padding=True, return_tensors="pt")
+        encoded = encoded.to(self.base.device)
+        if images:
+            encoded["pixel_values"] = encoded["pixel_values"].to(self.base.dtype)
         hidden = pipe.text_encoder.model(**encoded, use_cache=False).last_hidden_state
         return {EMBEDS: hidden[0, pipe.prompt_template_encode_start_idx :].to(self.base.dtype)}
 
