@@ -11,6 +11,7 @@ from PIL import Image
 
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.families.language import LanguageTrainee
+from finetune_trainer.families.qwen3_vl import multiply_patches
 from finetune_trainer.families.rows import RowTooLongError
 from finetune_trainer.families.vlm_rows import RowEncoder
 from tests.trainer.datasets import picture, write_jsonl, write_rows
@@ -165,6 +166,26 @@ def torch_names(path: Path) -> list[str]:
 
     with safe_open(path, "pt") as file:
         return list(file.keys())
+
+
+def test_patches_multiplied_are_patches_convolved(checkpoint: Path) -> None:
+    from transformers import Qwen3VLForConditionalGeneration
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    embedding = model.model.visual.patch_embed
+    patches = torch.randn(12, embedding.proj.weight[0].numel(), generator=torch.Generator().manual_seed(0))
+
+    def result() -> list[torch.Tensor]:
+        model.zero_grad()
+        found = embedding(patches)
+        found.square().sum().backward()
+        return [found.detach(), embedding.proj.weight.grad.clone(), embedding.proj.bias.grad.clone()]
+
+    expected = result()
+    multiply_patches(model)
+    for ours, theirs in zip(result(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6 * theirs.abs().max().item())
+    assert "Conv" not in str(embedding(patches).grad_fn)
 
 
 def test_all_weights_are_exported_as_a_checkpoint(new_run: NewRun) -> None:

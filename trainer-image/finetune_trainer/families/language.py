@@ -6,7 +6,7 @@ step. The head runs on those positions only. A family says how a row is read and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,13 +40,15 @@ class Language:
     """What distinguishes a family's model. model_class: transformers' class with a head.
 
     lora_targets: regular expression for the modules that get LoRA matrices. options: further arguments of
-    `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones.
+    `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones. adjust: makes a loaded model
+    faster, and changes no number but by rounding.
     """
 
     model_class: Any
     lora_targets: str
     options: dict[str, Any] = field(default_factory=dict)
     unpacking: Any = None
+    adjust: Callable[[Any], None] | None = None
 
 
 class LanguageTrainee:
@@ -194,4 +196,6 @@ class LanguageTrainee:
         lost = [*info["missing_keys"], *info["mismatched_keys"]]
         if lost:
             raise ConfigError(f"the base model {name} lacks {len(lost)} weights, for example {lost[0]}")
+        if self._language.adjust is not None:
+            self._language.adjust(model)
         return model
