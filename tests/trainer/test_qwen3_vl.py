@@ -11,7 +11,7 @@ from PIL import Image
 
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.families.language import LanguageTrainee
-from finetune_trainer.families.qwen3_vl import multiply_patches
+from finetune_trainer.families.qwen3_vl import layout_on_host, multiply_patches, places_of_patches
 from finetune_trainer.families.rows import RowTooLongError
 from finetune_trainer.families.vlm_rows import RowEncoder
 from tests.trainer.datasets import picture, write_jsonl, write_rows
@@ -186,6 +186,29 @@ def test_patches_multiplied_are_patches_convolved(checkpoint: Path) -> None:
     for ours, theirs in zip(result(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6 * theirs.abs().max().item())
     assert "Conv" not in str(embedding(patches).grad_fn)
+
+
+def test_the_vision_tower_waits_for_no_device(checkpoint: Path, processor: Any) -> None:
+    """Tensors on "meta" have no numbers: a tower that reads one on its way raises."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    visual = model.model.visual
+    images = [picture(0, (64, 32)), picture(1, (96, 64))]
+    inputs = processor(text=["<|vision_start|><|image_pad|><|vision_end|>" * 2], images=images, return_tensors="pt")
+    tensors = {**places_of_patches(inputs["image_grid_thw"], visual), "image_grid_thw": inputs["image_grid_thw"]}
+    host = layout_on_host(tensors)
+    expected = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
+    found = model.model.get_image_features(inputs["pixel_values"], **host, **tensors).pooler_output
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+    model.to("meta")
+    away = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    shapes = [feature.shape for feature in expected]
+    found = model.model.get_image_features(inputs["pixel_values"].to("meta"), **host, **away).pooler_output
+    assert [feature.shape for feature in found] == shapes
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        model.model.get_image_features(inputs["pixel_values"].to("meta"), inputs["image_grid_thw"].to("meta"))
 
 
 def test_all_weights_are_exported_as_a_checkpoint(new_run: NewRun) -> None:

@@ -41,7 +41,8 @@ class Language:
 
     lora_targets: regular expression for the modules that get LoRA matrices. options: further arguments of
     `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones. adjust: makes a loaded model
-    faster, and changes no number but by rounding.
+    faster, and changes no number but by rounding. on_host: takes out of a pass's tensors what the model reads on the
+    CPU, and returns it; on the device, reading it would wait for all that the device still has to do.
     """
 
     model_class: Any
@@ -49,6 +50,7 @@ class Language:
     options: dict[str, Any] = field(default_factory=dict)
     unpacking: Any = None
     adjust: Callable[[Any], None] | None = None
+    on_host: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
 
 class LanguageTrainee:
@@ -145,10 +147,12 @@ class LanguageTrainee:
         return self._base
 
     def _answer_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self._base.device
-        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
+        device, given = self._base.device, dict(batch.tensors)
+        options: dict[str, Any] = self._language.on_host(given) if self._language.on_host else {}
+        if self._by_row:
+            options["row_lengths"] = packing.row_lengths(given["position_ids"])
+        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in given.items()}
         predicting, targets = tensors.pop("predicting"), tensors.pop("targets")
-        options = {"row_lengths": packing.row_lengths(batch.tensors["position_ids"])} if self._by_row else {}
         self._embedding_noise = tensors.pop("noise", None)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             mask = None

@@ -50,7 +50,9 @@ class Qwen3VL:
 
         from finetune_trainer.families.language import Language, LanguageTrainee
 
-        language = Language(Qwen3VLForConditionalGeneration, LORA_TARGETS, adjust=multiply_patches)
+        language = Language(
+            Qwen3VLForConditionalGeneration, LORA_TARGETS, adjust=multiply_patches, on_host=layout_on_host
+        )
         return LanguageTrainee(inputs, language, ImageTextReader(inputs))
 
 
@@ -69,6 +71,26 @@ def multiply_patches(model: Any) -> None:
         return linear(patches.view(-1, matrix.shape[1]).to(matrix.dtype), matrix, convolution.bias)
 
     embedding.forward = forward
+
+
+def layout_on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """How the patches are divided among the images, which every block of the vision tower reads three times."""
+    from transformers.vision_utils import get_vision_cu_seqlens
+
+    grid = tensors.pop("image_grid_thw", None)
+    return {} if grid is None else {"image_grid_thw": grid, "image_cu_seqlens": get_vision_cu_seqlens(grid)}
+
+
+def places_of_patches(grid: torch.Tensor, visual: Any) -> dict[str, torch.Tensor]:
+    """What the vision tower would compute of (images, 3) grids by itself, waiting for the device; by patch."""
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+
+    merge = visual.config.spatial_merge_size
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        grid, visual.num_grid_per_side, visual.interpolation_mode, visual.interpolation_align_corners, merge
+    )
+    places = get_vision_position_ids(grid, merge)
+    return {"image_interp_indices": indices, "image_interp_weights": weights, "image_position_ids": places}
 
 
 class ImageTextReader:
@@ -103,7 +125,8 @@ class ImageTextReader:
         place = torch.arange(len(encoded.input_ids))[None]
         extras = {}
         if encoded.pixels is not None and encoded.grid is not None:
-            extras = {"pixel_values": encoded.pixels, "image_grid_thw": encoded.grid}
+            places = places_of_patches(encoded.grid, model.model.visual)
+            extras = {"pixel_values": encoded.pixels, "image_grid_thw": encoded.grid, **places}
         return Row(encoded.input_ids, encoded.labels, torch.cat([place, spatial[:, 0]]), extras)
 
     def save(self, folder: Path) -> None:
