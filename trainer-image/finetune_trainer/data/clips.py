@@ -22,6 +22,8 @@ DEMUXERS: Final = {"mp4": "mov", "matroska": "matroska"}
 CODECS: Final = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4"})
 MOST_PER_SECOND: Final = 480
 """Frames that are decoded for each second of a clip that is learnt; more are a trap or a slow-motion camera's."""
+LOWEST_RATE: Final = 16.0
+"""Frames per second that every model of clips takes at least, if there are so many."""
 MISSING_S: Final = 0.25
 """A file that ends so much earlier than it says is torn."""
 ROUNDING_S: Final = 0.002
@@ -36,10 +38,11 @@ TURNS: Final = {
 
 def inspect(data: bytes, needs: Needs) -> ImageFacts:
     """Decode what will be learnt and throw the pixels away. Raises ImageError."""
-    if not _is_video(data, needs):
+    demuxer = _demuxer(data, needs)
+    if demuxer is None:
         return images.inspect(data, needs)
     # At any rate a clip reaches no further than at the lowest.
-    *_, last = (frame.size for frame in islice(_frames_of_video(data, needs, needs.lowest_rate), needs.clips))
+    *_, last = (frame.size for frame in islice(_frames_of_video(data, demuxer, needs, LOWEST_RATE), needs.clips))
     return ImageFacts(last, ())
 
 
@@ -49,21 +52,23 @@ def decode_frames(data: bytes, needs: Needs, most: int, rate: float) -> list[Ima
     Of a video with more than `rate` frames per second the first frame of each moment is taken and the others left out;
     none is ever repeated. The frames of an animated image are taken as they are.
     """
-    if not _is_video(data, needs):
+    demuxer = _demuxer(data, needs)
+    if demuxer is None:
         return images.decode_frames(data, needs, most)
-    return list(islice(_frames_of_video(data, needs, rate), most))
+    return list(islice(_frames_of_video(data, demuxer, needs, rate), most))
 
 
-def _is_video(data: bytes, needs: Needs) -> bool:
-    return needs.clips > 0 and video_container(data[:HEAD_BYTES]) is not None
+def _demuxer(data: bytes, needs: Needs) -> str | None:
+    """FFmpeg's name for what reads a video; None for what is none, or not wanted."""
+    container = video_container(data[:HEAD_BYTES]) if needs.clips else None
+    return None if container is None else DEMUXERS[container]
 
 
-def _frames_of_video(data: bytes, needs: Needs, rate: float) -> Iterator[Image.Image]:
+def _frames_of_video(data: bytes, demuxer: str, needs: Needs, rate: float) -> Iterator[Image.Image]:
     import av
 
     if len(data) > needs.max_image_bytes:
         raise ImageError(f"the video has {len(data)} bytes, more than {needs.max_image_bytes}")
-    demuxer = DEMUXERS[video_container(data[:HEAD_BYTES]) or ""]
     try:
         with av.open(BytesIO(data), format=demuxer, metadata_errors="replace") as container:
             yield from _chosen(container, _opened(container, needs), rate)

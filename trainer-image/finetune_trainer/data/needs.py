@@ -19,8 +19,6 @@ class Needs:
     """False: one image in any of the columns is enough for a row."""
     clips: int = 0
     """How many frames of animated images and videos are wanted; 0 where pictures are."""
-    lowest_rate: float = 16.0
-    """Frames per second of a video that are taken at least, if there are so many."""
     max_aspect: float = 200.0
     max_pixels: int = 64_000_000
     max_clip_pixels: int = 1_000_000_000

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.config import Advanced
+from finetune_trainer.data.clips import LOWEST_RATE
 from finetune_trainer.diffusion.areas import Areas, Size, fitted
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.models import check_weights, read_json
@@ -79,7 +80,7 @@ class Denoiser(ABC):
     negative_prompt: ClassVar[str] = ""
     clips: ClassVar[bool] = False
     """Whether what is learnt may have several frames."""
-    rate: float = 16.0
+    rate: float = LOWEST_RATE
     """Frames per second of its clips."""
     starts: ClassVar[bool] = False
     """Whether the first frame of what is learnt is given, in the place of an image to edit."""

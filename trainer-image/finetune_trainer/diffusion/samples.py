@@ -115,11 +115,11 @@ class Samples:
         single = getattr(sample, "ctrl_img_url", None)
         urls = getattr(sample, "ctrl_img_urls", None) or ([single] if single else [])
         prompt = sample.prompt.replace("[trigger]", self._trigger) if self._trigger else sample.prompt
-        if not urls and not first.controls and self._denoiser.edits:
-            raise ConfigError(f"samples[{number}] names no images, and the dataset has none: there is nothing to edit")
         if not urls and first.controls:
             notes.append(f"samples[{number}] names no images: what the dataset's first row gives is used")
             return _Wanted(prompt, first.controls)
+        if not urls and self._denoiser.edits:
+            raise ConfigError(f"samples[{number}] names no images, and the dataset has none: there is nothing to edit")
         return _Wanted(prompt, tuple(self._fetched(number, url) for url in urls))
 
     def _fetched(self, number: int, url: str) -> Picture:

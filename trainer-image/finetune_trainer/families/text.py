@@ -8,7 +8,6 @@ loads everywhere: those models get LoRA on their attention only, and the run say
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.base import Inputs, Trainee
+from finetune_trainer.models import read_json
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class TextReader:
 
 
 def _unpacking(inputs: Inputs, notes: list[str]) -> Any:
-    quantization = json.loads((inputs.folder / "config.json").read_text()).get("quantization_config")
+    quantization = read_json(inputs.folder / "config.json", inputs.base_model).get("quantization_config")
     if not quantization:
         return None
     method = quantization.get("quant_method")
