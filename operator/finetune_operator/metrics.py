@@ -23,8 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from finetune_operator import __version__
-
-Object = dict[str, Any]
+from finetune_operator.api.objects import Object
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from finetune_operator.api.backends import BACKENDS
 from finetune_operator.api.matrix import SCRIPT_TYPES, TRAINS
 from finetune_operator.api.names import API_VERSION, KIND, PRIORITY_CLASS_LABEL, QUEUE_LABEL, camel
+from finetune_operator.api.objects import Object
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
@@ -22,8 +23,6 @@ from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.table import backend_of, recipe_of
 from finetune_operator.cli.values import Schema, assign, split_assignment
-
-Object = dict[str, Any]
 
 SIMPLE: Mapping[str, str] = {
     "model": "baseModel",

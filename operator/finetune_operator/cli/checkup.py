@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from finetune_operator.api.names import CRD_NAME, GROUP
+from finetune_operator.api.objects import Object
 from finetune_operator.cli import findings
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.findings import Finding, Level
 from finetune_operator.cli.secret_needs import SecretNeed, secret_needs
 from finetune_operator.kube import resources

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from finetune_operator.api.objects import Object
 from finetune_operator.cli.artifact_records import Record
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.printing import note
 from finetune_operator.cli.reader_pod import (

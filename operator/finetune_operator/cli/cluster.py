@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
+from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.options import Target
 from finetune_operator.kube.config import SERVICE_ACCOUNT_NAMESPACE
@@ -20,8 +21,6 @@ from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
-
-Object = dict[str, Any]
 
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 60.0

@@ -10,14 +10,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from finetune_operator.api import convert
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION, KIND
+from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.cli.building import checked
 from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.table import backend_of
 from finetune_operator.cli.values import split_assignment
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.api.objects import Object
+from finetune_operator.cli.cluster import Cluster
 from finetune_operator.kube import resources
 
 SHOWN = 20

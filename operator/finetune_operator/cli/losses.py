@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Iterable
 
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.api.objects import Object
+from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.pods import pods_of, started
 from finetune_operator.cli.table import backend_of
 from finetune_operator.kube import resources

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.api.objects import Object
+from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.finetunes import find
 from finetune_operator.cli.line import plain_line

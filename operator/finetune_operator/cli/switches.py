@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_operator.cli.cluster import Cluster, Object
+from finetune_operator.api.objects import Object
+from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.finetunes import change
 from finetune_operator.cli.gitops import git_warning

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.controller.conditions import is_terminal, is_true
 from finetune_operator.controller.times import parse, seconds_since
 from finetune_operator.metrics import Metrics
-
-Object = dict[str, Any]
 
 
 class Accounting:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
+from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import (
     Action,
@@ -31,7 +31,6 @@ from finetune_operator.kube.errors import AlreadyExists, ApiError, BadRequest, C
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 _COLLECTIONS = {"Job": resources.jobs, "PersistentVolumeClaim": lambda ns: resources.core(ns, "persistentvolumeclaims")}
 
 

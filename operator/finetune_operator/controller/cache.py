@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-Object = dict[str, Any]
+from finetune_operator.api.objects import Object
+
 Name = tuple[str, str]
 
 _BULKY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"

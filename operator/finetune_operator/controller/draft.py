@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from finetune_operator.api.objects import Object
 from finetune_operator.backends.protocol import RunState
 from finetune_operator.controller.conditions import ACCEPTED, Verdict
 from finetune_operator.controller.model import Action, Announcement, Observation
-
-Object = dict[str, Any]
 
 
 @dataclass(slots=True)

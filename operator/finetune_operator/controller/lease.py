@@ -22,13 +22,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
+from finetune_operator.api.objects import Object
 from finetune_operator.kube.errors import ApiError, Conflict, NotFound
 
 log = logging.getLogger(__name__)
-
-Object = dict[str, Any]
 
 
 class LeaseLost(Exception):

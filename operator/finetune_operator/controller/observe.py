@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.api.names import QUEUE_LABEL, RUN_LABEL, UID_LABEL, job_name
+from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
 from finetune_operator.backends.job.manifest import JobDefaults, named_objects
@@ -35,8 +36,6 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, NotFound
 
 logger = logging.getLogger(__name__)
-
-Object = dict[str, Any]
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Whether a Secret is there is all that matters here: its content is not asked for."""

@@ -6,9 +6,8 @@ answers STOP has the last word. Deciding again on the result of a decision chang
 
 from __future__ import annotations
 
-from typing import Any
-
 from finetune_operator.api.names import FINALIZER
+from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType
 from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
 from finetune_operator.controller.draft import Draft, Policy
@@ -36,8 +35,6 @@ from finetune_operator.controller.policies.upstream import cancellation as upstr
 from finetune_operator.controller.policies.upstream import outcome as upstream_outcome
 from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
 from finetune_operator.controller.times import stamp
-
-Object = dict[str, Any]
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it

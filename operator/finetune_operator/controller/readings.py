@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from finetune_operator.api.objects import Object
 from finetune_operator.controller.model import Reading, read_spec
-
-Object = dict[str, Any]
 
 KEPT = 1000
 

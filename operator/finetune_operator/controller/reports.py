@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_operator.controller.cache import Cache, Object
+from finetune_operator.api.objects import Object
+from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.policies.ownership import controller_of
 from finetune_operator.controller.queue import RetryQueue

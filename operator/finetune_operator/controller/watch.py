@@ -25,6 +25,7 @@ from kopf._cogs.structs.credentials import Vault
 from kopf._cogs.structs.references import NamespaceName, Resource
 
 from finetune_operator.api.names import GROUP, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, PLURAL, VERSION
+from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache, Name, Store, name_of
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.queue import RetryQueue
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 # kopf parses each line of a watch by what is called `json` there; orjson takes a third of the time.
 setattr(api, "json", orjson)  # noqa: B010 (the module's own name for it is no part of its types)
-
-Object = dict[str, Any]
 
 FINETUNES = Resource(group=GROUP, version=VERSION, plural=PLURAL, namespaced=True)
 JOBS = Resource(group="batch", version="v1", plural="jobs", namespaced=True)

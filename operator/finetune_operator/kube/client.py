@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 import orjson
 
+from finetune_operator.api.objects import Object
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 
-Object = dict[str, Any]
 Guard = Callable[[], None]
 """Called before each write; raises where this process may not write any more."""
 

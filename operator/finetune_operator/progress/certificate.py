@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -26,12 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from finetune_operator.api.names import MANAGED_BY, MANAGED_BY_LABEL
+from finetune_operator.api.objects import Object
 from finetune_operator.kube.errors import AlreadyExists, Conflict, NotFound
 from finetune_operator.kube.resources import core
 
 log = logging.getLogger(__name__)
-
-Object = dict[str, Any]
 
 SECRET: Final = "finetune-operator-progress"  # noqa: S105 - its name
 AUTHORITY_LIFETIME: Final = timedelta(days=3650)

@@ -11,11 +11,10 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from finetune_operator.api.names import PROGRESS_AUDIENCE
-
-Object = dict[str, Any]
+from finetune_operator.api.objects import Object
 
 REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from finetune_operator.api.objects import Object
 from finetune_operator.api.progress import loss_text, summary
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.api.trainer_config import ExitCode, TerminationMessage, read_termination_message
 from finetune_operator.backends.job.manifest import CONTAINER
-
-Object = dict[str, Any]
 
 LONGEST_WORD, LONGEST_SENTENCE = 128, 4096
 """Of what others say: the status would be refused if it were longer than its schema allows."""

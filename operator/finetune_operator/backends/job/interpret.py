@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from finetune_operator.api.names import CONFIG_ANNOTATION, QUEUE_LABEL
+from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.diagnose import (
     LONGEST_SENTENCE,
@@ -20,8 +21,6 @@ from finetune_operator.backends.job.diagnose import (
 )
 from finetune_operator.backends.job.workload import why_it_waits
 from finetune_operator.backends.protocol import RunState, Stage
-
-Object = dict[str, Any]
 
 SUSPENDED_BY_SPEC_ANNOTATION = "finetune.dev/suspended-by-spec"
 """On a Job that we suspended: nobody else's suspension is ever lifted by us."""

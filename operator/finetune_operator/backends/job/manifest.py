@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_operator.api import names, trainer_config
 from finetune_operator.api.backends import JobBackend
+from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.trainer_config import FINAL_EXIT_CODES, TrainerConfig
-
-Object = dict[str, Any]
 
 CONTAINER = "trainer"
 CONFIG_DIR = "/etc/finetune"

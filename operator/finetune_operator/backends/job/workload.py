@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Reason
-
-Object = dict[str, Any]
 
 JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
 VERSIONS: Final = ("v1beta2", "v1beta1")
