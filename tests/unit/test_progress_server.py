@@ -28,7 +28,7 @@ from finetune_operator.progress.identity import (
 )
 from finetune_operator.progress.rate import Rate
 from finetune_operator.progress.report import Report
-from finetune_operator.progress.server import Receiver, Run, named_run, progress_path, serve
+from finetune_operator.progress.server import Receiver, Run, progress_path, serve
 
 GOOD = json.dumps({"trainerStatus": {"progressPercentage": 42}}).encode()
 PATH = progress_path("ml", "receipts", 2)
@@ -384,23 +384,3 @@ def test_who_is_no_pod(status: dict[str, Any], error: type[Exception]) -> None:
 
 def test_a_pod() -> None:
     assert pod_of(review(pod="a")) == ("ml", "a", "uid-a")
-
-
-@pytest.mark.parametrize(
-    ("job", "run"),
-    [
-        ("receipts-2", ("receipts", 2)),
-        ("a-b-2147483647", ("a-b", 2147483647)),
-        ("a-1-1", ("a-1", 1)),
-        ("a-2147483648", None),
-        ("a-0", None),
-        ("a-01", None),
-        ("a", None),
-        ("-1", None),
-        ("A-1", None),
-        ("a-1/x", None),
-        ("a--1", None),
-    ],
-)
-def test_the_run_in_a_name(job: str, run: tuple[str, int] | None) -> None:
-    assert named_run(job) == run

@@ -117,3 +117,10 @@ async def test_what_comes_after_our_write_is_news() -> None:
 def test_kopf_parses_by_the_name_that_is_replaced() -> None:
     """A kopf that reads its streams in another way is still right, and slower: this says so."""
     assert api.json is orjson  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("DELETED", {"finetune.dev/name": "sample"}), ("MODIFIED", {})])
+async def test_a_job_that_is_gone_or_has_lost_its_label_is_known_by_its_name(kind: str, labels: Object) -> None:
+    world = World()
+    world.jobs.take(_event(kind, job(status=RUNNING, labels=labels)))
+    assert await world.order() == ["sample"]

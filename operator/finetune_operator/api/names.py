@@ -53,3 +53,14 @@ def snake(camel_name: str) -> str:
 def job_name(name: str, run: int) -> str:
     """The name of a run's Job: at most 63 characters for a name of at most `MAX_NAME_LENGTH`."""
     return f"{name}-{run}"
+
+
+_JOB_NAME: Final = re.compile(r"(?P<name>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)-(?P<run>[1-9][0-9]{0,9})")
+
+
+def named_run(job: str) -> tuple[str, int] | None:
+    """(FineTune, run) of a Job's name, the inverse of `job_name`; None where it is no such name."""
+    found = _JOB_NAME.fullmatch(job)
+    if found is None or int(found["run"]) > MAX_RUN:
+        return None
+    return found["name"], int(found["run"])

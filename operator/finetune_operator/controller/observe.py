@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.api.names import QUEUE_LABEL, RUN_LABEL, UID_LABEL, job_name
+from finetune_operator.api.names import QUEUE_LABEL, RUN_LABEL, UID_LABEL, job_name, named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
@@ -273,5 +273,5 @@ def _concerns(event: Object, job: str) -> bool:
 
 
 def _run_of(job: Object) -> int:
-    _, _, run = str(job["metadata"]["name"]).rpartition("-")
-    return int(run) if run.isdigit() else 0
+    _, run = named_run(job["metadata"]["name"]) or ("", 0)
+    return run

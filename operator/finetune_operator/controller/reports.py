@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.names import named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key
@@ -68,5 +69,5 @@ class Reports:
         body = self._cache.finetunes.get((namespace, owner["name"]))
         if body is None or body["metadata"]["uid"] != owner["uid"]:
             return None
-        _, _, run = job["metadata"]["name"].rpartition("-")
-        return (owner["uid"], int(run)) if run.isdigit() else None
+        named = named_run(job["metadata"]["name"])
+        return (owner["uid"], named[1]) if named else None

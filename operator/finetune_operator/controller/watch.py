@@ -24,7 +24,7 @@ from kopf._cogs.configs.configuration import OperatorSettings
 from kopf._cogs.structs.credentials import Vault
 from kopf._cogs.structs.references import NamespaceName, Resource
 
-from finetune_operator.api.names import GROUP, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, PLURAL, VERSION
+from finetune_operator.api.names import GROUP, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, PLURAL, VERSION, named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache, Name, Store, name_of
 from finetune_operator.controller.model import Key
@@ -173,8 +173,8 @@ class Watches:
         self._queue.add(_owner_key(body))
 
     def _job_gone(self, name: Name) -> None:
-        # A Job is called <FineTune>-<run>.
-        self._queue.add(Key(name[0], name[1].rpartition("-")[0]))
+        finetune, _ = named_run(name[1]) or (name[1], 0)
+        self._queue.add(Key(name[0], finetune))
 
     async def listed(self) -> None:
         """Return when every stream has been listed once: before that, absence means nothing."""
@@ -255,8 +255,9 @@ def _wants_a_job(body: Object) -> bool:
 
 def _owner_key(body: Object) -> Key:
     namespace, name = name_of(body)
+    finetune, _ = named_run(name) or (name, 0)
     labels = body["metadata"].get("labels") or {}
-    return Key(namespace, labels.get(NAME_LABEL) or name.rpartition("-")[0])
+    return Key(namespace, labels.get(NAME_LABEL) or finetune)
 
 
 async def _connect(access: Access, pace: _Pace) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:

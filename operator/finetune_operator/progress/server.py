@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +22,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from finetune_operator.api.names import MAX_RUN, job_name
+from finetune_operator.api.names import job_name, named_run
 from finetune_operator.kube.errors import ApiError
 from finetune_operator.progress.identity import NotAPod, NotAuthenticated, Pod, PodTokens
 from finetune_operator.progress.rate import Rate
@@ -32,7 +31,6 @@ from finetune_operator.progress.report import MAX_BODY_BYTES, Malformed, OutOfBo
 log = logging.getLogger(__name__)
 
 _ROUTE: Final = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{namespace}/trainjobs/{job}/status"
-_JOB_NAME: Final = re.compile(r"(?P<name>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)-(?P<run>[1-9][0-9]{0,9})")
 
 Run = tuple[str, int]
 """A run: the uid of its FineTune, and its number."""
@@ -48,14 +46,6 @@ OnReport = Callable[[tuple[str, str], str, int, Report], None]
 def progress_path(namespace: str, name: str, run: int) -> str:
     """Where a run's pod reports, below the progress URL."""
     return _ROUTE.format(namespace=namespace, job=job_name(name, run))
-
-
-def named_run(job: str) -> tuple[str, int] | None:
-    """(FineTune, run) of a Job's name, the inverse of `job_name`; None where it is no such name."""
-    found = _JOB_NAME.fullmatch(job)
-    if found is None or int(found["run"]) > MAX_RUN:
-        return None
-    return found["name"], int(found["run"])
 
 
 class Refused(Exception):
