@@ -37,3 +37,12 @@ def test_what_was_looked_at_long_ago_is_dropped(monkeypatch: pytest.MonkeyPatch)
     for uid in ("2", "3"):
         known.of(body(uid=uid))
     assert known.of(body(uid="1"))[0] is not first
+
+
+def test_what_was_looked_at_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "KEPT", 2)
+    known = Readings()
+    first = known.of(body(uid="1"))[0]
+    for uid in ("2", "1", "3"):
+        known.of(body(uid=uid))
+    assert known.of(body(uid="1"))[0] is first

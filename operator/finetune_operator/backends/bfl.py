@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+from cachetools import LRUCache
+
 from finetune_operator.api.backends import Bfl
 from finetune_operator.api.convert import to_bfl
 from finetune_operator.backends.answers import Answer
@@ -65,7 +67,7 @@ class BflUpstream:
     traits = TRAITS
 
     def __init__(self) -> None:
-        self._comments: dict[tuple[str, str], str] = {}
+        self._comments: LRUCache[tuple[str, str], str] = LRUCache(REMEMBERED)
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """`x-key`."""
@@ -98,8 +100,6 @@ class BflUpstream:
             if not isinstance(comment, str) or not comment:
                 return ""  # it may get one yet
             self._comments[place] = comment
-            if len(self._comments) > REMEMBERED:
-                self._comments.pop(next(iter(self._comments)))
         return self._comments[place]
 
     async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:

@@ -6,11 +6,12 @@ a create, so that the marker is in the path of the uploaded dataset, which is ec
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
+
+from cachetools import LRUCache
 
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.reasons import Reason
@@ -58,7 +59,7 @@ class OxenUpstream:
     traits = TRAITS
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, str], tuple[int, Sighting]] = OrderedDict()
+        self._seen: LRUCache[tuple[str, str], tuple[int, Sighting]] = LRUCache(REMEMBERED)
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """A bearer token."""
@@ -152,10 +153,10 @@ class OxenUpstream:
         return sighting
 
     def _remember(self, place: tuple[str, str], polls: int, sighting: Sighting) -> None:
-        self._seen[place] = (polls, sighting)
-        self._seen.move_to_end(place)
-        if sighting.state.stage.terminal or len(self._seen) > REMEMBERED:
-            self._seen.pop(place if sighting.state.stage.terminal else next(iter(self._seen)))
+        if sighting.state.stage.terminal:
+            self._seen.pop(place, None)
+        else:
+            self._seen[place] = (polls, sighting)
 
     async def _at_the_end(self, sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
         """With the last checkpoint, and the last words of what failed; both are nice to have."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cachetools import FIFOCache
+
 from finetune_operator.api.objects import Object
 
 Name = tuple[str, str]
@@ -22,7 +24,7 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[Name, Object] = {}
-        self._deleted: dict[str, int] = {}
+        self._deleted: FIFOCache[str, int] = FIFOCache(_REMEMBERED)
         self._being_written: dict[Name, Object] = {}
 
     def __len__(self) -> int:
@@ -77,8 +79,6 @@ class Store:
     def delete(self, body: Object) -> None:
         """Forget what the API server says is deleted, so that no answer to an earlier write brings it back."""
         self._deleted[_uid(body)] = _version(body)
-        if len(self._deleted) > _REMEMBERED:
-            del self._deleted[next(iter(self._deleted))]
         self.remove(name_of(body), _uid(body))
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
+from cachetools import TTLCache
+
 from finetune_operator.api.base import SecretRef
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.failures import Blocked
@@ -15,7 +17,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFound
 from finetune_operator.kube.secrets import decoded
 
-KEPT_SECONDS = 2.0
+KEPT, KEPT_SECONDS = 1000, 2.0
 """A Secret that many runs share is read once for the calls that come together."""
 
 
@@ -32,8 +34,7 @@ class Credentials:
 
     def __init__(self, client: KubeClient, clock: Callable[[], float]) -> None:
         self._client = client
-        self._clock = clock
-        self._kept: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
+        self._kept: TTLCache[tuple[str, str], dict[str, str]] = TTLCache(KEPT, KEPT_SECONDS, clock)
         self._reading: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def provider(self, run: UpstreamRun, traits: Traits) -> dict[str, str]:
@@ -66,11 +67,9 @@ class Credentials:
             return await self._read_once(run, ref, field)
 
     async def _read_once(self, run: UpstreamRun, ref: SecretRef, field: str) -> dict[str, str]:
-        place, now = (run.namespace, ref.name), self._clock()
-        kept = self._kept.get(place)
-        if kept is not None and now - kept[0] < KEPT_SECONDS:
-            return dict(kept[1])
-        self._kept = {known: value for known, value in self._kept.items() if now - value[0] < KEPT_SECONDS}
+        place = (run.namespace, ref.name)
+        if (kept := self._kept.get(place)) is not None:
+            return dict(kept)
         try:
             secret = await self._client.get(resources.core(run.namespace, "secrets", ref.name))
         except NotFound:
@@ -80,6 +79,5 @@ class Credentials:
                     reason=Reason.SECRET_NOT_FOUND,
                 )
             ) from None
-        found = decoded(secret.get("data") or {})
-        self._kept[place] = (now, found)
+        found = self._kept[place] = decoded(secret.get("data") or {})
         return dict(found)

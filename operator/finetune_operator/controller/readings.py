@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cachetools import LRUCache
+
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.model import Reading, read_spec
 
@@ -12,7 +14,7 @@ class Readings:
     """By uid and generation: the API server raises the latter with every change of a spec."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, int], Reading] = {}
+        self._kept: LRUCache[tuple[str, int], Reading] = LRUCache(KEPT)
 
     def of(self, body: Object) -> Reading:
         """What `read_spec` says of it."""
@@ -20,6 +22,4 @@ class Readings:
         reading = self._kept.get(version)
         if reading is None:
             reading = self._kept[version] = read_spec(body.get("spec") or {})
-            if len(self._kept) > KEPT:
-                del self._kept[next(iter(self._kept))]
         return reading

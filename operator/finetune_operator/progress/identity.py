@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
+
+from cachetools import TTLCache
 
 from finetune_operator.api.names import PROGRESS_AUDIENCE
 from finetune_operator.api.objects import Object
@@ -59,23 +60,12 @@ class PodTokens:
         concurrency: int = 8,
     ) -> None:
         self._client = client
-        self._clock = clock
-        self._ttl = ttl
-        self._capacity = capacity
         self._slots = asyncio.Semaphore(concurrency)
-        self._known: OrderedDict[bytes, tuple[float, Pod]] = OrderedDict()
+        self._known: TTLCache[bytes, Pod] = TTLCache(capacity, ttl, clock)
 
     def known(self, token: str) -> Pod | None:
         """The pod, where the token was reviewed less than `ttl` seconds ago."""
-        digest = _digest(token)
-        entry = self._known.get(digest)
-        if entry is None:
-            return None
-        until, pod = entry
-        if self._clock() < until:
-            return pod
-        del self._known[digest]
-        return None
+        return self._known.get(_digest(token))
 
     async def review(self, token: str) -> Pod:
         """The pod, from the API server. Raises NotAuthenticated, NotAPod and ApiError."""
@@ -87,12 +77,8 @@ class PodTokens:
             "spec": {"token": token, "audiences": [PROGRESS_AUDIENCE]},
         }
         async with self._slots:
-            asked = self._clock()
             answer = await self._client.create(REVIEWS, body)
-        pod = pod_of(answer.get("status") or {})
-        self._known[_digest(token)] = (asked + self._ttl, pod)
-        while len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+        pod = self._known[_digest(token)] = pod_of(answer.get("status") or {})
         return pod
 
 

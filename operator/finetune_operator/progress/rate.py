@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
+
+from cachetools import LRUCache
 
 
 class Rate:
@@ -13,16 +14,13 @@ class Rate:
         self._per_second = per_second
         self._burst = float(burst)
         self._clock = clock
-        self._capacity = capacity
-        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+        self._buckets: LRUCache[Hashable, tuple[float, float]] = LRUCache(capacity)
 
     def take(self, key: Hashable) -> float:
         """0: granted. Else nothing is taken, and the seconds are how long to wait."""
         now = self._clock()
-        level, at = self._buckets.pop(key, (self._burst, now))
+        level, at = self._buckets.get(key, (self._burst, now))
         level = min(self._burst, level + (now - at) * self._per_second)
         granted = level >= 1
         self._buckets[key] = (level - 1 if granted else level, now)
-        if len(self._buckets) > self._capacity:
-            self._buckets.popitem(last=False)
         return 0.0 if granted else (1 - level) / self._per_second

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import hdrs, web
+from cachetools import LRUCache
 
 from finetune_operator.api.names import job_name, named_run
 from finetune_operator.kube.errors import ApiError
@@ -85,7 +86,7 @@ class Receiver:
         self._count = count
         self._free = in_flight
         self._body_timeout = body_timeout
-        self._owners: dict[Pod, Run] = {}
+        self._owners: LRUCache[Pod, Run] = LRUCache(4096)
         self._reviews = Rate(per_second=5, burst=20, clock=clock)
         self._pods = Rate(per_second=1, burst=5, clock=clock)
         self._runs = Rate(per_second=1, burst=5, clock=clock)
@@ -156,8 +157,6 @@ class Receiver:
         except ApiError as error:
             raise _unavailable(error) from None
         if owner is not None:
-            while len(self._owners) >= 4096:
-                del self._owners[next(iter(self._owners))]
             self._owners[pod] = owner
         return owner
 
