@@ -115,19 +115,9 @@ def _schema_of(setting: Definition, default: Any) -> Schema:
         return {"type": "array", "items": {"type": "string"}}
     if isinstance(setting.default, float):
         return {"type": ["number", "string"], "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}
-    if choices := _choices(setting):
-        return {"type": "string", "enum": choices}
+    if setting.choices:
+        return {"type": "string", "enum": list(setting.choices)}
     return {"type": _TYPES[type(default)]}
-
-
-def _choices(setting: Definition) -> list[str]:
-    """The words that a setting takes, where it takes no others."""
-    try:
-        setting.parse("?")
-    except ValueError as error:
-        _, said, words = str(error).partition("choose from ")
-        return words.split(", ") if said else []
-    return []
 
 
 def schema(root: Value) -> Schema:
@@ -362,13 +352,13 @@ def generated() -> dict[Path, str]:
 
 def main() -> None:
     """Writes, or with --check compares."""
-    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
+    stale = {path: text for path, text in generated().items() if not path.exists() or path.read_text() != text}
     if "--check" in sys.argv[1:]:
         if stale:
             raise SystemExit(f"out of date: {', '.join(path.name for path in stale)}; run make chart")
         return
-    for path in stale:
-        path.write_text(generated()[path])
+    for path, text in stale.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def _watches(settings: Settings, cache: Cache, queue: RetryQueue[Key]) -> Watche
         lambda: _access(settings),
         cache,
         queue,
-        settings.namespaces,
+        settings.namespace,
         sweep_period=settings.sweep_period,
         silence=settings.watch_silence,
     )

@@ -5,8 +5,6 @@ From each field come the flag (`--poll-interval`), the environment variable (the
 environment, and an empty environment variable counts as unset.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import math
@@ -14,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
@@ -41,6 +39,8 @@ class Definition:
     help: str
     chart: str
     parse: Parser
+    choices: tuple[str, ...]
+    """The words that it takes and no others; none: it is no choice."""
     repeatable: bool
     is_switch: bool
 
@@ -174,11 +174,8 @@ def _setting(
     parse: Parser = _text,
     *,
     chart: str,
-    flag: str | None = None,
-    repeatable: bool = False,
 ) -> Any:
-    metadata = {"help": help_text, "parse": parse, "chart": chart, "flag": flag, "repeatable": repeatable}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={"help": help_text, "parse": parse, "chart": chart})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,13 +185,11 @@ class Settings:
     # The API server
     kubeconfig: str = _setting("", "The kubeconfig file; without one, the pod's service account.", chart="")
     context: str = _setting("", "The context of the kubeconfig.", chart="")
-    namespaces: tuple[str, ...] = _setting(
+    namespace: tuple[str, ...] = _setting(
         (),
         "A namespace to serve; repeat it for more. Without any, the whole cluster.",
         _dns_label,
-        flag="--namespace",
         chart="namespaces",
-        repeatable=True,
     )
     operator_namespace: str = _setting(
         "",
@@ -271,11 +266,8 @@ class Settings:
     trainer_image: str = _setting(
         f"finetune-trainer:{__version__}", "The trainer image of Jobs that name none.", chart="trainer.image"
     )
-    trainer_image_pull_policy: str = _setting(
-        "IfNotPresent",
-        "When it is pulled: Always, IfNotPresent or Never.",
-        _one_of("Always", "IfNotPresent", "Never"),
-        chart="trainer.imagePullPolicy",
+    trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = _setting(
+        "IfNotPresent", "When it is pulled: Always, IfNotPresent or Never.", chart="trainer.imagePullPolicy"
     )
     default_shm_size: str = _setting(
         "1Gi", "Size of /dev/shm in training pods; counts against their memory.", _quantity, chart="trainer.shmSize"
@@ -311,14 +303,12 @@ class Settings:
         "A base URL that FineTunes may name besides the providers' own; repeat it for more.",
         _url("https", "http"),
         chart="upstream.allowBaseUrls",
-        repeatable=True,
     )
     allow_dataset_host: tuple[str, ...] = _setting(
         (),
         "A host with a private address that datasets may come from; repeat it for more.",
         _host,
         chart="upstream.allowDatasetHosts",
-        repeatable=True,
     )
 
     spool_dir: str = _setting(
@@ -369,28 +359,25 @@ class Settings:
     liveness_loop_lag: float = _setting(
         10.0, "Not alive: the event loop has been stuck for this long.", _seconds(0.1, 3600), chart="liveness.loopLag"
     )
-    log_format: Literal["json", "text"] = _setting(
-        "json", "Form of the log: json or text.", _one_of("json", "text"), chart="log.format"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "Least level logged.", _one_of("debug", "info", "warning", "error"), chart="log.level"
-    )
+    log_format: Literal["json", "text"] = _setting("json", "Form of the log: json or text.", chart="log.format")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level logged.", chart="log.level")
 
 
 def definitions() -> Iterator[Definition]:
     """Every setting, in the order of `Settings`."""
     for field in dataclasses.fields(Settings):
-        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
+        choices = get_args(field.type) if get_origin(field.type) is Literal else ()
         yield Definition(
             name=field.name,
-            flag=flag,
-            environment=PREFIX + flag.removeprefix("--").replace("-", "_").upper(),
+            flag="--" + field.name.replace("_", "-"),
+            environment=PREFIX + field.name.upper(),
             default=field.default,
             help=field.metadata["help"],
             chart=field.metadata["chart"],
-            parse=field.metadata["parse"],
-            repeatable=field.metadata["repeatable"],
-            is_switch=field.metadata["parse"] is _switch,
+            parse=_one_of(*choices) if choices else field.metadata["parse"],
+            choices=choices,
+            repeatable=isinstance(field.default, tuple),
+            is_switch=isinstance(field.default, bool),
         )
 
 

@@ -65,8 +65,8 @@ def test_a_flag_wins_over_the_environment_and_empty_counts_as_unset() -> None:
 
 
 def test_lists() -> None:
-    assert parse(["--namespace", "a", "--namespace=b", "--namespace=a"], {}).namespaces == ("a", "b")
-    assert parse([], {"FINETUNE_NAMESPACE": "a, b,,"}).namespaces == ("a", "b")
+    assert parse(["--namespace", "a", "--namespace=b", "--namespace=a"], {}).namespace == ("a", "b")
+    assert parse([], {"FINETUNE_NAMESPACE": "a, b,,"}).namespace == ("a", "b")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("0.5", 0.5), ("500ms", 0.5), ("5m", 300), ("1h", 3600)])
@@ -78,6 +78,16 @@ def test_times_may_carry_a_unit(text: str, seconds: float) -> None:
 def test_switches(arguments: list[str], value: bool) -> None:
     assert parse(arguments, {}).leader_election is value
     assert parse(["--per-run-metrics"], {}).per_run_metrics is True
+
+
+def test_a_choice_takes_its_words_and_no_other() -> None:
+    choices = [each for each in DEFINITIONS if each.choices]
+    assert {each.name for each in choices} == {"trainer_image_pull_policy", "log_format", "log_level"}
+    for each in choices:
+        for word in each.choices:
+            assert getattr(parse([f"{each.flag}={word}"], {}), each.name) == word
+        with pytest.raises(SystemExit):
+            parse([f"{each.flag}={each.default.swapcase()}"], {})
 
 
 def test_the_progress_url_follows_namespace_and_port() -> None:
