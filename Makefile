@@ -26,10 +26,15 @@ lock:  ## write the hash-locked requirement files anew
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$part/requirements.in -o $$part/requirements.txt; done
 
-lint: venv  ## ruff, mypy --strict, layers
+lint: venv  ## ruff, mypy --strict, layers, dependencies
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/deptry operator trainer-image
+	$(VENV)/bin/deptry --config operator/deptry.toml operator
+	$(VENV)/bin/deptry --config trainer-image/deptry.toml trainer-image \
+	  operator/finetune_operator/api operator/finetune_operator/formats
+	$(VENV)/bin/deptry --config tests/deptry.toml .
 	$(VENV)/bin/mypy operator/finetune_operator trainer-image/finetune_trainer tests
 
 format: venv  ## let ruff format and fix
