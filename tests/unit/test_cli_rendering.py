@@ -151,8 +151,8 @@ def test_a_failure_says_why_and_what_to_do() -> None:
     assert list(farewell(snapshot(finetune(failed)))) == [
         "receipts run 1: Failed (BackoffLimitExceeded)",
         "  why",
-        "  what to do: Read `kubectl finetune logs receipts`, put the cause right, "
-        "then `kubectl finetune retry receipts`.",
+        "  what to do: Read `kubectl finetune logs receipts`, fix the cause, "
+        "then run `kubectl finetune retry receipts`.",
     ]
 
 

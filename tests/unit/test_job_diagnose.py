@@ -38,6 +38,11 @@ SAID = '{"state":"%s","reason":"%s","message":"%s","step":3,"totalSteps":12,"los
             "exit code 2 (the configuration cannot work): a model of 1998",
         ),
         (
+            ended_pod(2, SAID % ("Failed", "StorageFull", "the dataset does not fit into the cache")),
+            "StorageFull",
+            "exit code 2 (the configuration cannot work): the dataset does not fit into the cache",
+        ),
+        (
             ended_pod(75, SAID % ("Preempted", "Signal", "SIGTERM")),
             None,
             "exit code 75 (interrupted, with a checkpoint to go on from): SIGTERM",

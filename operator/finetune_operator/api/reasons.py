@@ -27,39 +27,33 @@ class ConditionType(StrEnum):
     RUNNING = "Running"
     COMPLETE = "Complete"
     FAILED = "Failed"
-    ARTIFACTS_PUBLISHED = "ArtifactsPublished"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
 
 class Reason(StrEnum):
-    """Reasons of conditions and of Events."""
+    """Reasons of conditions, of Events and of the runs in `status.history`.
+
+    Grouped by the condition that each of them explains most often. A status that is read back may hold a reason that is
+    not among them, of another version or of Kubernetes itself: it is only ever shown, never parsed.
+    """
 
     # Accepted
     VALID = "Valid"
-    VALIDATING = "Validating"
     INVALID_SPEC = "InvalidSpec"
     UNSUPPORTED_PARAMETER = "UnsupportedParameter"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
-    SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
     CLAIM_NOT_FOUND = "ClaimNotFound"
-    DATASET_NOT_FOUND = "DatasetNotFound"
-    DATASET_ACCESS_DENIED = "DatasetAccessDenied"
-    DATASET_UNAVAILABLE = "DatasetUnavailable"
-    MODEL_NOT_SUPPORTED = "ModelNotSupported"
-    RUNTIME_NOT_FOUND = "RuntimeNotFound"
-    PROVIDER_NOT_CONFIGURED = "ProviderNotConfigured"
     BASE_URL_NOT_ALLOWED = "BaseURLNotAllowed"
-    ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
     # Suspended
     SUSPENDED_BY_SPEC = "SuspendedBySpec"
     QUEUED_BY_KUEUE = "QueuedByKueue"
     PREEMPTED = "Preempted"
     NOT_SUSPENDED = "NotSuspended"
-    RESUMED = "Resumed"
     # Running
     PODS_RUNNING = "PodsRunning"
     UPSTREAM_RUNNING = "UpstreamRunning"
+    UPLOADING = "Uploading"
     PENDING = "Pending"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -68,15 +62,13 @@ class Reason(StrEnum):
     ACTION_REQUIRED = "ActionRequired"
     UPSTREAM_QUEUED = "UpstreamQueued"
     UPSTREAM_STATE_UNKNOWN = "UpstreamStateUnknown"
-    UPSTREAM_UNAVAILABLE = "UpstreamUnavailable"
-    UPSTREAM_RATE_LIMITED = "UpstreamRateLimited"
-    UPSTREAM_REDIRECTED = "UpstreamRedirected"
-    UPSTREAM_ANSWER_UNREADABLE = "UpstreamAnswerUnreadable"
-    UPSTREAM_AUTH_FAILED = "UpstreamAuthFailed"
-    UPSTREAM_PAYMENT_REQUIRED = "UpstreamPaymentRequired"
-    UPSTREAM_PLAN_LIMIT = "UpstreamPlanLimit"
     UPSTREAM_PREPARING = "UpstreamPreparing"
     FINISHED = "Finished"
+    # Running, in Kubernetes' own words
+    FAILED_CREATE = "FailedCreate"
+    CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    CREATE_CONTAINER_ERROR = "CreateContainerError"
+    RUN_CONTAINER_ERROR = "RunContainerError"
     # Complete
     TRAINING_SUCCEEDED = "TrainingSucceeded"
     UPSTREAM_SUCCEEDED = "UpstreamSucceeded"
@@ -86,30 +78,42 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     POD_FAILURE_POLICY = "PodFailurePolicy"
     OUT_OF_MEMORY = "OutOfMemory"
-    NON_RETRIABLE_EXIT = "NonRetriableExit"
+    STORAGE_FULL = "StorageFull"
     INVALID_CONFIG = "InvalidConfig"
+    MODEL_NOT_SUPPORTED = "ModelNotSupported"
+    DATASET_NOT_FOUND = "DatasetNotFound"
     DATA_VALIDATION_FAILED = "DataValidationFailed"
     TRAINING_DIVERGED = "TrainingDiverged"
     ARTIFACT_UPLOAD_FAILED = "ArtifactUploadFailed"
-    JOB_DELETED = "JobDeleted"
     UPSTREAM_FAILED = "UpstreamFailed"
     UPSTREAM_REJECTED = "UpstreamRejected"
+    UPSTREAM_PLAN_LIMIT = "UpstreamPlanLimit"
     UPSTREAM_CANCELLED = "UpstreamCancelled"
     UPSTREAM_GONE = "UpstreamGone"
     UPSTREAM_WITHOUT_ARTIFACTS = "UpstreamWithoutArtifacts"
     PROVIDER_RETIRED = "ProviderRetired"
     CANCELLED = "Cancelled"
+    SUPERSEDED = "Superseded"
     NOT_FAILED = "NotFailed"
-    # ArtifactsPublished
-    PUBLISHED = "Published"
-    UPLOADING = "Uploading"
-    UPLOAD_FAILED = "UploadFailed"
     # Reconciling
     PROGRESSING = "Progressing"
     PROGRESSING_WITH_RETRY = "ProgressingWithRetry"
-    DEPENDENCY_NOT_READY = "DependencyNotReady"
     WAITING_FOR_GARBAGE_COLLECTION = "WaitingForGarbageCollection"
+    # Reconciling: the first word in the message of ProgressingWithRetry
+    DATASET_UNAVAILABLE = "DatasetUnavailable"
+    UPSTREAM_UNAVAILABLE = "UpstreamUnavailable"
+    UPSTREAM_RATE_LIMITED = "UpstreamRateLimited"
+    UPSTREAM_REDIRECTED = "UpstreamRedirected"
+    UPSTREAM_ANSWER_UNREADABLE = "UpstreamAnswerUnreadable"
+    CREDENTIALS_UNREADABLE = "CredentialsUnreadable"
+    INTERNAL_ERROR = "InternalError"
     # Stalled
+    SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
+    DATASET_ACCESS_DENIED = "DatasetAccessDenied"
+    PROVIDER_NOT_CONFIGURED = "ProviderNotConfigured"
+    ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
+    UPSTREAM_AUTH_FAILED = "UpstreamAuthFailed"
+    UPSTREAM_PAYMENT_REQUIRED = "UpstreamPaymentRequired"
     NAME_CONFLICT = "NameConflict"
     CREATE_UNKNOWN = "CreateUnknown"
     CANCEL_FAILED = "CancelFailed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_HISTORY
 from finetune_operator.backends.job.interpret import finished, interpret
 from finetune_operator.controller.conditions import is_terminal
@@ -61,6 +62,6 @@ def _how_it_ended(observation: Observation) -> Mapping[str, Any]:
         return {"phase": str(state.stage), "reason": str(state.reason), "message": state.message}
     return {
         "phase": "Cancelled",
-        "reason": "Superseded",
+        "reason": str(Reason.SUPERSEDED),
         "message": f"Stopped at {stamp(observation.now)}: spec.run was raised to {observation.finetune.run}.",
     }
