@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,6 @@ import yaml
 MANIFEST = Path(__file__).with_name("finetune.dev_finetunes.yaml")
 
 Schema = dict[str, Any]
-
-_BOUNDS = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
-    "maxProperties": "at most {} entries",
-}
 
 
 def reference(crd: Schema) -> str:
@@ -44,7 +33,7 @@ def _status(schema: Schema) -> Iterator[str]:
 
 def _rules(schema: Schema) -> Iterator[str]:
     yield "## Rules between fields\n"
-    yield "The API server refuses what breaks one of them, with this sentence.\n"
+    yield "The API server rejects an object that violates one of these rules, with this message.\n"
     for path, message in _messages("", schema):
         named = not path or path == "spec" or message.startswith(path)
         yield f"- {'' if named else f'`{path}`: '}{_cell(message)}"
@@ -97,17 +86,6 @@ def _meaning(schema: Schema) -> Iterator[str]:
         yield " ".join(description.split())
     if "enum" in schema:
         yield "One of " + ", ".join(f"`{choice}`" for choice in schema["enum"]) + "."
-    if "default" in schema:
-        yield f"Set to `{json.dumps(schema['default'])}` when absent."
-    bounds = [
-        text.format(f"{schema[bound]:g}" if abs(schema[bound]) < 10_000 else f"{schema[bound]:,}")
-        for bound, text in _BOUNDS.items()
-        if bound in schema
-        and not schema.get("x-kubernetes-int-or-string")
-        and (bound, schema[bound]) != ("minLength", 1)
-    ]
-    if bounds:
-        yield f"({', '.join(bounds)})"
 
 
 def _cell(text: str) -> str:

@@ -291,7 +291,9 @@ def test_fields_select(api: ControlPlane, stored: str, selector: str) -> None:
     assert api.kubectl("get", "ft", "-o=name", f"--field-selector={selector}-not").split() == []
 
 
-def test_explain_tells_documented_defaults(api: ControlPlane) -> None:
-    assert "Default: 4096." in api.kubectl("explain", "ft.spec.recipe.imageToText.seqLength")
+def test_explain_tells_documented_defaults_and_bounds(api: ControlPlane) -> None:
+    explained = " ".join(api.kubectl("explain", "ft.spec.recipe.imageToText.seqLength").split())
+    assert "Defaults to 4096. Must be at least 1." in explained
+    assert "status is the most recently observed state" in api.kubectl("explain", "ft.status")
     with pytest.raises(KubectlError, match="does not exist"):
         api.kubectl("explain", "ft.spec.recipe.imageToText.unknown")

@@ -102,7 +102,7 @@ BAD: dict[str, tuple[Manifest, str]] = {
     ),
     "dataset with a password": (
         changed(GOOD, "spec.dataset.uri", "https://user:password@example.com/x"),
-        "must not hold credentials: put them into a Secret",
+        "must not contain credentials; put them in a Secret",
     ),
     "endless dataset": (changed(GOOD, "spec.dataset.uri", f"s3://{LONG}"), "may not be more than 2048 bytes"),
     "https output": (changed(GOOD, "spec.output", {"uri": "https://example.com/x"}), "should match '^(s3|hf|pvc)://"),
@@ -133,23 +133,23 @@ BAD: dict[str, tuple[Manifest, str]] = {
         changed(GOOD, JOB, {"gpus": 1}),
         "a job's result would be lost with its pod: set spec.backend.job.storage, spec.output, or both",
     ),
-    "storage of nothing": (changed(GOOD, f"{JOB}.storage", {}), "storage takes exactly one of size"),
+    "storage of nothing": (changed(GOOD, f"{JOB}.storage", {}), "storage must set exactly one of size"),
     "storage of both kinds": (
         changed(GOOD, f"{JOB}.storage.claimName", "mine"),
-        "storage takes exactly one of size (a claim is created) and claimName (a claim that exists)",
+        "storage must set exactly one of size (to create a claim) and claimName (to use an existing claim)",
     ),
     "class of a claim that exists": (
         changed(GOOD, f"{JOB}.storage", {"claimName": "mine", "storageClassName": "fast"}),
-        "use size instead of claimName",
+        "set size instead of claimName",
     ),
     "size that is none": (changed(GOOD, f"{JOB}.storage.size", "big"), "should match"),
     "variable of ours": (
         changed(GOOD, f"{JOB}.env", [{"name": "FINETUNE_CONFIG", "value": "/tmp/x"}]),
-        "variables that begin with FINETUNE_ or KUBEFLOW_ belong to the operator",
+        "names that begin with FINETUNE_ or KUBEFLOW_ are reserved for the operator",
     ),
     "variable without a value": (
         changed(GOOD, f"{JOB}.env", [{"name": "A"}]),
-        "a variable takes exactly one of value and valueFrom",
+        "an environment variable must set exactly one of value and valueFrom",
     ),
     "variable from two places": (
         changed(
@@ -165,7 +165,7 @@ BAD: dict[str, tuple[Manifest, str]] = {
                 }
             ],
         ),
-        "valueFrom takes exactly one of secretKeyRef and configMapKeyRef",
+        "valueFrom must set exactly one of secretKeyRef and configMapKeyRef",
     ),
     "orphaned Job": (
         changed(GOOD, "spec.deletionPolicy", "Orphan"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from finetune_operator.api.crd import MAX_CRD_BYTES, SELECTABLE_FIELDS, crd, manifest, open_api_schema, structural
+from finetune_operator.api.matrix import backends_for
 from finetune_operator.api.recipes import RECIPE_MODELS, RECIPES, RecipeSpec
 from finetune_operator.api.spec import MUTABLE_FIELDS, RUN_FIELDS, FineTuneSpec
 
@@ -60,8 +63,52 @@ def test_every_node_of_the_spec_is_typed_bounded_and_explained(path: str, node: 
         assert "maxItems" in node
     if "additionalProperties" in node:
         assert "maxProperties" in node
-    if not path.endswith((".items", ".additionalProperties")):
-        assert node.get("description", "").endswith("."), "a sentence for kubectl explain"
+
+
+DESCRIBED = [
+    (path, node)
+    for part in ("spec", "status")
+    for path, node in _nodes(part, open_api_schema()["properties"][part])
+    if "properties" in node or not path.endswith((".items", ".additionalProperties"))
+]
+VERBS = re.compile(
+    "is|are|has|names|holds|takes|tells|selects|determines|describes?|identifies|records|lets|runs|trains|clones|"
+    "initialises"
+)
+UNITS = {"Seconds": "seconds", "Bytes": "bytes", "Time": "UTC (RFC 3339)", "Height": "pixels", "Width": "pixels"}
+
+
+@pytest.mark.parametrize(("path", "node"), DESCRIBED, ids=[path for path, _ in DESCRIBED])
+def test_kubectl_explain_has_a_sentence_about_every_field(path: str, node: dict[str, Any]) -> None:
+    """As in Kubernetes' own API: it begins with the field's name, and the members of a list with the name of theirs."""
+    name, text = path.rpartition(".")[2], node.get("description", "")
+    subject, verb, *rest = text.split()
+    assert subject == name or (name == "items" and subject[0].isupper())
+    assert VERBS.fullmatch(verb)
+    assert len(rest) > 2
+    assert text.endswith(".")
+    for suffix, unit in UNITS.items():
+        assert unit in text or not name.endswith(suffix)
+
+
+@pytest.mark.parametrize(("path", "node"), DESCRIBED, ids=[path for path, _ in DESCRIBED])
+def test_kubectl_explain_has_the_bounds_and_the_default(path: str, node: dict[str, Any]) -> None:
+    """All of them in the spec. Who reads a status is told of what is left out, not of how long a text may be."""
+    told = {"maximum", "maxItems", "maxProperties"}
+    if path.startswith("spec"):
+        told |= {"minimum", "minItems", "default"} | (set() if "x-kubernetes-int-or-string" in node else {"maxLength"})
+    numbers = re.findall(r"[\w./-]*\w", node["description"])
+    for keyword in told & node.keys():
+        value = node[keyword]
+        assert (value if isinstance(value, str) else json.dumps(value).removesuffix(".0")) in numbers, keyword
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_names_the_backends_that_train_it(recipe: str) -> None:
+    text = open_api_schema()["properties"]["spec"]["properties"]["recipe"]["properties"][recipe]["description"]
+    assert tuple(re.findall(r"\w+", text.partition("Supported by ")[2].replace(" and ", " "))[1:]) == backends_for(
+        recipe
+    )
 
 
 def test_hyper_parameters_have_no_default_in_the_schema() -> None:

@@ -114,7 +114,7 @@ def test_flags_alone_make_a_whole_finetune() -> None:
         ({"parameters": ("questionColumn",)}, "write --param name=value"),
         ({"values": {"dataset": "ftp://x"}}, "spec.dataset.uri"),
         ({"settings": ("backend.job.gpu=1",)}, "Did you mean gpus?"),
-        ({"values": {"dataset": "s3://user:secret@host/x"}}, "must not hold credentials"),
+        ({"values": {"dataset": "s3://user:secret@host/x"}}, "must not contain credentials"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_sent(changes: dict[str, Any], says: str) -> None:

@@ -28,40 +28,48 @@ RESERVED_ENV_PREFIXES: Final = ("FINETUNE_", "KUBEFLOW_")
 """Variables that a user cannot set: they carry the contract between operator and trainer."""
 
 # What is wrong, said once: the models and the CRD's rules use the same sentences.
-STORAGE_MESSAGE: Final = "storage takes exactly one of size (a claim is created) and claimName (a claim that exists)"
+STORAGE_MESSAGE: Final = (
+    "storage must set exactly one of size (to create a claim) and claimName (to use an existing claim)"
+)
 CLAIM_MESSAGE: Final = (
-    "storageClassName and accessModes describe a claim to create: remove them, or use size instead of claimName"
+    "storageClassName and accessModes apply to a claim that is created; remove them, or set size instead of claimName"
 )
 RESERVED_ENV_MESSAGE: Final = (
-    f"variables that begin with {' or '.join(RESERVED_ENV_PREFIXES)} belong to the operator: use another name"
+    f"names that begin with {' or '.join(RESERVED_ENV_PREFIXES)} are reserved for the operator; use another name"
 )
-ENV_VALUE_MESSAGE: Final = "a variable takes exactly one of value and valueFrom"
-ENV_SOURCE_MESSAGE: Final = "valueFrom takes exactly one of secretKeyRef and configMapKeyRef"
+ENV_VALUE_MESSAGE: Final = "an environment variable must set exactly one of value and valueFrom"
+ENV_SOURCE_MESSAGE: Final = "valueFrom must set exactly one of secretKeyRef and configMapKeyRef"
 
 LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=253)]], Field(max_length=32)]
 QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
 
 
 class ObjectRef(SpecModel):
-    """An object of the same namespace, by name."""
+    """ObjectRef names an object in the same namespace."""
 
-    name: ObjectName = Field(description="Name of the object, in the same namespace.")
+    name: ObjectName = Field(description="name is the name of the object, in the FineTune's namespace.")
 
 
 class ClaimRef(SpecModel):
-    """A PersistentVolumeClaim that exists already."""
+    """ClaimRef names an existing PersistentVolumeClaim."""
 
-    claim_name: ObjectName = Field(description="Name of a PersistentVolumeClaim in the same namespace.")
+    claim_name: ObjectName = Field(
+        description="claimName is the name of an existing PersistentVolumeClaim in the FineTune's namespace."
+    )
 
 
 class Storage(SpecModel):
-    """Where checkpoints and outputs stay: a claim made for this FineTune (size), or one that exists (claimName)."""
+    """storage is the volume for checkpoints and results: a claim to create (size) or an existing one (claimName)."""
 
     size: Quantity | None = Field(
-        default=None, description="Size of the claim to create; it is deleted with the FineTune. Excludes claimName."
+        default=None,
+        description="size is the size of the PersistentVolumeClaim to create for each run, as a quantity such as "
+        "50Gi. The claim is deleted with the FineTune. Exactly one of size and claimName must be set.",
     )
     storage_class_name: ObjectName | None = Field(
-        default=None, description="Storage class of the claim to create. Default: the cluster's."
+        default=None,
+        description="storageClassName is the storage class of the claim to create. Defaults to the cluster's default "
+        "class.",
     )
     access_modes: (
         Annotated[
@@ -69,9 +77,15 @@ class Storage(SpecModel):
             Field(min_length=1, max_length=4),
         ]
         | None
-    ) = Field(default=None, description="Access modes of the claim to create. Default: [ReadWriteOnce].")
+    ) = Field(
+        default=None,
+        description="accessModes are the access modes of the claim to create: ReadWriteOnce, ReadOnlyMany, "
+        "ReadWriteMany or ReadWriteOncePod. Defaults to [ReadWriteOnce].",
+    )
     claim_name: ObjectName | None = Field(
-        default=None, description="Name of a claim in the same namespace; it is never deleted. Excludes size."
+        default=None,
+        description="claimName is the name of an existing PersistentVolumeClaim in the FineTune's namespace. The "
+        "operator never deletes it. Exactly one of size and claimName must be set.",
     )
 
     @model_validator(mode="after")
@@ -84,37 +98,67 @@ class Storage(SpecModel):
 
 
 class Resources(SpecModel):
-    """Compute resources of the training container."""
+    """resources are the compute resources of the training container."""
 
-    requests: QuantityMap | None = Field(default=None, description="Requests, for example cpu, memory.")
-    limits: QuantityMap | None = Field(default=None, description="Limits, for example cpu, memory, ephemeral-storage.")
+    requests: QuantityMap | None = Field(
+        default=None,
+        description="requests is the minimum of each resource that the container needs, as quantities, for example "
+        "cpu: 8 and memory: 64Gi.",
+    )
+    limits: QuantityMap | None = Field(
+        default=None,
+        description="limits is the maximum of each resource that the container may use, as quantities, for example "
+        "memory: 96Gi and ephemeral-storage: 200Gi.",
+    )
 
 
 class Toleration(SpecModel):
-    """A core/v1 Toleration."""
+    """Toleration lets the pod be scheduled on nodes with a matching taint, like a core/v1 Toleration."""
 
-    key: Label | None = Field(default=None, description="Taint key; empty with operator Exists means all.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="Default: Equal.")
-    value: Annotated[str, Field(max_length=253)] | None = Field(default=None, description="Taint value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Taint effect; empty means all."
+    key: Label | None = Field(
+        default=None,
+        description="key is the key of the taint. If it is not set, operator must be Exists, and every taint matches.",
     )
-    toleration_seconds: Int | None = Field(default=None, description="How long NoExecute is tolerated, in seconds.")
+    operator: Literal["Exists", "Equal"] | None = Field(
+        default=None,
+        description="operator is how value is compared: Exists matches any value, Equal the given one. Defaults to "
+        "Equal.",
+    )
+    value: Annotated[str, Field(max_length=253)] | None = Field(
+        default=None, description="value is the value of the taint. It must not be set if operator is Exists."
+    )
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None,
+        description="effect is the effect of the taint: NoSchedule, PreferNoSchedule or NoExecute. If it is not set, "
+        "every effect matches.",
+    )
+    toleration_seconds: Int | None = Field(
+        default=None,
+        description="tolerationSeconds is the time in seconds for which a taint with effect NoExecute is tolerated. By "
+        "default it is tolerated forever.",
+    )
 
 
 class KeySelector(SpecModel):
-    """One key of a Secret or ConfigMap of the same namespace."""
+    """KeySelector selects one key of a Secret or ConfigMap in the same namespace."""
 
-    name: ObjectName = Field(description="Name of the object.")
-    key: Label = Field(description="Key in the object.")
-    optional: bool | None = Field(default=None, description="Start even if the object or key is missing.")
+    name: ObjectName = Field(description="name is the name of the object, in the FineTune's namespace.")
+    key: Label = Field(description="key is the key within the object whose value is used.")
+    optional: bool | None = Field(
+        default=None,
+        description="optional tells whether the container may start without the object or the key. Defaults to false.",
+    )
 
 
 class EnvSource(SpecModel):
-    """Where a variable's value comes from: exactly one member."""
+    """valueFrom is the source of a variable's value. Exactly one of its members must be set."""
 
-    secret_key_ref: KeySelector | None = Field(default=None, description="A key of a Secret.")
-    config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
+    secret_key_ref: KeySelector | None = Field(
+        default=None, description="secretKeyRef takes the value from a key of a Secret."
+    )
+    config_map_key_ref: KeySelector | None = Field(
+        default=None, description="configMapKeyRef takes the value from a key of a ConfigMap."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> EnvSource:
@@ -124,13 +168,20 @@ class EnvSource(SpecModel):
 
 
 class EnvVar(SpecModel):
-    """An environment variable of the training container."""
+    """EnvVar is an environment variable of the training container."""
 
     name: Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] = Field(
-        description="Name of the variable. FINETUNE_ and KUBEFLOW_ names belong to the operator."
+        description="name is the name of the variable: letters, digits, underscores, dots and hyphens, not beginning "
+        "with a digit. Names that begin with FINETUNE_ or KUBEFLOW_ are reserved for the operator."
     )
-    value: Annotated[str, Field(max_length=4096)] | None = Field(default=None, description="Value, in clear text.")
-    value_from: EnvSource | None = Field(default=None, description="Value from a Secret or ConfigMap.")
+    value: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None,
+        description="value is the value of the variable, in plain text. Exactly one of value and valueFrom must be "
+        "set.",
+    )
+    value_from: EnvSource | None = Field(
+        default=None, description="valueFrom takes the value from a key of a Secret or ConfigMap."
+    )
 
     @model_validator(mode="after")
     def _ours_stay_ours(self) -> EnvVar:
@@ -142,212 +193,321 @@ class EnvVar(SpecModel):
 
 
 class JobBackend(SpecModel):
-    """A batch/v1 Job of the trainer image on the cluster's own devices."""
+    """job runs the fine-tune as a batch/v1 Job of the trainer image on the cluster's own GPUs."""
 
     gpus: Annotated[int, Field(ge=0, le=64), INTEGRAL] = Field(
-        default=1, description="Devices of the pod; 0 trains on CPU."
+        default=1, description="gpus is the number of GPUs of the pod; 0 trains on the CPU."
     )
     gpu_resource_name: Label = Field(
         default=DEFAULT_GPU_RESOURCE,
-        description="Resource that counts the devices, for example nvidia.com/mig-3g.20gb or amd.com/gpu.",
+        description="gpuResourceName is the extended resource that the GPUs are requested as, for example "
+        "nvidia.com/gpu, nvidia.com/mig-3g.20gb or amd.com/gpu.",
     )
     image: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Trainer image. Default: from the operator's settings."
+        default=None, description="image is the trainer image. Defaults to the image in the operator's configuration."
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
-        default=None, description="Default: Kubernetes' rule for the image's tag."
+        default=None,
+        description="imagePullPolicy is when the kubelet pulls the image: Always, IfNotPresent or Never. Defaults to "
+        "the policy in the operator's configuration, or else to what Kubernetes derives from the image's tag.",
     )
     image_pull_secrets: Annotated[list[ObjectRef], Field(max_length=16)] | None = Field(
-        default=None, description="Secrets to pull the image with."
+        default=None, description="imagePullSecrets are the Secrets with the credentials for pulling the image."
     )
     resources: Resources | None = Field(
-        default=None, description="Compute resources of the training container; devices are set by gpus."
+        default=None,
+        description="resources are the compute resources of the training container, such as cpu and memory. GPUs are "
+        "set with gpus instead.",
     )
     storage: Storage | None = Field(
-        default=None, description="Where checkpoints and outputs stay; needed unless spec.output is set."
+        default=None,
+        description="storage is the volume that keeps checkpoints and results: a claim to create (size) or an "
+        "existing one (claimName). It is required unless spec.output is set.",
     )
     cache: ClaimRef | None = Field(
-        default=None, description="Claim shared by runs for models, datasets and latents. Default: a scratch volume."
+        default=None,
+        description="cache is a claim that keeps base models, datasets and encoded data, and that runs can share. By "
+        "default they are kept in an emptyDir volume and downloaded again for every pod.",
     )
     backoff_limit: Annotated[int, Field(ge=0, le=100), INTEGRAL] = Field(
-        default=3, description="Failed attempts before the run fails; evictions and preemptions do not count."
+        default=3,
+        description="backoffLimit is the number of retries after failed attempts before the run fails. Evictions and "
+        "preemptions do not count.",
     )
-    node_selector: LabelMap | None = Field(default=None, description="Labels that the node must have.")
+    node_selector: LabelMap | None = Field(
+        default=None, description="nodeSelector is the set of labels that a node must have to run the pod."
+    )
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = Field(
-        default=None, description="Taints that the pod tolerates."
+        default=None, description="tolerations are the taints that the pod tolerates."
     )
-    affinity: Anything | None = Field(default=None, description="A core/v1 Affinity, copied as it is.")
-    priority_class_name: ObjectName | None = Field(default=None, description="Priority class of the pod.")
+    affinity: Anything | None = Field(
+        default=None, description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged."
+    )
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="priorityClassName is the name of the PriorityClass of the pod."
+    )
     service_account_name: ObjectName | None = Field(
-        default=None, description="Service account of the pod. Default: the namespace's; its token is not mounted."
+        default=None,
+        description="serviceAccountName is the name of the ServiceAccount of the pod. Defaults to the namespace's "
+        "default ServiceAccount. Its API token is not mounted.",
     )
-    runtime_class_name: ObjectName | None = Field(default=None, description="Runtime class of the pod, such as nvidia.")
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="runtimeClassName is the name of the RuntimeClass of the pod, for example nvidia."
+    )
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
-        default=None, description="More environment variables of the training container."
+        default=None, description="env are additional environment variables of the training container."
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400), INTEGRAL] = Field(
-        default=120, description="Time to save a checkpoint when the pod is asked to stop."
+        default=120,
+        description="terminationGracePeriodSeconds is the time in seconds that the trainer has to save a checkpoint "
+        "when the pod is asked to stop.",
     )
     shm_size: Quantity | None = Field(
-        default=None, description="Size of /dev/shm. Default: from the operator's settings."
+        default=None,
+        description="shmSize is the size of /dev/shm, as a quantity such as 1Gi; it counts towards the memory of the "
+        "container. Defaults to the size in the operator's configuration.",
     )
     advanced: Anything | None = Field(
-        default=None, description="Overrides for the trainer (quantisation, buckets, …), checked by the trainer."
+        default=None,
+        description="advanced holds settings of the trainer that no provider has, for example warmupRatio or compile. "
+        "The trainer validates them, and a run with an unknown name fails.",
     )
 
 
 class UpstreamBackend(SpecModel):
-    """What every upstream has."""
+    """UpstreamBackend has the fields that the backends of all providers share."""
 
     base_url: BaseUrl | None = Field(
         default=None,
         alias="baseURL",
-        description="Address of the API; must be on the operator's allow list. Default: the provider's own.",
+        description="baseURL is the address of the provider's API. Defaults to the provider's public address; any "
+        "other must be on the operator's allowlist.",
     )
-    secret_ref: SecretRef = Field(description="Secret with the credentials: key api-key.")
+    secret_ref: SecretRef = Field(
+        description="secretRef names the Secret with the credentials for the provider, under the key api-key."
+    )
 
 
 class Oxen(UpstreamBackend):
-    """Oxen.ai."""
+    """oxen runs the fine-tune at Oxen.ai."""
 
     namespace: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
-        description="Oxen user or organisation that owns the repository."
+        description="namespace is the Oxen user or organisation that owns the repository."
     )
     repository: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
-        description="Repository for the dataset and the resulting model; created if it is missing."
+        description="repository is the Oxen repository for the dataset and the resulting model. It is created if it "
+        "does not exist."
     )
-    is_public: bool | None = Field(default=None, description="Whether the resulting model is public. Default: false.")
+    is_public: bool | None = Field(
+        default=None, description="isPublic tells whether the resulting model is public. Defaults to false."
+    )
     oxen_model_path: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Where Oxen keeps the weights. Default: the fine-tune's own path."
+        default=None,
+        description="oxenModelPath is the path at which Oxen stores the weights. Defaults to the fine-tune's own path.",
     )
 
 
 class ScenarioParameters(SpecModel):
-    """Scenario's training parameters that no recipe field stands for, by Scenario's names."""
+    """parameters are Scenario's training parameters that no field of a recipe stands for, under Scenario's names."""
 
     nb_epochs: PositiveInt | None = Field(
-        default=None, description="Epochs (Flux LoRA 1 to 30; Musubi families 1 to 100, default 10)."
+        default=None,
+        description="nbEpochs is the number of epochs. It is between 1 and 30 for Flux LoRA, and between 1 and 100 "
+        "for the Musubi families, where it defaults to 10.",
     )
     nb_repeats: PositiveInt | None = Field(
-        default=None, description="Repeats of each image (Flux LoRA 1 to 30; Musubi families 1 to 100, default 20)."
+        default=None,
+        description="nbRepeats is the number of times that each image is repeated. It is between 1 and 30 for Flux "
+        "LoRA, and between 1 and 100 for the Musubi families, where it defaults to 20.",
     )
     learning_rate_text_encoder: Annotated[float, Field(ge=0, le=0.001)] | None = Field(
         default=None,
-        description="Learning rate of the text encoder (Flux LoRA 1e-6 to 0.001, default 1e-5; SDXL 5e-5).",
+        description="learningRateTextEncoder is the learning rate of the text encoder. For Flux LoRA it is at least "
+        "0.000001 and defaults to 0.00001; for SDXL it defaults to 0.00005.",
     )
     learning_rate_unet: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Learning rate of the UNet (SDXL LoRA)."
+        default=None, description="learningRateUnet is the learning rate of the UNet (SDXL LoRA)."
     )
     num_text_train_steps: Annotated[int, Field(ge=0, le=40_000), INTEGRAL] | None = Field(
-        default=None, description="Steps for the text encoder (SDXL LoRA)."
+        default=None,
+        description="numTextTrainSteps is the number of training steps for the text encoder (SDXL LoRA).",
     )
     num_unet_train_steps: Annotated[int, Field(ge=0, le=40_000), INTEGRAL] | None = Field(
-        default=None, alias="numUNetTrainSteps", description="Steps for the UNet (SDXL LoRA)."
+        default=None,
+        alias="numUNetTrainSteps",
+        description="numUNetTrainSteps is the number of training steps for the UNet (SDXL LoRA).",
     )
     optimize_for: Literal["likeness", "all", "none"] | None = Field(
-        default=None, description="Which transformer blocks are trained (Flux LoRA)."
+        default=None,
+        description="optimizeFor selects the transformer blocks that are trained (Flux LoRA): those that matter for a "
+        "likeness, all, or none in particular.",
     )
-    class_prompt: Prompt | None = Field(default=None, description="Prompt for the images' class (SD 1.5).")
+    class_prompt: Prompt | None = Field(
+        default=None, description="classPrompt is the prompt that describes the class of the images (SD 1.5)."
+    )
     sample_source_images: Annotated[list[Label], Field(max_length=4)] | None = Field(
-        default=None, description="Scenario asset ids, one for each sample of the recipe (Flux LoRA)."
+        default=None,
+        description="sampleSourceImages are the IDs of Scenario assets, one for each sample of the recipe (Flux LoRA).",
     )
     lr_scheduler: (
         Literal["constant", "constant-with-warmup", "cosine", "cosine-with-restarts", "linear", "polynomial"] | None
-    ) = Field(default=None, description="Learning rate schedule (SD 1.5, SDXL). Scenario's default: constant.")
-    prior_loss_weight: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Weight of prior preservation (SD 1.5, SDXL)."
+    ) = Field(
+        default=None,
+        description="lrScheduler is the schedule of the learning rate (SD 1.5, SDXL). Scenario defaults it to "
+        "constant.",
     )
-    random_crop: bool | None = Field(default=None, description="Crop at random (SD 1.5, SDXL). Default: false.")
-    random_crop_ratio: Ratio | None = Field(default=None, description="Share of random crops (SD 1.5, SDXL).")
-    random_crop_scale: Ratio | None = Field(default=None, description="Scale of random crops (SD 1.5, SDXL).")
-    scale_lr: bool | None = Field(default=None, description="Legacy: Scenario ignores it.")
+    prior_loss_weight: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="priorLossWeight is the weight of the prior preservation loss (SD 1.5, SDXL)."
+    )
+    random_crop: bool | None = Field(
+        default=None,
+        description="randomCrop tells whether images are cropped at random (SD 1.5, SDXL). Scenario defaults it to "
+        "false.",
+    )
+    random_crop_ratio: Ratio | None = Field(
+        default=None, description="randomCropRatio is the ratio of random crops (SD 1.5, SDXL)."
+    )
+    random_crop_scale: Ratio | None = Field(
+        default=None, description="randomCropScale is the scale of random crops (SD 1.5, SDXL)."
+    )
+    scale_lr: bool | None = Field(
+        default=None, description="scaleLr is a legacy parameter that Scenario ignores (SD 1.5, SDXL)."
+    )
     text_encoder_training_ratio: Annotated[float, Field(ge=0, le=0.99)] | None = Field(
-        default=None, description="Share of the steps that train the text encoder (SD 1.5, SDXL; legacy)."
+        default=None,
+        description="textEncoderTrainingRatio is a legacy parameter: the share of the steps that train the text "
+        "encoder (SD 1.5, SDXL).",
     )
     validation_frequency: NonNegative | None = Field(
-        default=None, description="Steps between validations, at most recipe steps (SD 1.5, SDXL)."
+        default=None,
+        description="validationFrequency is the number of steps between two validations, at most the recipe's steps "
+        "(SD 1.5, SDXL).",
     )
-    validation_prompt: Prompt | None = Field(default=None, description="Prompt for validations (SD 1.5, SDXL).")
+    validation_prompt: Prompt | None = Field(
+        default=None, description="validationPrompt is the prompt that is used for validations (SD 1.5, SDXL)."
+    )
 
 
 class Scenario(UpstreamBackend):
-    """Scenario (scenario.com)."""
+    """scenario runs the fine-tune at Scenario (scenario.com)."""
 
-    secret_ref: SecretRef = Field(description="Secret with the credentials: keys api-key and api-secret, or token.")
-    project_id: Label | None = Field(default=None, description="Project that owns the model.")
+    secret_ref: SecretRef = Field(
+        description="secretRef names the Secret with the credentials for the provider, under the keys api-key and "
+        "api-secret, or under the key token."
+    )
+    project_id: Label | None = Field(
+        default=None, description="projectId is the ID of the Scenario project that owns the model."
+    )
     model_type: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")] = Field(
-        description="Scenario's model type: one that ends in -lora, such as flux.1-lora; elevenlabs-voice for voice."
+        description="modelType is Scenario's type of the model to train: one that ends in -lora, for example "
+        "flux.1-lora, or elevenlabs-voice with recipe voice."
     )
     description: Annotated[str, Field(max_length=180)] | None = Field(
-        default=None, description="Put into Scenario's shortDescription, before the operator's marker."
+        default=None,
+        description="description is the text that is put into Scenario's shortDescription, in front of the operator's "
+        "marker.",
     )
     class_slug: Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+$")] | None = Field(
-        default=None, description="Scenario's class for the model."
+        default=None, description="classSlug is the slug of Scenario's class for the model."
     )
     collection_ids: Annotated[list[Label], Field(max_length=16)] | None = Field(
-        default=None, description="Scenario collections that the model joins."
+        default=None, description="collectionIds are the IDs of the Scenario collections that the model is added to."
     )
     parameters: ScenarioParameters | None = Field(
-        default=None, description="Scenario's own training parameters, beyond the recipe."
+        default=None,
+        description="parameters are Scenario's training parameters that no field of a recipe stands for, under "
+        "Scenario's names.",
     )
 
 
 class Bfl(UpstreamBackend):
-    """Black Forest Labs. The provider has retired its training endpoint; kept for compatible services."""
+    """bfl runs the fine-tune at Black Forest Labs, which has retired this API, or at a compatible service."""
 
     mode: Literal["general", "character", "style", "product"] = Field(
-        description="What is learnt; decides how images are captioned."
+        description="mode is the kind of subject to learn: general, character, style or product. It determines how "
+        "the images are captioned."
     )
-    captioning: bool | None = Field(default=None, description="Caption the images. Default: true.")
+    captioning: bool | None = Field(
+        default=None,
+        description="captioning tells the provider to caption the images automatically. The provider defaults it to "
+        "true.",
+    )
     priority: Literal["speed", "quality", "high_res_only"] | None = Field(
-        default=None, description="What matters more. Default: quality."
+        default=None,
+        description="priority is what the provider optimises the training for: speed, quality or high_res_only. The "
+        "provider defaults it to quality.",
     )
     finetune_type: Literal["lora", "full"] | None = Field(
-        default=None, description="LoRA, or full with a LoRA extracted afterwards. Default: full."
+        default=None,
+        description="finetuneType is lora to train a LoRA, or full to train all weights and extract a LoRA "
+        "afterwards. The provider defaults it to full.",
     )
     comment: Annotated[str, Field(max_length=512)] | None = Field(
-        default=None, description="Put into finetune_comment, before the operator's marker."
+        default=None,
+        description="comment is the text that is put into finetune_comment, in front of the operator's marker.",
     )
 
 
 class BaseCheckpoint(SpecModel):
-    """The checkpoint at the provider that is tuned."""
+    """baseCheckpoint is the checkpoint at the provider that is fine-tuned."""
 
-    checkpoint_id: Label = Field(description="Id of the checkpoint asset.")
-    engine: Label | None = Field(default=None, description="Engine, for example image/stable-diffusion-xl-v1-0.")
-    name: Label | None = Field(default=None, description="Name of the checkpoint.")
+    checkpoint_id: Label = Field(description="checkpointId is the ID of the checkpoint asset.")
+    engine: Label | None = Field(
+        default=None,
+        description="engine is the engine of the checkpoint, for example image/stable-diffusion-xl-v1-0.",
+    )
+    name: Label | None = Field(default=None, description="name is the name of the checkpoint.")
 
 
 class OctoAi(UpstreamBackend):
-    """A service with OctoAI's tune API. OctoAI itself has shut down, so baseURL is mandatory."""
+    """octoai runs the fine-tune at a service with OctoAI's API. OctoAI itself has shut down, so baseURL is required."""
 
     base_url: BaseUrl = Field(
         alias="baseURL",
-        description="Address of the API; must be on the operator's allow list. OctoAI's own service has shut down.",
+        description="baseURL is the address of the service's API. It must be on the operator's allowlist.",
     )
-    base_checkpoint: BaseCheckpoint = Field(description="The checkpoint that is tuned.")
-    description: Text | None = Field(default=None, description="Description of the tune.")
+    base_checkpoint: BaseCheckpoint = Field(
+        description="baseCheckpoint is the checkpoint at the provider that is fine-tuned."
+    )
+    description: Text | None = Field(default=None, description="description is the description of the tune.")
     continue_on_rejection: bool | None = Field(
-        default=None, description="Go on when the provider rejects some of the images. Default: the provider's."
+        default=None,
+        description="continueOnRejection tells the provider to continue when it rejects some of the images. The "
+        "default is the provider's.",
     )
     resize_images: bool | None = Field(
-        default=None, description="Shrink images to the engine's native size. Default: the provider's."
+        default=None,
+        description="resizeImages tells the provider to shrink images to the native size of the engine. The default "
+        "is the provider's.",
     )
 
 
 class BackendSpec(SpecModel):
-    """Where it runs: exactly one member."""
+    """backend is where the fine-tune runs. Exactly one of its members must be set."""
 
-    job: JobBackend | None = Field(default=None, description="A Job on the cluster's own devices.")
-    oxen: Oxen | None = Field(default=None, description="Oxen.ai.")
-    scenario: Scenario | None = Field(default=None, description="Scenario.")
-    bfl: Bfl | None = Field(default=None, description="Black Forest Labs (retired by the provider).")
-    octoai: OctoAi | None = Field(default=None, description="A service with OctoAI's API (retired by the provider).")
+    job: JobBackend | None = Field(
+        default=None,
+        description="job runs the fine-tune as a batch/v1 Job of the trainer image on the cluster's own GPUs.",
+    )
+    oxen: Oxen | None = Field(default=None, description="oxen runs the fine-tune at Oxen.ai.")
+    scenario: Scenario | None = Field(
+        default=None, description="scenario runs the fine-tune at Scenario (scenario.com)."
+    )
+    bfl: Bfl | None = Field(
+        default=None,
+        description="bfl runs the fine-tune at Black Forest Labs, which has retired this API, or at a "
+        "compatible service.",
+    )
+    octoai: OctoAi | None = Field(
+        default=None,
+        description="octoai runs the fine-tune at a service with OctoAI's API. OctoAI itself has shut down, so "
+        "baseURL is required.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BackendSpec:
         if len(self.members()) != 1:
-            raise ValueError(f"a backend has exactly one of {', '.join(BACKENDS)}")
+            raise ValueError(f"backend must set exactly one of {', '.join(BACKENDS)}")
         return self
 
     def members(self) -> list[str]:

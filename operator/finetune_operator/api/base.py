@@ -53,7 +53,7 @@ _QUANTITY = re.compile(_QUANTITY_PATTERN)
 
 def _quantity(value: int | str) -> int | str:
     if isinstance(value, str) and not _QUANTITY.match(value):
-        raise ValueError(f"{value!r} is no quantity: write for example 50Gi, 500m or 2")
+        raise ValueError(f"{value!r} is not a quantity; write, for example, 50Gi, 500m or 2")
     return value
 
 
@@ -92,6 +92,6 @@ Anything = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubern
 
 
 class SecretRef(SpecModel):
-    """A Secret in the FineTune's own namespace."""
+    """SecretRef names a Secret in the FineTune's namespace."""
 
-    name: ObjectName = Field(description="Name of a Secret in the same namespace.")
+    name: ObjectName = Field(description="name is the name of the Secret, in the FineTune's namespace.")

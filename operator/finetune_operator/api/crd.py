@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
@@ -108,13 +109,17 @@ def open_api_schema() -> Schema:
     """The structural schema of a FineTune with every CEL rule in its place."""
     root: Schema = {
         "type": "object",
-        "description": "A LoRA fine-tune: what is trained on what, where it runs, and where the result goes.",
+        "description": "FineTune is a fine-tune of a model: what is trained on what, where it runs, and where the "
+        "result goes.",
         "required": ["spec"],
         "properties": {
-            "apiVersion": {"type": "string", "description": f"Always {GROUP}/{VERSION}."},
-            "kind": {"type": "string", "description": f"Always {KIND}."},
+            "apiVersion": {
+                "type": "string",
+                "description": f"apiVersion is the API version that the object is written in: {GROUP}/{VERSION}.",
+            },
+            "kind": {"type": "string", "description": f"kind is the kind of the object: {KIND}."},
             "metadata": {"type": "object"},
-            "spec": structural(FineTuneSpec),
+            "spec": with_bounds(structural(FineTuneSpec)),
             "status": structural(FineTuneStatus),
         },
     }
@@ -129,6 +134,40 @@ def structural(model: type[BaseModel]) -> Schema:
     """A model's structural schema. Raises ValueError where a model uses what Kubernetes cannot express."""
     schema = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(schema, schema.get("$defs", {}))
+
+
+def with_bounds(node: Schema) -> Schema:
+    """The same schema with every field's bounds and default in its description: kubectl explain shows only that."""
+    result = dict(node)
+    if "description" in node:
+        result["description"] = " ".join([node["description"], *bounds(node)])
+    for keyword in ("items", "additionalProperties"):
+        if keyword in node:
+            result[keyword] = with_bounds(node[keyword])
+    if "properties" in node:
+        result["properties"] = {name: with_bounds(child) for name, child in node["properties"].items()}
+    return result
+
+
+def bounds(node: Schema) -> Iterator[str]:
+    """What a value must be and what it is when it is absent, in sentences."""
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        yield f"Must be between {low:.16g} and {high:.16g}."
+    elif low is not None:
+        yield f"Must be {'greater than' if node.get('exclusiveMinimum') else 'at least'} {low:.16g}."
+    if "maxItems" in node:
+        least = f"at least {node['minItems']} and " if "minItems" in node else ""
+        longest = node["items"].get("maxLength")
+        each = f", each with at most {longest} characters" if longest else ""
+        yield f"Must have {least}at most {node['maxItems']} items{each}."
+    if "maxProperties" in node:
+        yield f"Must have at most {node['maxProperties']} entries."
+    if "maxLength" in node and not node.get("x-kubernetes-int-or-string"):
+        yield f"Must have at most {node['maxLength']} characters."
+    if "default" in node:
+        default = node["default"]
+        yield f"Defaults to {default if isinstance(default, str) else json.dumps(default)}."
 
 
 def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -189,15 +228,22 @@ def _printer_columns() -> list[dict[str, Any]]:
     queue = QUEUE_LABEL.replace(".", "\\.")
     return [
         column("Phase", ".status.phase"),
-        column("Progress", ".status.progress.summary", description="Percentage, and updates made of all updates."),
-        column("Loss", ".status.progress.loss", description="Last training loss."),
+        column(
+            "Progress", ".status.progress.summary", description="Percentage, and optimizer steps completed out of all."
+        ),
+        column("Loss", ".status.progress.loss", description="Training loss that was reported last."),
         column("Model", ".spec.baseModel"),
         column("Backend", ".status.backend"),
         column("Age", ".metadata.creationTimestamp", "date"),
         column("Run", ".spec.run", "integer", wide=True),
         column("Job", ".status.job.name", wide=True),
-        column("Queue", f".metadata.labels.{queue}", wide=True, description="Kueue's local queue."),
-        column("Reason", ".status.reason", wide=True, description="Why it is in this phase."),
+        column(
+            "Queue",
+            f".metadata.labels.{queue}",
+            wide=True,
+            description="LocalQueue of Kueue that the run is queued in.",
+        ),
+        column("Reason", ".status.reason", wide=True, description="Why the FineTune is in its phase."),
     ]
 
 

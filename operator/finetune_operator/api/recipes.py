@@ -26,205 +26,345 @@ from finetune_operator.api.base import (
 DOCUMENTED_DEFAULT: Final = "x-documented-default"
 
 
-def parameter(description: str, *, default: bool | int | float | str | None = None) -> Any:
+_OF_SOME: Final = " with backends job and oxen"
+"""After the default of a field that recipes of other backends have too."""
+
+
+def parameter(description: str, *, default: bool | int | float | str | None = None, where: str = "") -> Any:
     """An optional hyper-parameter. `default`: what the job and oxen backends use when it is not set."""
     if default is None:
         return Field(default=None, description=description)
     return Field(
         default=None,
-        description=f"{description} Default: {json.dumps(default)}.",
+        description=f"{description} Defaults to {default if isinstance(default, str) else json.dumps(default)}{where}.",
         json_schema_extra={DOCUMENTED_DEFAULT: default},
     )
 
 
 class Recipe(SpecModel):
-    """What every recipe has."""
+    """Recipe has the parameters that all recipes share."""
 
     seed: Seed | None = parameter(
-        "Seed of every random choice of the run. Default of backend job: 42. Backends oxen and bfl take none."
+        "seed initialises every random choice of the run. Defaults to 42 with backend job. Backends oxen and bfl, and "
+        "some of Scenario's model types, do not support it."
     )
 
 
 class TextRecipe(Recipe):
-    """What the three recipes have that train a language model."""
+    """TextRecipe has the parameters of the three recipes that train a language model."""
 
-    batch_size: PositiveInt | None = parameter("Rows per step on each device.", default=1)
-    enable_thinking: bool | None = parameter("Let the chat template open a thinking block.", default=False)
-    epochs: PositiveInt | None = parameter("Passes over the dataset.", default=1)
-    grad_accum: PositiveInt | None = parameter("Steps whose gradients are added before an update.", default=1)
-    learning_rate: NonNegative | None = parameter("Peak learning rate.", default=0.0001)
-    logging_steps: PositiveInt | None = parameter("Updates between two reports of the loss.", default=10)
-    lora_alpha: PositiveInt | None = parameter("LoRA scale numerator.", default=16)
-    lora_rank: PositiveInt | None = parameter("Rank of the LoRA matrices (1 to 128 is sensible).", default=16)
-    neftune_noise_alpha: NonNegative | None = parameter("NEFTune noise on the embeddings; 0 is off.", default=0)
-    save_steps_ratio: Ratio | None = parameter(
-        "With saveStrategy steps: the share of all updates between two checkpoints.", default=0.25
+    batch_size: PositiveInt | None = parameter(
+        "batchSize is the number of rows in a micro-batch on each GPU. An optimizer step learns from gradAccum "
+        "micro-batches.",
+        default=1,
     )
-    save_strategy: Literal["epoch", "steps"] | None = parameter("When a checkpoint is written.", default="epoch")
-    seq_length: PositiveInt | None = parameter("Longest row in tokens.", default=1024)
-    use_lora: bool | None = parameter("Train a LoRA adapter; false trains all weights.", default=True)
+    enable_thinking: bool | None = parameter(
+        "enableThinking tells the chat template of the model to open a thinking block in front of the answer.",
+        default=False,
+    )
+    epochs: PositiveInt | None = parameter("epochs is the number of passes over the dataset.", default=1)
+    grad_accum: PositiveInt | None = parameter(
+        "gradAccum is the number of micro-batches whose gradients are accumulated before an optimizer step.", default=1
+    )
+    learning_rate: NonNegative | None = parameter("learningRate is the peak learning rate.", default=0.0001)
+    logging_steps: PositiveInt | None = parameter(
+        "loggingSteps is the number of optimizer steps between two reports of the loss.", default=10
+    )
+    lora_alpha: PositiveInt | None = parameter(
+        "loraAlpha determines the scale of the LoRA, which is loraAlpha / loraRank.", default=16
+    )
+    lora_rank: PositiveInt | None = parameter(
+        "loraRank is the rank of the LoRA matrices. Values between 1 and 128 are sensible.", default=16
+    )
+    neftune_noise_alpha: NonNegative | None = parameter(
+        "neftuneNoiseAlpha is the strength of the noise that NEFTune adds to the embeddings during training; 0 turns "
+        "it off.",
+        default=0,
+    )
+    save_steps_ratio: Ratio | None = parameter(
+        "saveStepsRatio is the share of all optimizer steps between two checkpoints if saveStrategy is steps. Backend "
+        "job then requires a value greater than 0.",
+        default=0.25,
+    )
+    save_strategy: Literal["epoch", "steps"] | None = parameter(
+        "saveStrategy is when checkpoints are saved: epoch saves one after every pass over the dataset, steps at the "
+        "interval that saveStepsRatio sets.",
+        default="epoch",
+    )
+    seq_length: PositiveInt | None = parameter("seqLength is the maximum length of a row in tokens.", default=1024)
+    use_lora: bool | None = parameter(
+        "useLora selects what is trained: true trains a LoRA adapter, false trains all weights of the model.",
+        default=True,
+    )
 
 
 class TextGeneration(TextRecipe):
-    """Oxen script type text_generation: a question and its answer."""
+    """textGeneration trains a language model on prompts and answers (Oxen's script type text_generation)."""
 
-    question_column: Column = Field(description="Column with the prompt.")
-    answer_column: Column = Field(description="Column with the answer to learn.")
+    question_column: Column = Field(description="questionColumn is the column of the dataset that holds the prompt.")
+    answer_column: Column = Field(
+        description="answerColumn is the column of the dataset that holds the answer to learn."
+    )
 
 
 class TextChatMessages(TextRecipe):
-    """Oxen script type text_chat_messages: whole conversations."""
+    """textChatMessages trains a language model on whole conversations (Oxen's script type text_chat_messages)."""
 
-    messages_column: Column = Field(description="Column with a list of messages, each with role and content.")
+    messages_column: Column = Field(
+        description="messagesColumn is the column of the dataset that holds a list of messages, each with role and "
+        "content."
+    )
 
 
 class ImageToText(TextRecipe):
-    """Oxen script type image_to_text: images and a question, and the answer."""
+    """imageToText trains a vision-language model on images, a question and its answer (Oxen's image_to_text)."""
 
-    question_column: Column = Field(description="Column with the prompt or question about the images.")
-    answer_column: Column = Field(description="Column with the caption or answer to learn.")
-    image_columns: Annotated[list[Column], Field(max_length=16)] = Field(
-        description="Columns with the images (bytes, or paths relative to the dataset), in the order of the prompt."
+    question_column: Column = Field(
+        description="questionColumn is the column of the dataset that holds the prompt or the question about the "
+        "images."
     )
-    seq_length: PositiveInt | None = parameter("Longest row in tokens, images included.", default=4096)
+    answer_column: Column = Field(
+        description="answerColumn is the column of the dataset that holds the caption or the answer to learn."
+    )
+    image_columns: Annotated[list[Column], Field(max_length=16)] = Field(
+        description="imageColumns are the columns of the dataset that hold the images, in the order of the prompt. An "
+        "image is given as bytes or as a path relative to the dataset."
+    )
+    seq_length: PositiveInt | None = parameter(
+        "seqLength is the maximum length of a row in tokens, images included.", default=4096
+    )
 
 
 class Sample(SpecModel):
-    """A picture or clip to make while training, to see progress."""
+    """Sample is an image or clip that is generated during training, to show how far the model has come."""
 
-    prompt: Prompt = Field(description="What to generate.")
+    prompt: Prompt = Field(description="prompt is the prompt to generate the sample from.")
 
 
 class EditSample(Sample):
-    """A sample that edits one image."""
+    """Sample is an image that is generated during training by editing another one."""
 
-    ctrl_img_url: Url | None = Field(default=None, description="The image to edit (https).")
+    ctrl_img_url: Url | None = Field(
+        default=None, description="ctrlImgUrl is the https:// address of the image to edit."
+    )
 
 
 class MultiEditSample(Sample):
-    """A sample that edits several images."""
+    """Sample is an image that is generated during training from one or several others."""
 
     ctrl_img_urls: Annotated[list[Url], Field(max_length=16)] | None = Field(
-        default=None, description="The images to edit (https), in the order of controlImageColumns."
+        default=None,
+        description="ctrlImgUrls are the https:// addresses of the images to edit, in the order of "
+        "controlImageColumns.",
     )
 
 
 class ImageRecipe(Recipe):
-    """What the five recipes have that train a diffusion model."""
+    """ImageRecipe has the parameters of the five recipes that train a diffusion model."""
 
-    caption_column: Column = Field(description="Column with the caption or instruction.")
-    image_column: Column = Field(description="Column with the picture or clip to learn.")
-    batch_size: PositiveInt | None = parameter("Rows per step on each device.", default=1)
+    caption_column: Column = Field(
+        description="captionColumn is the column of the dataset that holds the caption or the instruction."
+    )
+    image_column: Column = Field(
+        description="imageColumn is the column of the dataset that holds the image or clip to learn."
+    )
+    batch_size: PositiveInt | None = parameter(
+        "batchSize is the number of rows in a micro-batch on each GPU. An optimizer step learns from "
+        "gradientAccumulation micro-batches.",
+        default=1,
+        where=_OF_SOME,
+    )
     gradient_accumulation: PositiveInt | None = parameter(
-        "Steps whose gradients are added before an update.", default=1
+        "gradientAccumulation is the number of micro-batches whose gradients are accumulated before an optimizer step.",
+        default=1,
+        where=_OF_SOME,
     )
-    learning_rate: NonNegative | None = parameter("Learning rate.", default=0.0002)
-    lora_alpha: PositiveInt | None = parameter("LoRA scale numerator.", default=16)
-    lora_rank: PositiveInt | None = parameter("Rank of the LoRA matrices.", default=16)
-    sample_every: PositiveInt | None = parameter("Updates between two rounds of samples.", default=200)
-    steps: PositiveInt | None = parameter("Updates in all.", default=3000)
+    learning_rate: NonNegative | None = parameter(
+        "learningRate is the peak learning rate.", default=0.0002, where=_OF_SOME
+    )
+    lora_alpha: PositiveInt | None = parameter(
+        "loraAlpha determines the scale of the LoRA, which is loraAlpha / loraRank.", default=16, where=_OF_SOME
+    )
+    lora_rank: PositiveInt | None = parameter("loraRank is the rank of the LoRA matrices.", default=16, where=_OF_SOME)
+    sample_every: PositiveInt | None = parameter(
+        "sampleEvery is the number of optimizer steps between two rounds of samples.", default=200, where=_OF_SOME
+    )
+    steps: PositiveInt | None = parameter(
+        "steps is the number of optimizer steps of the run.", default=3000, where=_OF_SOME
+    )
     timestep_type: Literal["weighted", "sigmoid", "linear"] | None = parameter(
-        "How timesteps are drawn.", default="weighted"
+        "timestepType is the distribution that the timesteps are drawn from: weighted, sigmoid or linear.",
+        default="weighted",
+        where=_OF_SOME,
     )
-    use_lora: bool | None = parameter("Train a LoRA adapter; false trains all weights.", default=True)
+    use_lora: bool | None = parameter(
+        "useLora selects what is trained: true trains a LoRA adapter, false trains all weights of the model.",
+        default=True,
+        where=_OF_SOME,
+    )
 
 
 class ImageGeneration(ImageRecipe):
-    """Oxen script type image_generation: text to image."""
+    """imageGeneration trains a model that generates images from text (Oxen's script type image_generation)."""
 
-    steps: PositiveInt | None = parameter("Updates in all.", default=2000)
+    steps: PositiveInt | None = parameter(
+        "steps is the number of optimizer steps of the run. Backend octoai requires it.", default=2000, where=_OF_SOME
+    )
     timestep_type: Literal["weighted", "sigmoid", "linear"] | None = parameter(
-        "How timesteps are drawn.", default="sigmoid"
+        "timestepType is the distribution that the timesteps are drawn from: weighted, sigmoid or linear.",
+        default="sigmoid",
+        where=_OF_SOME,
     )
     samples: Annotated[list[Sample], Field(max_length=32)] | None = parameter(
-        "What to generate in each round of samples."
+        "samples are the images to generate in each round of samples."
     )
     trigger_word: Annotated[str, Field(min_length=1, max_length=64)] | None = parameter(
-        "Word that calls the learnt subject or style; put before captions that lack it. No default, but TOK with bfl."
+        "triggerWord is the word that evokes the learned subject or style. With backend job it replaces [trigger] in "
+        "captions and is put in front of captions that lack it. It defaults to TOK with backend bfl; backend octoai "
+        "requires it, and backend oxen does not support it."
     )
 
 
 class ImageEditing(ImageRecipe):
-    """Oxen script type image_editing: one image in, one image out."""
+    """imageEditing trains a model that edits one image by an instruction (Oxen's script type image_editing)."""
 
-    control_image_column: Column = Field(description="Column with the image to edit.")
-    cache_text_embeddings: bool | None = parameter("Encode every caption once, before training.", default=False)
-    sample_height: PositiveInt | None = parameter("Height of samples in pixels.", default=1024)
-    sample_width: PositiveInt | None = parameter("Width of samples in pixels.", default=1024)
+    control_image_column: Column = Field(
+        description="controlImageColumn is the column of the dataset that holds the image to edit."
+    )
+    cache_text_embeddings: bool | None = parameter(
+        "cacheTextEmbeddings tells the trainer to encode every caption once, before training starts.",
+        default=False,
+        where=_OF_SOME,
+    )
+    sample_height: PositiveInt | None = parameter(
+        "sampleHeight is the height of the samples in pixels.", default=1024, where=_OF_SOME
+    )
+    sample_width: PositiveInt | None = parameter(
+        "sampleWidth is the width of the samples in pixels.", default=1024, where=_OF_SOME
+    )
     samples: Annotated[list[EditSample], Field(max_length=32)] | None = parameter(
-        "What to generate in each round of samples."
+        "samples are the images to generate in each round of samples."
     )
 
 
 class MultiImageEditing(ImageRecipe):
-    """Oxen script type multi_image_editing: several images in, one image out."""
+    """multiImageEditing trains a model that makes one image from several and an instruction (multi_image_editing)."""
 
     control_image_columns: Annotated[list[Column], Field(max_length=16)] = Field(
-        description="Columns with the images to edit, in the order of the instruction. Empty: none are given."
+        description="controlImageColumns are the columns of the dataset that hold the images to edit, in the order in "
+        "which the instruction refers to them. An empty list trains without images to edit. Backend scenario requires "
+        "exactly one column."
     )
-    sample_height: PositiveInt | None = parameter("Height of samples in pixels.", default=1024)
-    sample_width: PositiveInt | None = parameter("Width of samples in pixels.", default=1024)
+    sample_height: PositiveInt | None = parameter(
+        "sampleHeight is the height of the samples in pixels.", default=1024, where=_OF_SOME
+    )
+    sample_width: PositiveInt | None = parameter(
+        "sampleWidth is the width of the samples in pixels.", default=1024, where=_OF_SOME
+    )
     samples: Annotated[list[MultiEditSample], Field(max_length=32)] | None = parameter(
-        "What to generate in each round of samples."
+        "samples are the images to generate in each round of samples."
     )
 
 
 class VideoRecipe(ImageRecipe):
-    """What the two recipes have that train a video model."""
+    """VideoRecipe has the parameters of the two recipes that train a video model."""
 
     samples: Annotated[list[Sample], Field(max_length=32)] | None = parameter(
-        "What to generate in each round of samples."
+        "samples are the clips to generate in each round of samples."
     )
-    num_frames: PositiveInt | None = parameter("Frames per clip.", default=81)
+    num_frames: PositiveInt | None = parameter(
+        "numFrames is the number of frames that are learned of each clip.", default=81, where=_OF_SOME
+    )
     use_lora: bool | None = parameter(
-        "Train a LoRA adapter; false trains all weights. Default of backend job: true; Oxen documents none."
+        "useLora selects what is trained: true trains a LoRA adapter, false trains all weights of the model. Defaults "
+        "to true with backend job; Oxen documents no default."
     )
 
 
 class ImageToVideo(VideoRecipe):
-    """Oxen script type image_to_video."""
+    """imageToVideo trains a model that makes a clip from an image and text (Oxen's script type image_to_video)."""
 
 
 class TextToVideo(VideoRecipe):
-    """Oxen script type text_to_video."""
+    """textToVideo trains a model that makes a clip from text (Oxen's script type text_to_video)."""
 
 
 class Voice(Recipe):
-    """Scenario's voice cloning (model type elevenlabs-voice); the dataset is a folder of recordings."""
+    """voice clones a voice at Scenario (model type elevenlabs-voice). The dataset is a folder of recordings."""
 
     clone_type: Literal["instant", "professional"] | None = parameter(
-        "How the voice is cloned: instant is fast; professional is better and needs a captcha solved at Scenario."
+        "cloneType is how the voice is cloned: instant is faster, professional sounds better and needs a captcha to "
+        "be solved at Scenario."
     )
-    age: Annotated[str, Field(max_length=64)] | None = parameter("Age group of the voice (professional).")
-    gender: Annotated[str, Field(max_length=64)] | None = parameter("Gender of the voice (professional).")
+    age: Annotated[str, Field(max_length=64)] | None = parameter(
+        "age is the age group of the voice, for professional clones."
+    )
+    gender: Annotated[str, Field(max_length=64)] | None = parameter(
+        "gender is the gender of the voice, for professional clones."
+    )
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = parameter(
-        "Language of the recordings, ISO 639-1, for example en."
+        "language is the language of the recordings, as a two-letter ISO 639-1 code, for example en."
     )
-    voice_description: Annotated[str, Field(max_length=1024)] | None = parameter("What the voice sounds like.")
+    voice_description: Annotated[str, Field(max_length=1024)] | None = parameter(
+        "voiceDescription is a description of what the voice sounds like."
+    )
     remove_background_noise: bool | None = parameter(
-        "Clean the recordings first; each must then be at least 5 seconds long."
+        "removeBackgroundNoise tells Scenario to remove noise from the recordings first. Each recording must then be "
+        "at least 5 seconds long."
     )
 
 
 class RecipeSpec(SpecModel):
-    """What is trained, and how: exactly one member."""
+    """recipe is the kind of training, with its parameters. Exactly one of its members must be set."""
 
-    text_generation: TextGeneration | None = Field(default=None, description="Text in, text out.")
-    text_chat_messages: TextChatMessages | None = Field(default=None, description="Conversations.")
-    image_to_text: ImageToText | None = Field(default=None, description="Images and text in, text out.")
-    image_generation: ImageGeneration | None = Field(default=None, description="Text in, image out.")
-    image_editing: ImageEditing | None = Field(default=None, description="Image and instruction in, image out.")
-    multi_image_editing: MultiImageEditing | None = Field(
-        default=None, description="Several images and an instruction in, image out."
+    text_generation: TextGeneration | None = Field(
+        default=None,
+        description="textGeneration trains a language model on prompts and answers. Supported by backends job and "
+        "oxen.",
     )
-    image_to_video: ImageToVideo | None = Field(default=None, description="Image and text in, video out.")
-    text_to_video: TextToVideo | None = Field(default=None, description="Text in, video out.")
-    voice: Voice | None = Field(default=None, description="Clone a voice (scenario only).")
+    text_chat_messages: TextChatMessages | None = Field(
+        default=None,
+        description="textChatMessages trains a language model on whole conversations. Supported by backends job and "
+        "oxen.",
+    )
+    image_to_text: ImageToText | None = Field(
+        default=None,
+        description="imageToText trains a vision-language model on images, a question and its answer. Supported by "
+        "backends job and oxen.",
+    )
+    image_generation: ImageGeneration | None = Field(
+        default=None,
+        description="imageGeneration trains a model that generates images from text. Supported by backends job, oxen, "
+        "scenario, bfl and octoai.",
+    )
+    image_editing: ImageEditing | None = Field(
+        default=None,
+        description="imageEditing trains a model that edits one image by an instruction. Supported by backends job, "
+        "oxen and scenario.",
+    )
+    multi_image_editing: MultiImageEditing | None = Field(
+        default=None,
+        description="multiImageEditing trains a model that makes one image from several and an instruction. Supported "
+        "by backends job, oxen and scenario.",
+    )
+    image_to_video: ImageToVideo | None = Field(
+        default=None,
+        description="imageToVideo trains a model that makes a clip from an image and text. Supported by backends job "
+        "and oxen.",
+    )
+    text_to_video: TextToVideo | None = Field(
+        default=None,
+        description="textToVideo trains a model that makes a clip from text. Supported by backends job and oxen.",
+    )
+    voice: Voice | None = Field(
+        default=None,
+        description="voice clones a voice from recordings. Supported by backend scenario.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RecipeSpec:
         if len(self.members()) != 1:
-            raise ValueError(f"a recipe has exactly one of {', '.join(RECIPES)}")
+            raise ValueError(f"recipe must set exactly one of {', '.join(RECIPES)}")
         return self
 
     def members(self) -> list[str]:

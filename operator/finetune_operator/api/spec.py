@@ -26,8 +26,8 @@ MUTABLE_FIELDS: Final = (
 RUN_FIELDS: Final = ("baseModel", "modelSecretRef", "recipe", "dataset", "backend", "output")
 """What a run is made of: changes only together with a raised run."""
 
-DOTS_MESSAGE: Final = "must not contain '..': write the path out"
-CREDENTIALS_MESSAGE: Final = "must not hold credentials: put them into a Secret and name it in secretRef"
+DOTS_MESSAGE: Final = "must not contain '..'; write the path out"
+CREDENTIALS_MESSAGE: Final = "must not contain credentials; put them in a Secret and name it in secretRef"
 
 
 def _no_dots(value: str) -> str:
@@ -58,37 +58,50 @@ Seconds = Annotated[int, Field(ge=1, le=2_147_483_647), INTEGRAL]
 
 
 class Dataset(SpecModel):
-    """What it learns from."""
+    """dataset is the data to learn from."""
 
     uri: DatasetUri = Field(
         description=(
-            "A file (parquet, csv, jsonl, zip) or a folder with tables, or with pictures and their captions beside "
-            "them (a.png, a.txt): hf://datasets/org/name[@revision][/path], s3://bucket/key, https://…, "
-            "pvc://claim/path, oxen://namespace/repository/branch/path."
+            "uri is the location of the dataset: a table (parquet, csv, jsonl, ndjson or json), a zip archive, or a "
+            "folder. A folder holds either tables, or media files with a caption file of the same name beside each "
+            "(a.png and a.txt); the recordings of recipe voice need no captions. The URI has one of the forms "
+            "hf://datasets/organisation/name[@revision][/path], s3://bucket/key, https://host/path, pvc://claim/path "
+            "and oxen://namespace/repository/branch/path. An https:// URI must name a file, and pvc:// is available "
+            "with backend job only."
         )
     )
     secret_ref: SecretRef | None = Field(
         default=None,
         description=(
-            "Secret for the dataset: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optional AWS_SESSION_TOKEN, "
-            "AWS_REGION, AWS_ENDPOINT_URL (s3); HF_TOKEN, optional HF_ENDPOINT (hf); api-key, optional base-url (oxen)."
+            "secretRef names the Secret with the credentials for the dataset. For s3://, its keys are "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and optionally AWS_SESSION_TOKEN, AWS_REGION and "
+            "AWS_ENDPOINT_URL; for hf://, HF_TOKEN and optionally HF_ENDPOINT; for oxen://, api-key and optionally "
+            "base-url. It cannot be set for https:// and pvc://."
         ),
     )
 
 
 class Output(SpecModel):
-    """Where the result goes, besides the run's storage."""
+    """output is where the result is uploaded, in addition to the run's storage."""
 
     uri: OutputUri = Field(
-        description="A folder: s3://bucket/prefix, hf://org/name[@branch][/path] or pvc://claim/path."
+        description=(
+            "uri is the folder that the result is written to. It has one of the forms s3://bucket/prefix, "
+            "hf://organisation/name[@branch][/path] and pvc://claim/path; the last is available with backend job only."
+        )
     )
     secret_ref: SecretRef | None = Field(
-        default=None, description="Secret for the output, with the same keys as for a dataset."
+        default=None,
+        description=(
+            "secretRef names the Secret with the credentials for the output, with the same keys as the Secret of a "
+            "dataset. It cannot be set for pvc://."
+        ),
     )
 
 
 class FineTuneSpec(SpecModel):
-    """What is wanted. Within a run only its switches may change: run, suspend, cancel, deadlines, deletionPolicy."""
+    """spec is the desired fine-tune. baseModel, modelSecretRef, recipe, dataset, backend and output can only be changed
+    together with an increase of run; all other fields can be changed at any time."""
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -97,28 +110,66 @@ class FineTuneSpec(SpecModel):
 
     base_model: BaseModelName = Field(
         description=(
-            "The model to tune: a hub id such as Qwen/Qwen3-VL-8B-Instruct, or the provider's name of it; "
-            "with backend job also pvc://claim/path."
+            "baseModel is the model to fine-tune. With backend job it is the ID of a Hugging Face repository, for "
+            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. With any other "
+            "backend it is the provider's name for the model."
         )
     )
     model_secret_ref: SecretRef | None = Field(
-        default=None, description="Secret with HF_TOKEN, optional HF_ENDPOINT, for a gated base model (backend job)."
+        default=None,
+        description=(
+            "modelSecretRef names the Secret with the credentials for a gated or private base model. Its keys are "
+            "HF_TOKEN and optionally HF_ENDPOINT. It is supported by backend job only."
+        ),
     )
-    recipe: RecipeSpec = Field(description="What is trained, and how: exactly one member.")
-    dataset: Dataset = Field(description="What it learns from.")
-    backend: BackendSpec = Field(description="Where it runs: exactly one member.")
-    output: Output | None = Field(default=None, description="Where the result goes, besides the run's storage.")
+    recipe: RecipeSpec = Field(
+        description="recipe is the kind of training, with its parameters. Exactly one of its members must be set."
+    )
+    dataset: Dataset = Field(description="dataset is the data to learn from.")
+    backend: BackendSpec = Field(
+        description="backend is where the fine-tune runs. Exactly one of its members must be set."
+    )
+    output: Output | None = Field(
+        default=None, description="output is where the result is uploaded, in addition to the run's storage."
+    )
     run: Annotated[int, Field(ge=1, le=MAX_RUN), INTEGRAL] = Field(
-        default=1, description="Raise it to run again, with a changed recipe if wanted. Never falls."
+        default=1,
+        description=(
+            "run is the number of the run. Increase it to run again, with a changed recipe if needed. It can never be "
+            "decreased."
+        ),
     )
-    suspend: bool = Field(default=False, description="Stops the run at its next checkpoint until it is false again.")
-    cancel: bool = Field(default=False, description="Stops the run for good and keeps the record.")
+    suspend: bool = Field(
+        default=False,
+        description=(
+            "suspend tells the operator to hold the run back. A Job that is training saves a checkpoint, releases its "
+            "GPUs, and continues from the checkpoint once suspend is false again. A run at a provider is held back "
+            "before it starts; once started, it cannot be suspended."
+        ),
+    )
+    cancel: bool = Field(
+        default=False,
+        description="cancel tells the operator to stop the run permanently. The FineTune and its status are kept.",
+    )
     active_deadline_seconds: Seconds | None = Field(
-        default=None, description="Longest time that a run may take, from its start, before it fails."
+        default=None,
+        description=(
+            "activeDeadlineSeconds is the time in seconds, counted from the start of the run, after which the run is "
+            "stopped and fails. By default there is no deadline."
+        ),
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647), INTEGRAL] | None = Field(
-        default=None, description="When the run's children (Job, pods) are removed after its end; never the FineTune."
+        default=None,
+        description=(
+            "ttlSecondsAfterFinished is the time in seconds after the end of the run at which its Job and pods are "
+            "deleted. By default they are kept. The FineTune itself is never deleted."
+        ),
     )
     deletion_policy: Literal["Cancel", "Orphan"] = Field(
-        default="Cancel", description="What deleting the FineTune does to an upstream run: cancel it, or leave it."
+        default="Cancel",
+        description=(
+            "deletionPolicy is what happens to a run at a provider when the FineTune is deleted: Cancel stops it "
+            "first, Orphan leaves it running. Backend job supports Cancel only, because a Job is deleted with its "
+            "FineTune."
+        ),
     )
