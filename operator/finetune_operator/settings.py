@@ -285,7 +285,7 @@ class Settings:
     )
     cancel_bound: float = _setting(
         300.0,
-        "How long deleting a FineTune waits for the provider's cancel.",
+        "How long stopping a run at a provider is tried before a deleted FineTune goes, or a raised run begins.",
         _seconds(0, 86_400),
         chart="upstream.cancelBound",
     )

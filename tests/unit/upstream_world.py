@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.backends.failures import Failure, FailureKind
+from finetune_operator.backends.failures import CREDENTIALS_UNREADABLE, Failure, FailureKind
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.backends.upstream_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.controller.model import (
@@ -41,6 +41,8 @@ RULES = Rules(
     base_urls=frozenset({"https://tunes.example.com"}),
 )
 BILLED_STEPS = (Step.CREATE, Step.START)
+URL = "https://example.com/runs"
+"""Where a person finds what was created."""
 
 
 def traits(name: str, **more: Any) -> Traits:
@@ -125,6 +127,7 @@ class World:
         """Markers, one for each billed call that was carried out."""
         self.operators = [Operator(), Operator()]
         self.warnings: list[str] = []
+        self.last_words: list[str] = []
 
     # Time and people
 
@@ -194,6 +197,9 @@ class World:
         decision = plan(observation)
         idle = not decision.actions and decision.status is None
         assert not idle or decision.requeue is None or decision.requeue > 0, "looks again at once, and nothing changes"
+        said = decision.announcement
+        if said is not None and said.last_word:
+            self.last_words.append(said.message)
         for action in decision.actions:
             if isinstance(action, Call):
                 self._begin(who, action)
@@ -201,8 +207,8 @@ class World:
                 return decision
         if decision.status is not None:
             self._write(who, decision, observation)
-        if decision.announcement is not None:
-            self.warnings.append(decision.announcement.reason)
+        if said is not None:
+            self.warnings.append(said.reason)
         return decision
 
     def _begin(self, who: Operator, action: Call) -> None:
@@ -291,7 +297,7 @@ class World:
 
     def _answer(self, step: Step, run: UpstreamRun) -> tuple[Outcome | None, Failure | None]:
         if step is Step.CREATE:
-            return Outcome(id=max(self.remotes, key=lambda known: int(known.split("-")[1]))), None
+            return Outcome(url=URL, id=max(self.remotes, key=lambda known: int(known.split("-")[1]))), None
         if step is Step.FIND:
             found = [one for one in self.remotes.values() if one.marker == run.marker and one.listed_from <= self.now]
             return (Outcome(id=found[0].id) if found else None), None
@@ -339,6 +345,7 @@ class World:
 
 AMBIGUOUS = Failure(kind=FailureKind.AMBIGUOUS, reason="UpstreamUnavailable", message="lost")
 TRANSIENT = Failure(kind=FailureKind.TRANSIENT, reason="UpstreamUnavailable", message="refused")
+UNREADABLE = Failure(kind=FailureKind.TRANSIENT, reason=CREDENTIALS_UNREADABLE, message="etcd is away")
 BLOCKED = Failure(kind=FailureKind.BLOCKED, reason="UpstreamAuthFailed", message="the key is wrong", status=401)
 PERMANENT = Failure(kind=FailureKind.PERMANENT, reason="UpstreamRejected", message="no such model", status=400)
 GONE = Failure(kind=FailureKind.GONE, reason="UpstreamGone", message="404", status=404)

@@ -283,7 +283,8 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.CANCEL_FAILED: Advice(
         _T,
         "The provider has not stopped the run.",
-        "Stop it at the provider; until then it may continue to cost money.",
+        "Stop it at the provider; until then it may continue to cost money. Where the FineTune is gone, the Event and "
+        "the operator's log name the run.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Act: carry a decision out. Children first, then one status write, then what others should hear."""
+"""Act: carry a decision out. Children first, then one status write, then what others should hear (last words first)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class Actor:
 
         Raises ApiError where it should be tried again later.
         """
-        finetune = observation.finetune
+        finetune, announcement = observation.finetune, decision.announcement
+        if announcement is not None and announcement.last_word:
+            logger.error("%s/%s: %s: %s", *finetune.key, announcement.reason, announcement.message)
+            await self._announce(finetune, announcement, observation)
         for action in decision.actions:
             if not await self._carried_out(action, finetune, observation, memory):
                 return True
@@ -66,8 +69,8 @@ class Actor:
             return True
         if decision.status is not None and not await self._write_status(finetune, decision, observation):
             return True
-        if decision.announcement is not None:
-            await self._announce(finetune, decision.announcement, observation)
+        if announcement is not None and not announcement.last_word:
+            await self._announce(finetune, announcement, observation)
         return False
 
     async def _carried_out(self, action: Action, finetune: FineTune, observation: Observation, memory: Memory) -> bool:
@@ -209,5 +212,5 @@ class Actor:
         try:
             await self._client.announce(resources.core(finetune.namespace, "events"), event)
         except ApiError as error:
-            # An Event is a courtesy: the status has said it already.
+            # An Event is a courtesy: the status or the log has said it already.
             logger.warning("%s/%s: no Event %s: %s", *finetune.key, announcement.reason, error)

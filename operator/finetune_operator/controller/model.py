@@ -257,6 +257,9 @@ class Announcement:
 
     reason: str
     message: str
+    last_word: bool = False
+    """Nothing will tell of it afterwards: it is said before the decision is carried out, and to the log as well, since
+    an Event may be refused (in a namespace that is being deleted each one is)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ UPSTREAM_POLICIES: tuple[Policy, ...] = (
     succession.begin,  # archives it, and starts clean
     upstream_cancellation.cancel,  # spec.cancel ends the run and keeps the record
     upstream_cancellation.expire,  # so does its deadline
+    upstream_cancellation.go_on,  # whoever takes that back before it has happened takes it back whole
     upstream_acceptance.check,  # a spec that cannot run says why and waits for a better one
     upstream_outcome.read,  # what the provider says of the run, once it has started
     upstream_suspension.hold,  # spec.suspend holds the billed call back

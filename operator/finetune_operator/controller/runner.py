@@ -20,7 +20,14 @@ from typing import Any
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.base_urls import base_url_of
-from finetune_operator.backends.failures import Failure, FailureKind, Transient, UpstreamError, failure_of
+from finetune_operator.backends.failures import (
+    CREDENTIALS_UNREADABLE,
+    Failure,
+    FailureKind,
+    Transient,
+    UpstreamError,
+    failure_of,
+)
 from finetune_operator.backends.http import Client
 from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
@@ -171,7 +178,7 @@ class Runner:
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
-            failure = Failure(kind=FailureKind.TRANSIENT, reason="CredentialsUnreadable", message=error.message)
+            failure = Failure(kind=FailureKind.TRANSIENT, reason=CREDENTIALS_UNREADABLE, message=error.message)
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -9,7 +9,7 @@ from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.upstream.outcome import seen_state
 from finetune_operator.controller.policies.upstream.record import Record, record_of, traits_of
-from finetune_operator.controller.policies.upstream.stopping import Stop, overdue, stop
+from finetune_operator.controller.policies.upstream.stopping import Stop, forget, stop, time_left
 from finetune_operator.controller.times import seconds_since, stamp
 
 AGAIN = "Set it to false and raise spec.run to run again."
@@ -43,6 +43,14 @@ def expire(observation: Observation, draft: Draft) -> bool:
     return _end(observation, draft, Stage.FAILED, Reason.DEADLINE_EXCEEDED, message)
 
 
+def go_on(observation: Observation, draft: Draft) -> bool:
+    """`spec.cancel` was taken back, or the deadline raised, before the run had stopped."""
+    spec, seen = observation.finetune.spec, seen_state(observation, draft)
+    if spec is not None and not spec.cancel and not (seen is not None and seen.stage.terminal):
+        forget(draft, record_of(draft))
+    return CONTINUE
+
+
 def _end(observation: Observation, draft: Draft, stage: Stage, reason: str, message: str) -> bool:
     record = record_of(draft)
     result = stop(observation, draft, record)
@@ -64,7 +72,7 @@ def _wait(observation: Observation, draft: Draft, record: Record) -> None:
     draft.state = seen_state(observation, draft)
     words = record.fields.get("message")
     draft.reconciling = Verdict(True, Reason.PROGRESSING, "The run is being stopped at the provider.")
-    left = overdue(observation, record)
+    left = time_left(observation, record)
     if left > 0:
         draft.look_again(left)
     else:

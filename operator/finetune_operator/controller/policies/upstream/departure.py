@@ -7,12 +7,13 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Announcement, Finalize, Observation
-from finetune_operator.controller.policies.upstream.record import Record, record_of, traits_of
-from finetune_operator.controller.policies.upstream.stopping import Stop, overdue, stop
+from finetune_operator.controller.policies.upstream.leftover import leftover
+from finetune_operator.controller.policies.upstream.record import Record, record_of
+from finetune_operator.controller.policies.upstream.stopping import Stop, stop_in_time
 
 
 def leave(observation: Observation, draft: Draft) -> bool:
-    """Nothing new is begun; the finalizer goes when nothing is left to stop, or when the time for it is up."""
+    """Nothing new is begun; the finalizer goes when nothing is left to stop, or when that was tried in vain."""
     finetune = observation.finetune
     if not finetune.deleting:
         return CONTINUE
@@ -23,15 +24,13 @@ def leave(observation: Observation, draft: Draft) -> bool:
     orphan = finetune.spec is not None and finetune.spec.deletion_policy == "Orphan"
     if orphan or is_terminal(draft.status):
         return _let_go(draft)
-    result = stop(observation, draft, record, remove=True)
-    if result is Stop.DONE:
-        return _let_go(draft)
-    left = overdue(observation, record)
-    if result is Stop.WAITING and left > 0:
-        draft.look_again(left)
+    result = stop_in_time(observation, draft, record, remove=True)
+    if result is Stop.WAITING:
+        # The status as it is, but for when it was begun to be stopped: a restart must know that.
+        draft.unwritten, draft.settled = False, True
         return STOP
-    draft.actions.clear()
-    draft.announcement = Announcement(Reason.CANCEL_FAILED, _warning(observation, record))
+    if result is not Stop.DONE:
+        draft.announcement = Announcement(Reason.CANCEL_FAILED, _warning(observation, record), last_word=True)
     return _let_go(draft)
 
 
@@ -42,11 +41,8 @@ def _let_go(draft: Draft) -> bool:
 
 
 def _warning(observation: Observation, record: Record) -> str:
-    traits = traits_of(observation, record)
-    provider = traits.title if traits else record.provider()
+    what = leftover(observation, record)
     if record.id is None:
-        marker = record.fields.get("marker")
-        return f"Whether {provider} runs this fine-tune is not known; look there for {marker}, it may be billed."
+        return f"{what}; it may be billed."
     words = record.fields.get("message")
-    why = f" ({words})" if words else ""
-    return f"{provider} may still run {record.id} and bill it: it was not cancelled in time{why}."
+    return f"{what}: it was not cancelled in time{f' ({words})' if words else ''}."

@@ -2,7 +2,8 @@
 
 Beyond the documented fields, `data` holds: `backend` (the backend member that the run was made with, as JSON),
 `prepared`, `equipped` and `stopped` ("true"), `attempt` and `starting` (the last attempt of the billed calls:
-`<number>/<RFC 3339 with microseconds>`), and `again` (the run for which create-again has been used).
+`<number>/<RFC 3339 with microseconds>`), `again` (the run for which create-again has been used), and `late` (how many
+attempts to stop it have begun after the cancel bound).
 """
 
 from __future__ import annotations

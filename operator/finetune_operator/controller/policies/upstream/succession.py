@@ -9,8 +9,9 @@ from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Announcement, Finalize, Observation
 from finetune_operator.controller.policies import runs
-from finetune_operator.controller.policies.upstream.record import belongs, is_live, record_of, traits_of
-from finetune_operator.controller.policies.upstream.stopping import Stop, overdue, stop
+from finetune_operator.controller.policies.upstream.leftover import leftover
+from finetune_operator.controller.policies.upstream.record import Record, belongs, is_live, record_of
+from finetune_operator.controller.policies.upstream.stopping import Stop, stop_in_time
 
 
 def make_way(observation: Observation, draft: Draft) -> bool:
@@ -19,15 +20,12 @@ def make_way(observation: Observation, draft: Draft) -> bool:
     changed = recorded is not None and recorded != observation.finetune.run
     if changed and is_live(observation.status) and not is_terminal(observation.status):
         record = record_of(draft)
-        result = stop(observation, draft, record)
-        left = overdue(observation, record)
-        if result is Stop.WAITING and left > 0:
+        result = stop_in_time(observation, draft, record)
+        if result is Stop.WAITING:
             draft.settled = True
-            draft.look_again(left)
             return STOP
-        draft.actions.clear()
         if result is not Stop.DONE:
-            _warn(observation, draft)
+            _warn(observation, draft, record)
     if belongs(observation.finetune) or FINALIZER not in observation.finetune.finalizers:
         return CONTINUE
     # The next run is a Job: nothing upstream is left to answer for.
@@ -48,12 +46,11 @@ def begin(observation: Observation, draft: Draft) -> bool:
     return STOP
 
 
-def _warn(observation: Observation, draft: Draft) -> None:
-    record = record_of(draft)
-    traits = traits_of(observation, record)
-    provider = traits.title if traits else record.provider()
+def _warn(observation: Observation, draft: Draft, record: Record) -> None:
+    words = record.fields.get("message")
     draft.announcement = Announcement(
         Reason.CANCEL_FAILED,
-        f"Run {observation.status.get('run')} ({record.id or record.fields.get('marker')}) may go on at {provider} "
-        "and be billed: it could not be stopped.",
+        f"Run {observation.status.get('run')}: {leftover(observation, record)}; "
+        f"it could not be stopped{f' ({words})' if words else ''}.",
+        last_word=True,
     )

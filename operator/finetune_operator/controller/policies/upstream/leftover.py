@@ -1,0 +1,20 @@
+"""What may be left at a provider, in words that a person can act on: which provider, which run, where."""
+
+from __future__ import annotations
+
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.policies.upstream.record import Record, traits_of
+
+
+def leftover(observation: Observation, record: Record) -> str:
+    """`Oxen may still run ft-1 (https://…) and bill it`; without an id, what to look for."""
+    traits = traits_of(observation, record)
+    provider = traits.title if traits else record.provider() or "the provider"
+    backend = record.backend()
+    place = record.fields.get("url") or (backend and backend.base_url) or (traits and traits.base_url)
+    where = f" ({place})" if place else ""
+    if record.id is None:
+        return (
+            f"Whether {provider}{where} runs this fine-tune is not known; look there for {record.fields.get('marker')}"
+        )
+    return f"{provider} may still run {record.id}{where} and bill it"
