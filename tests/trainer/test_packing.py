@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer import packing
 from finetune_trainer.families import FAMILIES
-from finetune_trainer.order import Draw
+from finetune_trainer.schedule import Draw
 from tests.trainer.datasets import write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.tiny_text import KINDS, tiny_text

@@ -10,8 +10,8 @@ import torch
 
 from finetune_operator.api.trainer_config import ArtifactRecord
 from finetune_trainer import __version__
+from finetune_trainer.contract import Trainee
 from finetune_trainer.errors import RunError
-from finetune_trainer.families.base import Trainee
 from finetune_trainer.files import MANIFEST, digest, discard, flush, settle, visible_files, write_atomically
 from finetune_trainer.loop import Probe, evaluation
 

@@ -23,10 +23,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from finetune_trainer import memory
 from finetune_trainer.blocks import Blocks, repeated, why_not_compiled
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Batch, Offloading, Trainee
 from finetune_trainer.errors import ConfigError, OutOfMemory
-from finetune_trainer.families.base import Batch, Offloading, Trainee
-from finetune_trainer.order import Draw, Schedule, seed_of
 from finetune_trainer.ranks import Ranks, share
+from finetune_trainer.schedule import Draw, Schedule, seed_of
 from finetune_trainer.settings import Settings
 from finetune_trainer.stop import Stop
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from finetune_operator.api.trainer_config import CheckpointRecord, TrainerConfig, config_hash
 from finetune_trainer.config import Advanced, read_config
+from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
 from finetune_trainer.destination import Destination, check_destination, publish
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.families import choose
-from finetune_trainer.families.base import Inputs
 from finetune_trainer.files import flush, write_atomically
 from finetune_trainer.launch import PREPARED
 from finetune_trainer.models import describe, model_folder
@@ -30,11 +30,11 @@ METRICS: Final = "metrics.jsonl"
 
 if TYPE_CHECKING:
     from finetune_trainer.checkpoint import Checkpoint, Checkpoints
+    from finetune_trainer.contract import Family, Trainee
     from finetune_trainer.data.store import Store
-    from finetune_trainer.families.base import Family, Trainee
     from finetune_trainer.loop import Loop, Probe, StepRecord
-    from finetune_trainer.order import Schedule
     from finetune_trainer.ranks import Ranks
+    from finetune_trainer.schedule import Schedule
 
 
 def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> None:
@@ -84,8 +84,8 @@ class _Session:
     ) -> None:
         from finetune_trainer.checkpoint import Checkpoints
         from finetune_trainer.loop import Loop, Probe, save_points
-        from finetune_trainer.order import EpochSchedule, StepSchedule
         from finetune_trainer.ranks import join
+        from finetune_trainer.schedule import EpochSchedule, StepSchedule
 
         self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
         self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
@@ -264,7 +264,7 @@ class _Session:
         self._sample(step)
 
     def _sample(self, step: int) -> None:
-        from finetune_trainer.families.base import Sampling
+        from finetune_trainer.contract import Sampling
 
         if self._ranks.first and isinstance(self._trainee, Sampling):
             last = step == self._schedule.total_steps

@@ -23,12 +23,12 @@ from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
 from finetune_trainer.diffusion.denoiser import Denoiser, Shown
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import flush
-from finetune_trainer.order import seed_of
+from finetune_trainer.schedule import seed_of
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:
+    from finetune_trainer.contract import Inputs
     from finetune_trainer.diffusion.areas import Size
-    from finetune_trainer.families.base import Inputs
 
 FOLDER: Final = "samples"
 MAX_BYTES: Final = 100 * 2**20

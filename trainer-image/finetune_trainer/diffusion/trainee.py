@@ -2,7 +2,7 @@
 
 The loss of a sample is the mean squared error (float32) between what the model says about its noisy latent and the
 family's goal (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
-sample's own generator (`order.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
+sample's own generator (`schedule.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
 positions are those of the first one. Where two denoisers share the noise, the sample's timestep says which of them
 learns from it, and those of one pass have the same. Grouping changes no number, because the draws belong to samples.
 
@@ -23,6 +23,7 @@ import torch
 from finetune_operator.api.recipes import ImageRecipe
 from finetune_trainer import full
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.diffusion import adapter
 from finetune_trainer.diffusion.cache import TensorCache
 from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
@@ -30,9 +31,8 @@ from finetune_trainer.diffusion.denoiser import Base, Denoiser, Noisy, batched
 from finetune_trainer.diffusion.samples import Samples
 from finetune_trainer.diffusion.timesteps import draw_sigma, weight
 from finetune_trainer.errors import DataError
-from finetune_trainer.families.base import Batch, Inputs
-from finetune_trainer.order import Draw, sample_generator
 from finetune_trainer.report import say
+from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from finetune_operator.api.recipes import ImageToText, Recipe
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.base import Inputs, Trainee
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:

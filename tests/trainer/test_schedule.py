@@ -8,7 +8,7 @@ import torch
 
 from finetune_trainer.config import Advanced
 from finetune_trainer.loop import lr_factor, save_points
-from finetune_trainer.order import EpochSchedule, StepSchedule, epoch_order, sample_generator, seed_of
+from finetune_trainer.schedule import EpochSchedule, StepSchedule, epoch_order, sample_generator, seed_of
 from finetune_trainer.settings import Settings
 
 SETTINGS = Settings(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.data.store import Store
-    from finetune_trainer.order import Draw
     from finetune_trainer.ranks import Ranks
+    from finetune_trainer.schedule import Draw
 
 
 @dataclass(frozen=True)
