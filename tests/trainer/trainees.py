@@ -7,10 +7,10 @@ from finetune_trainer.config import Advanced, read_config
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
+from finetune_trainer.distributed.process_group import Ranks
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
 from finetune_trainer.models import describe, model_folder
-from finetune_trainer.ranks import Ranks
 from finetune_trainer.settings import Settings, settings_of
 from tests.trainer.runs import TrainerRun
 

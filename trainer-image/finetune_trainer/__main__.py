@@ -14,9 +14,9 @@ try:
     from pathlib import Path
 
     from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
+    from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
-    from finetune_trainer.launch import devices, die_with_parent, launch
     from finetune_trainer.redact import redact
     from finetune_trainer.report import Poster, say, tell
     from finetune_trainer.termination import Verdict

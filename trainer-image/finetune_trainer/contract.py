@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.data.store import Store
-    from finetune_trainer.ranks import Ranks
+    from finetune_trainer.distributed.process_group import Ranks
     from finetune_trainer.schedule import Draw
 
 

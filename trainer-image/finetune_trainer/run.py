@@ -14,11 +14,11 @@ from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
 from finetune_trainer.destination import Destination, check_destination, publish
+from finetune_trainer.distributed.launcher import PREPARED
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.families import choose
 from finetune_trainer.files import flush, write_atomically
-from finetune_trainer.launch import PREPARED
 from finetune_trainer.models import describe, model_folder
 from finetune_trainer.report import Pace, Poster, Progress, say
 from finetune_trainer.screen import open_screen
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from finetune_trainer.checkpoint import Checkpoint, Checkpoints
     from finetune_trainer.contract import Family, Trainee
     from finetune_trainer.data.store import Store
+    from finetune_trainer.distributed.process_group import Ranks
     from finetune_trainer.loop import Loop, Probe, StepRecord
-    from finetune_trainer.ranks import Ranks
     from finetune_trainer.schedule import Schedule
 
 
@@ -83,8 +83,8 @@ class _Session:
         poster: Poster,
     ) -> None:
         from finetune_trainer.checkpoint import Checkpoints
+        from finetune_trainer.distributed.process_group import join
         from finetune_trainer.loop import Loop, Probe, save_points
-        from finetune_trainer.ranks import join
         from finetune_trainer.schedule import EpochSchedule, StepSchedule
 
         self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
