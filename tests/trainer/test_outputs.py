@@ -12,12 +12,11 @@ import huggingface_hub.constants
 import pytest
 from aiohttp import web
 
-from finetune_trainer import destination
-from finetune_trainer.destination import check_destination, publish
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, RunError
-from finetune_trainer.export import write_manifest
-from finetune_trainer.outputs import uploads
+from finetune_trainer.outputs import destination, uploads
+from finetune_trainer.outputs.destination import check_destination, publish
+from finetune_trainer.outputs.export import write_manifest
 from finetune_trainer.stop import Preempted, Stop, interruptible
 from tests.trainer import stores
 from tests.trainer.datasets import write_rows

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.destination import check_destination, publish
 from finetune_trainer.outputs import parts as outputs_parts
 from finetune_trainer.outputs import s3 as outputs_s3
+from finetune_trainer.outputs.destination import check_destination, publish
 from finetune_trainer.outputs.parts import MARKS, Mark, Marks, Pieces, part_bytes
 from finetune_trainer.stores import s3_parts
 from finetune_trainer.stores.s3 import signing
@@ -40,7 +40,7 @@ from pathlib import Path
 from finetune_trainer.stop import Preempted, Stop
 stop = Stop()
 stop.listen()
-from finetune_trainer.destination import check_destination, publish
+from finetune_trainer.outputs.destination import check_destination, publish
 from finetune_trainer.environment import Environment
 from finetune_trainer.outputs import parts, s3
 s3.PART_BYTES, parts.PARTS_AT_ONCE = {PART}, 2

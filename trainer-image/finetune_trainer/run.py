@@ -13,13 +13,13 @@ from finetune_trainer.config import Advanced, read_config
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
-from finetune_trainer.destination import Destination, check_destination, publish
 from finetune_trainer.distributed.launcher import PREPARED
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.families import choose
 from finetune_trainer.files import flush, write_atomically
 from finetune_trainer.models import describe, model_folder
+from finetune_trainer.outputs.destination import Destination, check_destination, publish
 from finetune_trainer.report import Pace, Poster, Progress, say
 from finetune_trainer.screen import open_screen
 from finetune_trainer.settings import Settings, settings_of
@@ -147,7 +147,7 @@ class _Session:
 
     def finish(self, destination: Destination | None) -> None:
         """Export, check, manifest, copy."""
-        from finetune_trainer.export import artifacts, export, versions, write_manifest
+        from finetune_trainer.outputs.export import artifacts, export, versions, write_manifest
 
         loss_after = self._probe.loss(self._trainee)
         export(self._trainee, self._probe, self._env.output_dir)
@@ -301,8 +301,8 @@ class _Session:
 
     def _save(self) -> None:
         from finetune_trainer.checkpoint import STATE, Checkpoint
-        from finetune_trainer.export import versions
         from finetune_trainer.loop import write_state
+        from finetune_trainer.outputs.export import versions
 
         step = self._loop.step
         self._write_metrics()
