@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.redact import redact
-from finetune_trainer.termination import Verdict
+from finetune_trainer.reporting.redact import redact
+from finetune_trainer.reporting.termination import Verdict
 from tests.trainer.datasets import write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 

@@ -17,9 +17,9 @@ try:
     from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
-    from finetune_trainer.redact import redact
-    from finetune_trainer.report import Poster, say, tell
-    from finetune_trainer.termination import Verdict
+    from finetune_trainer.reporting.progress import Poster, say, tell
+    from finetune_trainer.reporting.redact import redact
+    from finetune_trainer.reporting.termination import Verdict
 except Preempted:
     # Nothing has begun, and the contract's own module may not be loaded.
     import os

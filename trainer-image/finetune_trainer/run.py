@@ -20,11 +20,11 @@ from finetune_trainer.families import choose
 from finetune_trainer.files import flush, write_atomically
 from finetune_trainer.models import describe, model_folder
 from finetune_trainer.outputs.destination import Destination, check_destination, publish
-from finetune_trainer.report import Pace, Poster, Progress, say
-from finetune_trainer.screen import open_screen
+from finetune_trainer.reporting.console import open_screen
+from finetune_trainer.reporting.progress import Pace, Poster, Progress, say
+from finetune_trainer.reporting.termination import Verdict
 from finetune_trainer.settings import Settings, settings_of
 from finetune_trainer.stop import Stop
-from finetune_trainer.termination import Verdict
 
 METRICS: Final = "metrics.jsonl"
 
@@ -188,7 +188,7 @@ class _Session:
 
     def _draw(self) -> dict[str, str]:
         """Pictures for people, by what they show. None of them is worth failing for."""
-        from finetune_trainer.pictures import LOSS, SHEET, draw_loss, draw_sheet
+        from finetune_trainer.reporting.plots import LOSS, SHEET, draw_loss, draw_sheet
 
         output, found = self._env.output_dir, {}
         prompts = [sample.prompt for sample in getattr(self._config.recipe.parameters, "samples", None) or []]

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import httpx
 
 from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
-from finetune_trainer.redact import redact
+from finetune_trainer.reporting.redact import redact
 from finetune_trainer.trust import trusted
 
 MAX_REDIRECTS: Final = 5

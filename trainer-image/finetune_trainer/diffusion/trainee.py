@@ -31,7 +31,7 @@ from finetune_trainer.diffusion.denoiser import Base, Denoiser, Noisy, batched
 from finetune_trainer.diffusion.samples import Samples
 from finetune_trainer.diffusion.timesteps import draw_sigma, weight
 from finetune_trainer.errors import DataError
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
 from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
 

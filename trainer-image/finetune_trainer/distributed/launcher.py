@@ -26,7 +26,7 @@ from finetune_operator.api.trainer_config import (
 )
 from finetune_trainer.environment import RANK_ENV, RANKS_DIR_ENV, RANKS_ENV, Environment
 from finetune_trainer.errors import EXIT_FAILED, RANK_LOST
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
 from finetune_trainer.stop import Stop
 
 PREPARED: Final = "prepared"
