@@ -33,11 +33,11 @@ from finetune_trainer.data.sources import open_source
 from finetune_trainer.distributed.process_group import Ranks
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
-from finetune_trainer.loop import Loop, Probe
 from finetune_trainer.models import describe
 from finetune_trainer.schedule import StepSchedule
 from finetune_trainer.settings import settings_of
 from finetune_trainer.stop import Stop
+from finetune_trainer.training.loop import Loop, Probe
 from tests.bench import gpu_shapes
 from tests.bench.gpu_shapes import Case
 from tests.trainer.runs import TrainerRun

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_trainer import full, host_memory, memory
-from finetune_trainer.blocks import Blocks, repeated
-from finetune_trainer.loop import Loop
-from finetune_trainer.memory import GIB, Activations, Choice, Needs
+from finetune_trainer import host_memory
+from finetune_trainer.training import full_finetune, memory
+from finetune_trainer.training.blocks import Blocks, repeated
+from finetune_trainer.training.loop import Loop
+from finetune_trainer.training.memory import GIB, Activations, Choice, Needs
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import write_rows
 from tests.trainer.plain_diffusion import PLAIN
@@ -97,7 +98,7 @@ def test_what_would_fit_is_said() -> None:
 def test_all_weights_are_refused_with_the_arithmetic(
     trained: int, frozen: int, total: int, words: list[str] | None
 ) -> None:
-    refused = full.refusal(trained, frozen, 2, total)
+    refused = full_finetune.refusal(trained, frozen, 2, total)
     assert (refused is None) == (words is None)
     assert all(word in (refused or "") for word in words or [])
 

@@ -29,12 +29,12 @@ from finetune_trainer.stop import Stop
 METRICS: Final = "metrics.jsonl"
 
 if TYPE_CHECKING:
-    from finetune_trainer.checkpoint import Checkpoint, Checkpoints
     from finetune_trainer.contract import Family, Trainee
     from finetune_trainer.data.store import Store
     from finetune_trainer.distributed.process_group import Ranks
-    from finetune_trainer.loop import Loop, Probe, StepRecord
     from finetune_trainer.schedule import Schedule
+    from finetune_trainer.training.checkpoint import Checkpoint, Checkpoints
+    from finetune_trainer.training.loop import Loop, Probe, StepRecord
 
 
 def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> None:
@@ -82,10 +82,10 @@ class _Session:
         verdict: Verdict,
         poster: Poster,
     ) -> None:
-        from finetune_trainer.checkpoint import Checkpoints
         from finetune_trainer.distributed.process_group import join
-        from finetune_trainer.loop import Loop, Probe, save_points
         from finetune_trainer.schedule import EpochSchedule, StepSchedule
+        from finetune_trainer.training.checkpoint import Checkpoints
+        from finetune_trainer.training.loop import Loop, Probe, save_points
 
         self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
         self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
@@ -242,9 +242,9 @@ class _Session:
         return checkpoint
 
     def _resume(self, checkpoint: Checkpoint) -> float:
-        from finetune_trainer.checkpoint import STATE
-        from finetune_trainer.loop import read_state
-        from finetune_trainer.memory import Choice
+        from finetune_trainer.training.checkpoint import STATE
+        from finetune_trainer.training.loop import read_state
+        from finetune_trainer.training.memory import Choice
 
         path = self._checkpoints.path(checkpoint.step)
         self._trainee.restore(path)
@@ -300,9 +300,9 @@ class _Session:
         self._poster.update(progress.status())
 
     def _save(self) -> None:
-        from finetune_trainer.checkpoint import STATE, Checkpoint
-        from finetune_trainer.loop import write_state
         from finetune_trainer.outputs.export import versions
+        from finetune_trainer.training.checkpoint import STATE, Checkpoint
+        from finetune_trainer.training.loop import write_state
 
         step = self._loop.step
         self._write_metrics()

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 
 from finetune_operator.api.recipes import ImageRecipe
-from finetune_trainer import full
 from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.diffusion import adapter
@@ -34,6 +33,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.reporting.progress import say
 from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
+from finetune_trainer.training import full_finetune
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -133,11 +133,11 @@ class DiffusionTrainee:
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""
-        (adapter.save if self._settings.use_lora else full.save)(self._denoiser.models, folder)
+        (adapter.save if self._settings.use_lora else full_finetune.save)(self._denoiser.models, folder)
 
     def restore(self, folder: Path) -> None:
         """Exactly what `save` wrote."""
-        (adapter.restore if self._settings.use_lora else full.restore)(self._denoiser.models, folder)
+        (adapter.restore if self._settings.use_lora else full_finetune.restore)(self._denoiser.models, folder)
 
     def export(self, folder: Path) -> None:
         """Two adapter files for each trained part, or its own folder."""
@@ -209,7 +209,7 @@ class DiffusionTrainee:
             adapter.attach(self._denoiser, self._settings, self._inputs.advanced.lora_dropout)
         else:
             models = self._denoiser.models
-            full.require_memory(models[self._denoiser.part], list(models.values()))
+            full_finetune.require_memory(models[self._denoiser.part], list(models.values()))
             models.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
 
     def _encode_all(self, texts_now: bool) -> None:

@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from finetune_trainer import memory
-from finetune_trainer.blocks import Blocks, repeated, why_not_compiled
 from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Offloading, Trainee
 from finetune_trainer.distributed.process_group import Ranks, share
@@ -29,6 +27,8 @@ from finetune_trainer.errors import ConfigError, OutOfMemory
 from finetune_trainer.schedule import Draw, Schedule, seed_of
 from finetune_trainer.settings import Settings
 from finetune_trainer.stop import Stop
+from finetune_trainer.training import memory
+from finetune_trainer.training.blocks import Blocks, repeated, why_not_compiled
 
 
 @dataclass(frozen=True)
