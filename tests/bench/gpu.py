@@ -79,26 +79,27 @@ class World:
         case.write(run.data)
         with run.environment():
             self.env = Environment.read()
-        for folder in (self.env.output_dir, self.env.cache_dir):
+        for folder in (self.env.storage.output_dir, self.env.cache_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.config, self.advanced = read_config(self.env.config)
         self.recipe = self.config.recipe.parameters
         self.settings = settings_of(self.recipe)
-        self.family = choose(describe(self.config.base_model, self.env), case.kind, self.config.base_model)
+        self.family = choose(describe(self.config.base_model, self.env.model_access), case.kind, self.config.base_model)
         needs = self.family.needs(self.recipe, self.advanced)
-        source = open_source(self.config.dataset.uri, self.env)
+        source = open_source(self.config.dataset.uri, self.env.dataset_access)
         self.store = ingest(source, needs, self.env.cache_dir, 0.0, lambda: None)
 
     def load(self) -> Trainee:
         """A fresh model with its adapter."""
         inputs = Inputs(
             self.config.base_model,
-            self.env.claim_path(self.config.base_model),
+            self.env.model_access.claims.path(self.config.base_model),
             self.recipe,
             self.settings,
             self.advanced,
             self.store,
-            self.env,
+            self.env.cache_dir,
+            self.env.allowed_hosts,
             lambda: None,
             Ranks(),
         )

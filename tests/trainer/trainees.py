@@ -30,11 +30,22 @@ def load(run: TrainerRun) -> Loaded:
         env = Environment.read()
     config, advanced = read_config(env.config)
     recipe = config.recipe.parameters
-    description = describe(config.base_model, env)
+    description = describe(config.base_model, env.model_access)
     family = choose(description, config.recipe.kind, config.base_model)
-    source = open_source(config.dataset.uri, env)
+    source = open_source(config.dataset.uri, env.dataset_access)
     store = ingest(source, family.needs(recipe, advanced), env.cache_dir, 0.0, lambda: None)
-    folder = model_folder(config.base_model, env, pipeline="_class_name" in description)
-    settings = settings_of(recipe, env.ranks)
-    inputs = Inputs(config.base_model, folder, recipe, settings, advanced, store, env, lambda: None, Ranks())
+    folder = model_folder(config.base_model, env.model_access, pipeline="_class_name" in description)
+    settings = settings_of(recipe, env.world_size)
+    inputs = Inputs(
+        config.base_model,
+        folder,
+        recipe,
+        settings,
+        advanced,
+        store,
+        env.cache_dir,
+        env.allowed_hosts,
+        lambda: None,
+        Ranks(),
+    )
     return Loaded(family.load(inputs), settings, advanced)

@@ -38,7 +38,7 @@ def main(stop: Stop) -> int:
         if env.rank is not None:
             die_with_parent()
         elif (count := env.processes or devices()) > 1:
-            return launch(count, env, stop)
+            return launch(count, env.termination_log, stop)
         poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
     except ConfigError as error:
         stop.finish()

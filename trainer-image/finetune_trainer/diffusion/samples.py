@@ -55,7 +55,7 @@ class Samples:
         self._every: int = parameter(inputs.recipe, "sample_every") or 200
         self._trigger: str | None = getattr(inputs.recipe, "trigger_word", None)
         self._size = self._choose_size(inputs, first)
-        self._fetcher = Fetcher(inputs.env.allowed_hosts)
+        self._fetcher = Fetcher(inputs.allowed_hosts)
         self._needs = Needs(max_pixels=inputs.advanced.max_image_pixels)
         samples = parameter(inputs.recipe, "samples") or []
         self._wanted = [self._want(number, sample, first, notes) for number, sample in enumerate(samples)]

@@ -63,7 +63,7 @@ class DiffusionTrainee:
         self.notes: list[str] = list(self._denoiser.notes)
         self._require_one_target()
         self._row = lru_cache(maxsize=4096)(self._read_row)
-        self._conditions = Conditions(self._denoiser, TensorCache(inputs.env.cache_dir / CACHE))
+        self._conditions = Conditions(self._denoiser, TensorCache(inputs.cache_dir / CACHE))
         self._samples = Samples(inputs, self._denoiser, self._conditions, self._row(0), self.notes)
         self._encode_all(texts_now=parameter(self._recipe, "cache_text_embeddings") is not False)
         self._denoiser.load_model()
