@@ -27,17 +27,17 @@ from typing import Any
 import torch
 
 from finetune_trainer.config import read_config
+from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
+from finetune_trainer.distributed.process_group import Ranks
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
-from finetune_trainer.families.base import Inputs, Trainee
-from finetune_trainer.loop import Loop, Probe
 from finetune_trainer.models import describe
-from finetune_trainer.order import StepSchedule
-from finetune_trainer.ranks import Ranks
+from finetune_trainer.schedule import StepSchedule
 from finetune_trainer.settings import settings_of
 from finetune_trainer.stop import Stop
+from finetune_trainer.training.loop import Loop, Probe
 from tests.bench import gpu_shapes
 from tests.bench.gpu_shapes import Case
 from tests.trainer.runs import TrainerRun
@@ -79,26 +79,27 @@ class World:
         case.write(run.data)
         with run.environment():
             self.env = Environment.read()
-        for folder in (self.env.output_dir, self.env.cache_dir):
+        for folder in (self.env.storage.output_dir, self.env.cache_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.config, self.advanced = read_config(self.env.config)
         self.recipe = self.config.recipe.parameters
         self.settings = settings_of(self.recipe)
-        self.family = choose(describe(self.config.base_model, self.env), case.kind, self.config.base_model)
+        self.family = choose(describe(self.config.base_model, self.env.model_access), case.kind, self.config.base_model)
         needs = self.family.needs(self.recipe, self.advanced)
-        source = open_source(self.config.dataset.uri, self.env)
+        source = open_source(self.config.dataset.uri, self.env.dataset_access)
         self.store = ingest(source, needs, self.env.cache_dir, 0.0, lambda: None)
 
     def load(self) -> Trainee:
         """A fresh model with its adapter."""
         inputs = Inputs(
             self.config.base_model,
-            self.env.claim_path(self.config.base_model),
+            self.env.model_access.claims.path(self.config.base_model),
             self.recipe,
             self.settings,
             self.advanced,
             self.store,
-            self.env,
+            self.env.cache_dir,
+            self.env.allowed_hosts,
             lambda: None,
             Ranks(),
         )

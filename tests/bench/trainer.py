@@ -36,10 +36,10 @@ from PIL import Image
 from examples.demo.checkpoint import TinySize, make_qwen3_vl
 from finetune_trainer.diffusion.cache import TensorCache
 from finetune_trainer.diffusion.conditions import Conditions
-from finetune_trainer.loop import Loop
-from finetune_trainer.order import EpochSchedule, StepSchedule
-from finetune_trainer.ranks import Ranks
+from finetune_trainer.distributed.process_group import Ranks
+from finetune_trainer.schedule import EpochSchedule, StepSchedule
 from finetune_trainer.stop import Stop
+from finetune_trainer.training.loop import Loop
 from tests.trainer import tiny_diffusion
 from tests.trainer.checkpoints import tiny_qwen3_vl
 from tests.trainer.datasets import picture, write_jsonl, write_rows

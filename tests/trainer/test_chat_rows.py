@@ -7,7 +7,7 @@ import pytest
 from finetune_trainer.families.chat_rows import ChatEncoder
 from finetune_trainer.families.messages import conversation
 from finetune_trainer.families.rows import RowTooLongError, RowUnfitError
-from finetune_trainer.packing import IGNORED
+from finetune_trainer.training.packing import IGNORED
 from tests.trainer.tiny_text import SPECIAL, byte_tokenizer, template
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from finetune_trainer.blocks import Blocks, repeated, why_not_compiled
+from finetune_trainer.training.blocks import Blocks, repeated, why_not_compiled
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune_trainer.checkpoint import read_checkpoint
 from finetune_trainer.diffusion import samples, timesteps
 from finetune_trainer.diffusion.cache import TensorCache, fingerprint
 from finetune_trainer.diffusion.denoiser import Denoiser
 from finetune_trainer.diffusion.trainee import with_trigger
 from finetune_trainer.families.flux import FluxKontext
 from finetune_trainer.families.wan import Wan
+from finetune_trainer.training.checkpoint import read_checkpoint
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import encoded, picture, write_jsonl
 from tests.trainer.plain_diffusion import PLAIN, SEED, generator, interpolated, plain_losses

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.redact import redact
-from finetune_trainer.termination import Verdict
+from finetune_trainer.reporting.redact import redact
+from finetune_trainer.reporting.termination import Verdict
 from tests.trainer.datasets import write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 
@@ -192,7 +192,7 @@ def test_what_of_a_secret_is_secret(tmp_path: Path) -> None:
     folder = stores.secret(tmp_path / "secret", values)
     variables = {"FINETUNE_CONFIG": "x", "FINETUNE_RUN_DIR": "x", "FINETUNE_DATASET_SECRET_DIR": folder}
     env = Environment.read(variables)
-    assert env.dataset_secret == values
+    assert env.dataset_access.secret == values
     assert env.secret_values() == ["s3cr3t-value"]
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_trainer import full, host, memory
-from finetune_trainer.blocks import Blocks, repeated
-from finetune_trainer.loop import Loop
-from finetune_trainer.memory import GIB, Activations, Choice, Needs
+from finetune_trainer import host_memory
+from finetune_trainer.training import full_finetune, memory
+from finetune_trainer.training.blocks import Blocks, repeated
+from finetune_trainer.training.loop import Loop
+from finetune_trainer.training.memory import GIB, Activations, Choice, Needs
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import write_rows
 from tests.trainer.plain_diffusion import PLAIN
@@ -97,7 +98,7 @@ def test_what_would_fit_is_said() -> None:
 def test_all_weights_are_refused_with_the_arithmetic(
     trained: int, frozen: int, total: int, words: list[str] | None
 ) -> None:
-    refused = full.refusal(trained, frozen, 2, total)
+    refused = full_finetune.refusal(trained, frozen, 2, total)
     assert (refused is None) == (words is None)
     assert all(word in (refused or "") for word in words or [])
 
@@ -105,14 +106,14 @@ def test_all_weights_are_refused_with_the_arithmetic(
 def test_a_pod_s_limit_counts(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 2000 kB\nMemAvailable:  1000 kB\n")
-    assert host.free_memory(tmp_path, meminfo) == 1_024_000
+    assert host_memory.free_memory(tmp_path, meminfo) == 1_024_000
     (tmp_path / "memory.max").write_text("900000\n")
     (tmp_path / "memory.current").write_text("500000\n")
-    assert host.free_memory(tmp_path, meminfo) == 400_000
+    assert host_memory.free_memory(tmp_path, meminfo) == 400_000
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
-    assert host.free_memory(tmp_path, meminfo) == 500_000
+    assert host_memory.free_memory(tmp_path, meminfo) == 500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert host.free_memory(tmp_path, meminfo) == 1_024_000
+    assert host_memory.free_memory(tmp_path, meminfo) == 1_024_000
 
 
 class Model(torch.nn.Module):

@@ -12,12 +12,11 @@ import huggingface_hub.constants
 import pytest
 from aiohttp import web
 
-from finetune_trainer import destination
-from finetune_trainer.destination import check_destination, publish
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, RunError
-from finetune_trainer.export import write_manifest
-from finetune_trainer.outputs import uploads
+from finetune_trainer.outputs import destination, uploads
+from finetune_trainer.outputs.destination import check_destination, publish
+from finetune_trainer.outputs.export import write_manifest
 from finetune_trainer.stop import Preempted, Stop, interruptible
 from tests.trainer import stores
 from tests.trainer.datasets import write_rows
@@ -68,7 +67,7 @@ def result(folder: Path, files: dict[str, bytes] = FILES) -> Path:
 
 
 def bring(output: Path, uri: str, env: Environment) -> None:
-    publish(output, check_destination(uri, env), env)
+    publish(output, check_destination(uri, env.output_access), env.storage.uri(output))
 
 
 def test_a_run_whose_result_goes_to_s3(new_run: NewRun, s3: S3Server, tmp_path: Path) -> None:
@@ -160,13 +159,13 @@ def test_an_s3_output_is_tried_before_training(
 ) -> None:
     secret = {name: value for name, value in {**s3.secret, **change}.items() if value}
     with pytest.raises(ConfigError) as failure:
-        check_destination(uri, environment(tmp_path, secret))
+        check_destination(uri, environment(tmp_path, secret).output_access)
     assert words in failure.value.message
     assert not any(value in failure.value.message for name, value in secret.items() if "KEY" in name)
 
 
 def test_a_good_check_leaves_nothing(s3: S3Server, tmp_path: Path) -> None:
-    check_destination("s3://bucket/fresh", environment(tmp_path, s3.secret))
+    check_destination("s3://bucket/fresh", environment(tmp_path, s3.secret).output_access)
     assert stores.keys(s3, "fresh") == []
 
 
@@ -181,7 +180,7 @@ def test_a_hub_output_is_tried_before_training(hub: Hub, tmp_path: Path) -> None
     ]
     for uri, secret, words in cases:
         with pytest.raises(ConfigError) as failure:
-            check_destination(uri, environment(tmp_path, secret))
+            check_destination(uri, environment(tmp_path, secret).output_access)
         assert words in failure.value.message
         assert "hf_wrong" not in failure.value.message
 

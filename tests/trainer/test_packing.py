@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer import packing
 from finetune_trainer.families import FAMILIES
-from finetune_trainer.order import Draw
+from finetune_trainer.schedule import Draw
+from finetune_trainer.training import packing
 from tests.trainer.datasets import write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.tiny_text import KINDS, tiny_text

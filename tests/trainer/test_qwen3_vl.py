@@ -301,7 +301,7 @@ def test_memory_running_out_for_good_is_exit_4(new_run: NewRun, monkeypatch: pyt
 def test_an_export_that_does_not_act_like_the_model_is_no_result(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune_trainer import lora
+    from finetune_trainer.training import lora
 
     original = lora.save
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_trainer.checkpoint import read_checkpoint
-from finetune_trainer.launch import decide, devices, own_device
-from finetune_trainer.ranks import buckets, share
+from finetune_trainer.distributed.launcher import decide, devices, own_device
+from finetune_trainer.distributed.process_group import buckets, share
+from finetune_trainer.training.checkpoint import read_checkpoint
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import write_rows
 from tests.trainer.plain_diffusion import PLAIN

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from finetune_trainer.report import Pace, Poster, Progress
-from finetune_trainer.screen import Bar, Lines, open_screen
+from finetune_trainer.reporting.console import Bar, Lines, open_screen
+from finetune_trainer.reporting.progress import Pace, Poster, Progress
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, web

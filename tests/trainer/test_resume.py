@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from finetune_trainer.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 

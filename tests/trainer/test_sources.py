@@ -178,7 +178,7 @@ def places(tmp_path: Path, s3: S3Server, hub: Hub, oxen: OxenFake, site: Web) ->
 
 
 def opened(root: Path, placed: Placed, **more: Any) -> Source:
-    return open_source(placed.uri, environment(root, placed.secret, allowed_hosts=placed.hosts, **more))
+    return open_source(placed.uri, environment(root, placed.secret, allowed_hosts=placed.hosts, **more).dataset_access)
 
 
 def rows_in(store: Store) -> list[tuple[str, bytes]]:
@@ -261,7 +261,7 @@ def test_what_cannot_be_read_is_refused_in_words(name: str, places: Places, tmp_
     }[uri.partition("://")[0]]
     secret = {key: value for key, value in {**secret, **change}.items() if value}
     with pytest.raises(error, match=words) as failure:
-        open_source(uri, environment(tmp_path, secret))
+        open_source(uri, environment(tmp_path, secret).dataset_access)
     assert failure.value.exit_code in (2, 3)
     assert not any(value in failure.value.message for key, value in secret.items() if "KEY" in key or "TOKEN" in key)
 
@@ -283,7 +283,7 @@ def test_a_dead_store_is_tried_again_by_another_attempt(
     monkeypatch.setattr(data_hub, "ATTEMPTS", 1)
     monkeypatch.setattr(data_oxen, "ATTEMPTS", 1)
     with pytest.raises(RunError) as failure:
-        open_source(uri, environment(tmp_path, secret))
+        open_source(uri, environment(tmp_path, secret).dataset_access)
     assert (failure.value.exit_code, failure.value.reason) == (1, "DatasetUnavailable")
 
 
@@ -293,7 +293,9 @@ def test_what_is_cached_is_not_fetched_again_until_it_changes(scheme: str, place
         (tmp_path / root).mkdir()
         env = environment(tmp_path / root, placed.secret, allowed_hosts=placed.hosts)
         env = Environment(**{**env.__dict__, "cache_dir": tmp_path / "cache"})
-        return rows_in(ingest(open_source(placed.uri, env), NEEDS, tmp_path / "cache", 0.0, lambda: None))
+        return rows_in(
+            ingest(open_source(placed.uri, env.dataset_access), NEEDS, tmp_path / "cache", 0.0, lambda: None)
+        )
 
     placed = places.put(scheme, "cached", {"train.jsonl": jsonl(ROWS), **IMAGES}, "train.jsonl")
     assert load("first") == EXPECTED
@@ -327,8 +329,8 @@ def test_a_web_download_goes_on_where_it_broke_off(site: Web, tmp_path: Path, mo
     )
     env = environment(tmp_path, allowed_hosts=frozenset({site.host}))
     with pytest.raises(Unreachable):
-        open_source(url, env)
-    source = open_source(url, env)
+        open_source(url, env.dataset_access)
+    source = open_source(url, env.dataset_access)
     assert source.tables[0].read_bytes() == whole
     asked = site.seen[-1][2]
     assert (asked["Range"], asked["If-Range"]) == ("bytes=30000-", '"v1"')
@@ -418,5 +420,5 @@ def test_a_silent_store_does_not_hold_up_a_stop(tmp_path: Path) -> None:
         timer = threading.Timer(0.3, lambda: setattr(stop, "requested", True))
         timer.start()
         with pytest.raises(Preempted):
-            open_source("s3://bucket/x.csv", environment(tmp_path, secret), stop.check)
+            open_source("s3://bucket/x.csv", environment(tmp_path, secret).dataset_access, stop.check)
         timer.join()

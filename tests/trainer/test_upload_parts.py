@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.destination import check_destination, publish
 from finetune_trainer.outputs import parts as outputs_parts
 from finetune_trainer.outputs import s3 as outputs_s3
+from finetune_trainer.outputs.destination import check_destination, publish
 from finetune_trainer.outputs.parts import MARKS, Mark, Marks, Pieces, part_bytes
 from finetune_trainer.stores import s3_parts
 from finetune_trainer.stores.s3 import signing
@@ -40,13 +40,13 @@ from pathlib import Path
 from finetune_trainer.stop import Preempted, Stop
 stop = Stop()
 stop.listen()
-from finetune_trainer.destination import check_destination, publish
+from finetune_trainer.outputs.destination import check_destination, publish
 from finetune_trainer.environment import Environment
 from finetune_trainer.outputs import parts, s3
 s3.PART_BYTES, parts.PARTS_AT_ONCE = {PART}, 2
 try:
     env = Environment.read()
-    publish(Path(sys.argv[1]), check_destination(sys.argv[2], env, stop.check), env)
+    publish(Path(sys.argv[1]), check_destination(sys.argv[2], env.output_access, stop.check), None)
 except Preempted:
     os._exit(75)
 os._exit(0)
@@ -133,7 +133,7 @@ def test_a_part_that_is_not_ours_is_sent_again(s3: S3Server, tmp_path: Path) -> 
 
     with relay(s3.host) as counting:
         env = environment(tmp_path, {**s3.secret, "AWS_ENDPOINT_URL": f"http://{counting.host}"})
-        publish(output, check_destination("s3://bucket/other", env), env)
+        publish(output, check_destination("s3://bucket/other", env.output_access), None)
         assert 2 * PART < counting.sent < 2 * PART + 200_000
     assert stores.get(s3, key) == data
     assert uploads(s3, key) == []
@@ -153,7 +153,7 @@ def test_uploads_that_do_not_fit_are_dropped_if_they_are_ours_and_left_if_not(s3
     Marks(output).put(f"s3://bucket/{key}", Mark(marked, "sha256:of-another-content", PART))
 
     env = environment(tmp_path, s3.secret)
-    publish(output, check_destination("s3://bucket/many", env), env)
+    publish(output, check_destination("s3://bucket/many", env.output_access), None)
 
     assert stores.get(s3, key) == data
     assert set(uploads(s3, key)) == {theirs, empty}
@@ -173,7 +173,7 @@ def test_an_upload_that_has_ended_meanwhile_is_begun_anew(s3: S3Server, tmp_path
     parts.abort(key, upload)
     Marks(output).put(f"s3://bucket/{key}", Mark(upload, digest, PART))
     env = environment(tmp_path, s3.secret)
-    publish(output, check_destination("s3://bucket/gone", env), env)
+    publish(output, check_destination("s3://bucket/gone", env.output_access), None)
     assert stores.get(s3, key) == data
     assert Marks(output).get(f"s3://bucket/{key}") is None
     assert f"gone/{MARKS}" not in stores.keys(s3, "gone")

@@ -14,12 +14,12 @@ try:
     from pathlib import Path
 
     from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
+    from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
-    from finetune_trainer.launch import devices, die_with_parent, launch
-    from finetune_trainer.redact import redact
-    from finetune_trainer.report import Poster, say, tell
-    from finetune_trainer.termination import Verdict
+    from finetune_trainer.reporting.progress import Poster, say, tell
+    from finetune_trainer.reporting.redact import redact
+    from finetune_trainer.reporting.termination import Verdict
 except Preempted:
     # Nothing has begun, and the contract's own module may not be loaded.
     import os
@@ -38,7 +38,7 @@ def main(stop: Stop) -> int:
         if env.rank is not None:
             die_with_parent()
         elif (count := env.processes or devices()) > 1:
-            return launch(count, env, stop)
+            return launch(count, env.termination_log, stop)
         poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
     except ConfigError as error:
         stop.finish()

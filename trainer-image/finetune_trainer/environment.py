@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import gettempdir
 from typing import Final
 
-from finetune_operator.api import trainer_config as contract
+from finetune_operator.api import trainer_config
 from finetune_trainer.errors import ConfigError
 
 PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
@@ -16,6 +16,81 @@ RANKS_ENV: Final = "FINETUNE_RANKS"
 RANKS_DIR_ENV: Final = "FINETUNE_RANKS_DIR"
 NO_SECRETS: Final = frozenset({"AWS_REGION", "AWS_ENDPOINT_URL", "HF_ENDPOINT", "base-url"})
 """Keys of a Secret whose values a message may show. Credentials inside a URL are removed in any case."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The PersistentVolumeClaims that the pod mounts, each at `root/<claim>`."""
+
+    root: Path
+
+    def path(self, uri: str) -> Path:
+        """The local path of `pvc://<claim>/<path>`. Raises ConfigError if it leaves the claim or is not mounted."""
+        claim, _, inner = uri.removeprefix("pvc://").partition("/")
+        if not claim or ".." in PurePosixPath(inner).parts or claim in (".", ".."):
+            raise ConfigError(f"{uri} is no pvc://<claim>/<path inside the claim>")
+        folder = self.root / claim
+        if not folder.is_dir():
+            raise ConfigError(f"the claim {claim} of {uri} is not mounted at {folder}")
+        path = folder / inner
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{uri} leads out of its claim through a symbolic link")
+        return path
+
+
+@dataclass(frozen=True)
+class ModelAccess:
+    """What fetching the base model takes. secret: HF_TOKEN and HF_ENDPOINT, or nothing."""
+
+    claims: Claims
+    secret: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class DatasetAccess:
+    """What fetching the dataset takes. secret: the keys of its Secret; empty without one."""
+
+    claims: Claims
+    secret: Mapping[str, str]
+    cache_dir: Path
+    allowed_hosts: frozenset[str]
+    """`host` or `host:port` that may be fetched from although its address is private, also over http."""
+    max_download_bytes: int
+
+
+@dataclass(frozen=True)
+class OutputAccess:
+    """What writing the result takes. secret: the keys of its Secret; empty without one."""
+
+    claims: Claims
+    secret: Mapping[str, str]
+    durable: bool
+    """Whether the run's own copy of the result outlives the pod."""
+
+
+@dataclass(frozen=True)
+class RunStorage:
+    """The run's folder, and the claim that it is on: `storage_dir` is where that is mounted, None without one."""
+
+    run_dir: Path
+    storage_dir: Path | None
+    claim: str | None
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of the result."""
+        return self.run_dir / trainer_config.OUTPUT_FOLDER
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.run_dir / trainer_config.CHECKPOINTS_FOLDER
+
+    def uri(self, path: Path) -> str | None:
+        """`pvc://<claim>/<path on the claim>` of a path below the storage; None where nothing outlives the pod."""
+        if self.claim is None or self.storage_dir is None or not path.is_relative_to(self.storage_dir):
+            return None
+        return f"pvc://{self.claim}/{path.relative_to(self.storage_dir).as_posix()}"
 
 
 @dataclass(frozen=True)
@@ -44,37 +119,37 @@ class Environment:
     """How many processes train; None: one per GPU, or one on the CPU."""
     rank: int | None = None
     """This process among those that the launcher has started; None without a launcher."""
-    ranks: int = 1
-    ranks_dir: Path | None = None
-    """Where the processes of this pod meet."""
+    world_size: int = 1
+    rendezvous_dir: Path | None = None
+    """Where the processes of this pod meet; None without a launcher."""
 
     @classmethod
     def read(cls, env: Mapping[str, str] | None = None) -> "Environment":
         """Read it. Raises ConfigError naming the variable that is missing or malformed."""
         env = os.environ if env is None else env
-        run_dir = _required(env, contract.RUN_DIR_ENV)
-        cache = env.get(contract.CACHE_DIR_ENV) or str(Path(gettempdir()) / "finetune-cache")
+        run_dir = _required(env, trainer_config.RUN_DIR_ENV)
+        cache = env.get(trainer_config.CACHE_DIR_ENV) or str(Path(gettempdir()) / "finetune-cache")
         return cls(
-            config=Path(_required(env, contract.CONFIG_ENV)),
+            config=Path(_required(env, trainer_config.CONFIG_ENV)),
             run_dir=Path(run_dir),
-            storage_dir=_path(env, contract.STORAGE_DIR_ENV),
-            storage_claim=env.get(contract.STORAGE_CLAIM_ENV) or None,
+            storage_dir=_path(env, trainer_config.STORAGE_DIR_ENV),
+            storage_claim=env.get(trainer_config.STORAGE_CLAIM_ENV) or None,
             cache_dir=Path(cache),
-            pvc_dir=Path(env.get(contract.PVC_DIR_ENV) or "/finetune/pvc"),
-            dataset_secret_dir=_path(env, contract.DATASET_SECRET_DIR_ENV),
-            output_secret_dir=_path(env, contract.OUTPUT_SECRET_DIR_ENV),
-            model_secret_dir=_path(env, contract.MODEL_SECRET_DIR_ENV),
-            termination_log=_path(env, contract.TERMINATION_LOG_ENV),
-            progress_url=env.get(contract.SERVER_URL_ENV) or None,
-            progress_ca=_path(env, contract.SERVER_CA_CERT_ENV),
-            progress_token=_path(env, contract.SERVER_TOKEN_ENV),
+            pvc_dir=Path(env.get(trainer_config.PVC_DIR_ENV) or "/finetune/pvc"),
+            dataset_secret_dir=_path(env, trainer_config.DATASET_SECRET_DIR_ENV),
+            output_secret_dir=_path(env, trainer_config.OUTPUT_SECRET_DIR_ENV),
+            model_secret_dir=_path(env, trainer_config.MODEL_SECRET_DIR_ENV),
+            termination_log=_path(env, trainer_config.TERMINATION_LOG_ENV),
+            progress_url=env.get(trainer_config.SERVER_URL_ENV) or None,
+            progress_ca=_path(env, trainer_config.SERVER_CA_CERT_ENV),
+            progress_token=_path(env, trainer_config.SERVER_TOKEN_ENV),
             progress_interval=_number(env, "FINETUNE_PROGRESS_INTERVAL", 5.0),
             allowed_hosts=frozenset(filter(None, env.get("FINETUNE_ALLOW_DATASET_HOSTS", "").lower().split(","))),
             max_download_bytes=int(_number(env, "FINETUNE_MAX_DOWNLOAD_BYTES", 200 * 2**30)),
             processes=int(_number(env, PROCESSES_ENV, 0)) or None,
             rank=int(env[RANK_ENV]) if env.get(RANK_ENV) else None,
-            ranks=int(env.get(RANKS_ENV) or 1),
-            ranks_dir=_path(env, RANKS_DIR_ENV),
+            world_size=int(env.get(RANKS_ENV) or 1),
+            rendezvous_dir=_path(env, RANKS_DIR_ENV),
         )
 
     @property
@@ -83,48 +158,25 @@ class Environment:
         return not self.rank
 
     @property
-    def output_dir(self) -> Path:
-        """What the run leaves."""
-        return self.run_dir / contract.OUTPUT_FOLDER
+    def storage(self) -> RunStorage:
+        """Where the run keeps its checkpoints and its result."""
+        return RunStorage(self.run_dir, self.storage_dir, self.storage_claim)
 
     @property
-    def checkpoints_dir(self) -> Path:
-        """Where checkpoints are kept."""
-        return self.run_dir / contract.CHECKPOINTS_FOLDER
-
-    def storage_uri(self, path: Path) -> str | None:
-        """`pvc://<claim>/<path below the claim>` of a path below the storage; None where nothing outlives the pod."""
-        if self.storage_claim is None or self.storage_dir is None or not path.is_relative_to(self.storage_dir):
-            return None
-        return f"pvc://{self.storage_claim}/{path.relative_to(self.storage_dir).as_posix()}"
-
-    def claim_path(self, uri: str) -> Path:
-        """The local path of `pvc://claim/path`. Raises ConfigError if it leaves the claim or is not mounted."""
-        claim, _, inner = uri.removeprefix("pvc://").partition("/")
-        if not claim or ".." in PurePosixPath(inner).parts or claim in (".", ".."):
-            raise ConfigError(f"{uri} is no pvc://<claim>/<path inside the claim>")
-        root = self.pvc_dir / claim
-        if not root.is_dir():
-            raise ConfigError(f"the claim {claim} of {uri} is not mounted at {root}")
-        path = root / inner
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise ConfigError(f"{uri} leads out of its claim through a symbolic link")
-        return path
+    def model_access(self) -> ModelAccess:
+        """What fetching the base model takes."""
+        return ModelAccess(Claims(self.pvc_dir), _secret(self.model_secret_dir))
 
     @property
-    def dataset_secret(self) -> dict[str, str]:
-        """The keys of the dataset's Secret; empty without one."""
-        return _secret(self.dataset_secret_dir)
+    def dataset_access(self) -> DatasetAccess:
+        """What fetching the dataset takes."""
+        secret = _secret(self.dataset_secret_dir)
+        return DatasetAccess(Claims(self.pvc_dir), secret, self.cache_dir, self.allowed_hosts, self.max_download_bytes)
 
     @property
-    def output_secret(self) -> dict[str, str]:
-        """The keys of the output's Secret."""
-        return _secret(self.output_secret_dir)
-
-    @property
-    def model_secret(self) -> dict[str, str]:
-        """The keys of the base model's Secret."""
-        return _secret(self.model_secret_dir)
+    def output_access(self) -> OutputAccess:
+        """What writing the result takes."""
+        return OutputAccess(Claims(self.pvc_dir), _secret(self.output_secret_dir), bool(self.storage_claim))
 
     def secret_values(self) -> list[str]:
         """Every mounted secret value, so that messages can be cleaned of them; addresses and regions are none."""

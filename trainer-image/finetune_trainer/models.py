@@ -1,12 +1,12 @@
 """The base model's folder: from a claim or from the Hugging Face hub, and what the folder says it is."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_trainer.environment import Environment
+from finetune_trainer.environment import Claims, ModelAccess
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.stores import hub
 
@@ -28,32 +28,32 @@ UNWANTED_OF_PIPELINES: Final = ("*.fp16.safetensors", "*.bf16.safetensors", "*.n
 """Beside their components many pipelines keep all weights once more in one file, and in other numbers."""
 
 
-def describe(base_model: str, env: Environment) -> dict[str, Any]:
+def describe(base_model: str, access: ModelAccess) -> dict[str, Any]:
     """`model_index.json` or `config.json` of the base model. Cheap: weights are not fetched. Raises ConfigError."""
     if base_model.startswith("pvc://"):
-        folder = _claimed(base_model, env)
+        folder = _claimed(base_model, access.claims)
         for name in DESCRIPTIONS:
             if (folder / name).is_file():
                 return read_json(folder / name, base_model)
     else:
         for name in DESCRIPTIONS:
-            path = _from_hub(base_model, env, name)
+            path = _from_hub(base_model, name, access.secret)
             if path is not None:
                 return read_json(path, base_model)
     raise ConfigError(f"the base model {base_model} has neither {' nor '.join(DESCRIPTIONS)}")
 
 
-def model_folder(base_model: str, env: Environment, pipeline: bool = False) -> Path:
+def model_folder(base_model: str, access: ModelAccess, pipeline: bool = False) -> Path:
     """The folder with all its files, downloaded into HF_HOME if need be. Raises ConfigError, or RunError to retry."""
     if base_model.startswith("pvc://"):
-        return _claimed(base_model, env)
+        return _claimed(base_model, access.claims)
     from huggingface_hub import snapshot_download
 
     with _answers(base_model):
         return Path(
             snapshot_download(
                 base_model,
-                **_hub(env),
+                **_hub(access.secret),
                 allow_patterns=list(WANTED_OF_PIPELINES if pipeline else WANTED_FILES),
                 ignore_patterns=list(UNWANTED_OF_PIPELINES if pipeline else UNWANTED_OF_MODELS),
             )
@@ -91,20 +91,20 @@ def read_json(path: Path, base_model: str) -> dict[str, Any]:
     return document
 
 
-def _claimed(base_model: str, env: Environment) -> Path:
-    folder = env.claim_path(base_model)
+def _claimed(base_model: str, claims: Claims) -> Path:
+    folder = claims.path(base_model)
     if not folder.is_dir():
         raise ConfigError(f"there is no model folder at {base_model}")
     return folder
 
 
-def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:
+def _from_hub(base_model: str, name: str, secret: Mapping[str, str]) -> Path | None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with _answers(base_model):
         try:
-            return Path(hf_hub_download(base_model, name, **_hub(env)))
+            return Path(hf_hub_download(base_model, name, **_hub(secret)))
         except LocalEntryNotFoundError:
             if name == DESCRIPTIONS[-1] or not constants.HF_HUB_OFFLINE:
                 raise
@@ -113,9 +113,8 @@ def _from_hub(base_model: str, env: Environment, name: str) -> Path | None:
             return None
 
 
-def _hub(env: Environment) -> dict[str, str | None]:
+def _hub(secret: Mapping[str, str]) -> dict[str, str | None]:
     """Token and mirror, as the base model's Secret says."""
-    secret = env.model_secret
     return {"token": secret.get("HF_TOKEN"), "endpoint": secret.get("HF_ENDPOINT")}
 
 

@@ -9,58 +9,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from finetune_operator.api.trainer_config import CheckpointRecord, TrainerConfig, config_hash
-from finetune_trainer.config import Advanced, read_config
+from finetune_trainer.config import read_config
+from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
-from finetune_trainer.destination import Destination, check_destination, publish
-from finetune_trainer.environment import Environment
+from finetune_trainer.distributed.launcher import PREPARED
+from finetune_trainer.environment import Environment, RunStorage
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.families import choose
-from finetune_trainer.families.base import Inputs
 from finetune_trainer.files import flush, write_atomically
-from finetune_trainer.launch import PREPARED
 from finetune_trainer.models import describe, model_folder
-from finetune_trainer.report import Pace, Poster, Progress, say
-from finetune_trainer.screen import open_screen
-from finetune_trainer.settings import Settings, settings_of
+from finetune_trainer.outputs.destination import Destination, check_destination, publish
+from finetune_trainer.reporting.console import open_screen
+from finetune_trainer.reporting.progress import Pace, Poster, Progress, say
+from finetune_trainer.reporting.termination import Verdict
+from finetune_trainer.settings import settings_of
 from finetune_trainer.stop import Stop
-from finetune_trainer.termination import Verdict
 
 METRICS: Final = "metrics.jsonl"
 
 if TYPE_CHECKING:
-    from finetune_trainer.checkpoint import Checkpoint, Checkpoints
-    from finetune_trainer.data.store import Store
-    from finetune_trainer.families.base import Family, Trainee
-    from finetune_trainer.loop import Loop, Probe, StepRecord
-    from finetune_trainer.order import Schedule
-    from finetune_trainer.ranks import Ranks
+    from finetune_trainer.contract import Family, Trainee
+    from finetune_trainer.schedule import Schedule
+    from finetune_trainer.training.checkpoint import Checkpoint, Checkpoints
+    from finetune_trainer.training.loop import Loop, Probe, StepRecord
 
 
 def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> None:
     """Train, or raise RunError or Preempted. `verdict` is filled in on the way."""
     config, advanced = read_config(env.config)
     recipe = config.recipe.parameters
-    settings = settings_of(recipe, env.ranks)
+    settings = settings_of(recipe, env.world_size)
     if env.first:
-        _prepare_folders(env)
-    description = describe(config.base_model, env)
+        _make_folders(env.storage.output_dir, env.storage.checkpoints_dir, env.cache_dir)
+    description = describe(config.base_model, env.model_access)
     family = choose(description, config.recipe.kind, config.base_model)
     destination = None
     if config.output is not None and env.first:
         title = f"FineTune {config.finetune.namespace}/{config.finetune.name}, run {config.finetune.run}"
-        destination = check_destination(config.output.uri, env, stop.check, title)
+        destination = check_destination(config.output.uri, env.output_access, stop.check, title)
     say("validating", dataset=config.dataset.uri)
     needs = family.needs(recipe, advanced)
-    source = open_source(config.dataset.uri, env, stop.check, videos=needs.clips > 0)
+    source = open_source(config.dataset.uri, env.dataset_access, stop.check, videos=needs.clips > 0)
     store = ingest(source, needs, env.cache_dir, advanced.max_skipped_share, stop.check)
     say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
-    folder = model_folder(config.base_model, env, pipeline="_class_name" in description)
+    folder = model_folder(config.base_model, env.model_access, pipeline="_class_name" in description)
     stop.check()
-    if env.first and env.ranks_dir is not None:
-        (env.ranks_dir / PREPARED).touch()  # the launcher starts the other ranks, which find all this done
+    if env.first and env.rendezvous_dir is not None:
+        (env.rendezvous_dir / PREPARED).touch()  # the launcher starts the other ranks, which find all this done
     _disable_progress_bars()
-    session = _Session(env, config, advanced, settings, family, store, folder, stop, verdict, poster)
+    from finetune_trainer.distributed.process_group import join
+
+    ranks = join(env.rank, env.world_size, env.rendezvous_dir, stop)
+    inputs = Inputs(
+        config.base_model,
+        folder,
+        recipe,
+        settings,
+        advanced,
+        store,
+        env.cache_dir,
+        env.allowed_hosts,
+        stop.check,
+        ranks,
+    )
+    session = _Session(config, family, inputs, env.storage, stop, verdict, poster)
     session.train()
     if env.first:
         session.finish(destination)
@@ -71,29 +84,23 @@ class _Session:
 
     def __init__(
         self,
-        env: Environment,
         config: TrainerConfig,
-        advanced: Advanced,
-        settings: Settings,
         family: Family,
-        store: Store,
-        folder: Path,
+        inputs: Inputs,
+        storage: RunStorage,
         stop: Stop,
         verdict: Verdict,
         poster: Poster,
     ) -> None:
-        from finetune_trainer.checkpoint import Checkpoints
-        from finetune_trainer.loop import Loop, Probe, save_points
-        from finetune_trainer.order import EpochSchedule, StepSchedule
-        from finetune_trainer.ranks import join
+        from finetune_trainer.schedule import EpochSchedule, StepSchedule
+        from finetune_trainer.training.checkpoint import Checkpoints
+        from finetune_trainer.training.loop import Loop, Probe, save_points
 
-        self._env, self._config, self._advanced, self._settings = env, config, advanced, settings
-        self._store, self._stop, self._verdict, self._poster = store, stop, verdict, poster
+        advanced, settings = inputs.advanced, inputs.settings
+        self._config, self._advanced, self._settings, self._storage = config, advanced, settings, storage
+        self._store, self._stop, self._verdict, self._poster = inputs.store, stop, verdict, poster
+        self._ranks = inputs.ranks
         started = time.monotonic()
-        self._ranks: Ranks = join(env, stop)
-        inputs = Inputs(
-            config.base_model, folder, config.recipe.parameters, settings, advanced, store, env, stop.check, self._ranks
-        )
         self._trainee: Trainee = family.load(inputs)
         self._notes: list[str] = []
         for note in self._trainee.notes:
@@ -107,7 +114,7 @@ class _Session:
         verdict.total_steps = self._schedule.total_steps
         self._loop: Loop = Loop(self._trainee, self._schedule, settings, advanced, stop, self._ranks, self._note)
         self._checkpoints: Checkpoints = Checkpoints(
-            env.checkpoints_dir, config_hash(config), advanced.keep_checkpoints
+            storage.checkpoints_dir, config_hash(config), advanced.keep_checkpoints
         )
         self._due = save_points(settings, self._schedule)
         self._probe: Probe = Probe.of(self._trainee, rows, settings.micro_batch)
@@ -147,13 +154,13 @@ class _Session:
 
     def finish(self, destination: Destination | None) -> None:
         """Export, check, manifest, copy."""
-        from finetune_trainer.export import artifacts, export, versions, write_manifest
+        from finetune_trainer.outputs.export import artifacts, export, versions, write_manifest
 
         loss_after = self._probe.loss(self._trainee)
-        export(self._trainee, self._probe, self._env.output_dir)
+        export(self._trainee, self._probe, self._storage.output_dir)
         pictures = self._draw()
         write_manifest(
-            self._env.output_dir,
+            self._storage.output_dir,
             {
                 "schemaVersion": 1,
                 "finetune": self._config.finetune.wire(),
@@ -178,19 +185,19 @@ class _Session:
                 "versions": versions(),
             },
         )
-        uri = self._env.storage_uri(self._env.output_dir) or self._env.output_dir.as_uri()
+        uri = self._storage.uri(self._storage.output_dir) or self._storage.output_dir.as_uri()
         if destination is not None and self._config.output is not None:
-            self._verdict.artifacts = artifacts(self._env.output_dir, uri)  # where they are if the upload fails
-            publish(self._env.output_dir, destination, self._env)
+            self._verdict.artifacts = artifacts(self._storage.output_dir, uri)  # where they are if the upload fails
+            publish(self._storage.output_dir, destination, self._storage.uri(self._storage.output_dir))
             uri = self._config.output.uri.rstrip("/")
-        self._verdict.artifacts = artifacts(self._env.output_dir, uri)
+        self._verdict.artifacts = artifacts(self._storage.output_dir, uri)
         say("result", uri=uri, lossBefore=self._loss_before, lossAfter=loss_after)
 
     def _draw(self) -> dict[str, str]:
         """Pictures for people, by what they show. None of them is worth failing for."""
-        from finetune_trainer.pictures import LOSS, SHEET, draw_loss, draw_sheet
+        from finetune_trainer.reporting.plots import LOSS, SHEET, draw_loss, draw_sheet
 
-        output, found = self._env.output_dir, {}
+        output, found = self._storage.output_dir, {}
         prompts = [sample.prompt for sample in getattr(self._config.recipe.parameters, "samples", None) or []]
         title = f"{self._config.finetune.name}, {self._config.base_model}"
         try:
@@ -242,9 +249,9 @@ class _Session:
         return checkpoint
 
     def _resume(self, checkpoint: Checkpoint) -> float:
-        from finetune_trainer.checkpoint import STATE
-        from finetune_trainer.loop import read_state
-        from finetune_trainer.memory import Choice
+        from finetune_trainer.training.checkpoint import STATE
+        from finetune_trainer.training.loop import read_state
+        from finetune_trainer.training.memory import Choice
 
         path = self._checkpoints.path(checkpoint.step)
         self._trainee.restore(path)
@@ -264,18 +271,18 @@ class _Session:
         self._sample(step)
 
     def _sample(self, step: int) -> None:
-        from finetune_trainer.families.base import Sampling
+        from finetune_trainer.contract import Sampling
 
         if self._ranks.first and isinstance(self._trainee, Sampling):
             last = step == self._schedule.total_steps
-            self._trainee.sample(step, last, self._env.output_dir, lambda: self._stop.requested)
+            self._trainee.sample(step, last, self._storage.output_dir, lambda: self._stop.requested)
 
     def _write_metrics(self) -> StepRecord | None:
         """Everything since the last call; returns the newest. Waits for the device."""
         records = list(self._loop.records())
         record = records[-1] if records else None
         if self._ranks.first:
-            with (self._env.output_dir / METRICS).open("a") as file:
+            with (self._storage.output_dir / METRICS).open("a") as file:
                 file.writelines(record.line() for record in records)
         self._pace.add(sum(record.samples for record in records))
         if record is not None:
@@ -300,9 +307,9 @@ class _Session:
         self._poster.update(progress.status())
 
     def _save(self) -> None:
-        from finetune_trainer.checkpoint import STATE, Checkpoint
-        from finetune_trainer.export import versions
-        from finetune_trainer.loop import write_state
+        from finetune_trainer.outputs.export import versions
+        from finetune_trainer.training.checkpoint import STATE, Checkpoint
+        from finetune_trainer.training.loop import write_state
 
         step = self._loop.step
         self._write_metrics()
@@ -328,19 +335,19 @@ class _Session:
             self._trainee.save(folder)
             write_state(state, folder / STATE)
 
-        flush(self._env.output_dir / METRICS)
+        flush(self._storage.output_dir / METRICS)
         self._checkpoints.save(checkpoint, write)
         self._record_checkpoint(step)
         say("checkpoint", step=step)
 
     def _record_checkpoint(self, step: int) -> None:
-        uri = self._env.storage_uri(self._checkpoints.path(step))
+        uri = self._storage.uri(self._checkpoints.path(step))
         if uri is not None:
             self._verdict.checkpoint = CheckpointRecord(step=step, uri=uri)
 
     def _forget_metrics(self, after: int) -> None:
         """Drop the lines of steps that will be trained again."""
-        path = self._env.output_dir / METRICS
+        path = self._storage.output_dir / METRICS
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = []
         for line in lines:
@@ -356,8 +363,8 @@ class _Session:
         say("note", text=text)
 
 
-def _prepare_folders(env: Environment) -> None:
-    for folder in (env.output_dir, env.checkpoints_dir, env.cache_dir):
+def _make_folders(*folders: Path) -> None:
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -17,8 +17,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import httpx
 
 from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
-from finetune_trainer.redact import redact
-from finetune_trainer.trust import trusted
+from finetune_trainer.reporting.redact import redact
+from finetune_trainer.stores.tls import trusted
 
 MAX_REDIRECTS: Final = 5
 ATTEMPTS: Final = 4

@@ -23,7 +23,7 @@ import finetune_operator
 import finetune_trainer
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.tables import BadRow, Row, Table
-from finetune_trainer import host
+from finetune_trainer import host_memory
 from finetune_trainer.data.reader_process import BAD_ROW, COLUMNS, END, INVALID, LENGTH, MAX_ROW_BYTES, ROW
 from finetune_trainer.errors import RunError
 
@@ -44,7 +44,7 @@ class Reader:
     """A context manager around the child, which starts with the first request. memory: bytes that it may have."""
 
     def __init__(self, memory: int | None = None) -> None:
-        self._memory = memory or memory_for_reading(host.free_memory())
+        self._memory = memory or memory_for_reading(host_memory.free_memory())
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Reader:

@@ -15,7 +15,7 @@ from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
 from finetune_trainer.data.places import Files, Folder, Web, Zipped
 from finetune_trainer.data.remote import NotThere, Remote, RemoteFiles
-from finetune_trainer.environment import Environment
+from finetune_trainer.environment import DatasetAccess
 from finetune_trainer.errors import ConfigError, DataError
 
 ARCHIVE: Final = ".zip"
@@ -44,19 +44,19 @@ class _Opening:
     """What opening a dataset needs to know."""
 
     uri: str
-    env: Environment
+    access: DatasetAccess
     check: Callable[[], None]
     videos: bool
     fetcher: Fetcher = field(init=False)
     downloads: Downloads = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fetcher", Fetcher(self.env.allowed_hosts, check=self.check))
-        object.__setattr__(self, "downloads", Downloads(self.env.cache_dir, self.check))
+        object.__setattr__(self, "fetcher", Fetcher(self.access.allowed_hosts, check=self.check))
+        object.__setattr__(self, "downloads", Downloads(self.access.cache_dir, self.check))
 
 
 def open_source(
-    uri: str, env: Environment, check: Callable[[], None] = lambda: None, *, videos: bool = False
+    uri: str, access: DatasetAccess, check: Callable[[], None] = lambda: None, *, videos: bool = False
 ) -> Source:
     """Fetch or find the dataset. check: called often; raises to stop. videos: whether they count as pictures.
 
@@ -67,13 +67,13 @@ def open_source(
     if opener is None:
         raise ConfigError(f"datasets from {scheme}:// cannot be read by this trainer; it reads {', '.join(SCHEMES)}")
     try:
-        return opener(_Opening(uri, env, check, videos))
+        return opener(_Opening(uri, access, check, videos))
     except (Invalid, TooLarge) as error:
         raise DataError(str(error)) from None
 
 
 def _claim(opening: _Opening) -> Source:
-    uri, path = opening.uri, opening.env.claim_path(opening.uri)
+    uri, path = opening.uri, opening.access.claims.path(opening.uri)
     if path.is_file():
         return _of_file(opening, path, path.name, Folder(path.parent, opening.fetcher), _stat(path))
     if not path.is_dir():
@@ -109,7 +109,7 @@ def _web(opening: _Opening) -> Source:
     name = _file_name(unquote(urlsplit(uri).path))
     if name is None:
         raise DataError(f"the path of the dataset's URL must end in one of {', '.join(FILE_SUFFIXES)}")
-    limit = opening.env.max_download_bytes
+    limit = opening.access.max_download_bytes
     try:
         facts = fetcher.facts(uri)
         key = f"{uri} {facts.validator}"
@@ -127,27 +127,25 @@ def _s3(opening: _Opening) -> Source:
     from finetune_trainer.data.s3 import S3Dataset
 
     file = _file_name(opening.uri)
-    return _remote(opening, S3Dataset(opening.uri, file, opening.env.dataset_secret, opening.downloads, opening.check))
+    return _remote(opening, S3Dataset(opening.uri, file, opening.access.secret, opening.downloads, opening.check))
 
 
 def _hub(opening: _Opening) -> Source:
     from finetune_trainer.data.hub import HubDataset
 
-    file, cache = _file_name(opening.uri), opening.env.cache_dir / "hf" / "hub"
-    return _remote(opening, HubDataset(opening.uri, file, opening.env.dataset_secret, cache, opening.check))
+    file, cache = _file_name(opening.uri), opening.access.cache_dir / "hf" / "hub"
+    return _remote(opening, HubDataset(opening.uri, file, opening.access.secret, cache, opening.check))
 
 
 def _oxen(opening: _Opening) -> Source:
     from finetune_trainer.data.oxen import OxenDataset
 
     file = _file_name(opening.uri)
-    return _remote(
-        opening, OxenDataset(opening.uri, file, opening.env.dataset_secret, opening.downloads, opening.check)
-    )
+    return _remote(opening, OxenDataset(opening.uri, file, opening.access.secret, opening.downloads, opening.check))
 
 
 def _remote(opening: _Opening, remote: Remote) -> Source:
-    files = RemoteFiles(remote, opening.fetcher, opening.env.max_download_bytes)
+    files = RemoteFiles(remote, opening.fetcher, opening.access.max_download_bytes)
 
     def version(names: Iterable[str]) -> str:
         return _digest(f"{name} {files.entries[name].version}" for name in names)
@@ -164,7 +162,7 @@ def _of_file(opening: _Opening, path: Path, name: str, files: Files, version: st
     """One table, or one archive."""
     if suffix_of(name) != ARCHIVE:
         return Source((path,), (name,), files, version=version)
-    limit = opening.env.max_download_bytes
+    limit = opening.access.max_download_bytes
     archive = Archive(path, name, limit, MAX_MEMBERS)
     zipped = Zipped(archive, opening.fetcher)
 

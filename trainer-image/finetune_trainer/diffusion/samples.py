@@ -23,12 +23,12 @@ from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
 from finetune_trainer.diffusion.denoiser import Denoiser, Shown
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import flush
-from finetune_trainer.order import seed_of
+from finetune_trainer.schedule import seed_of
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:
+    from finetune_trainer.contract import Inputs
     from finetune_trainer.diffusion.areas import Size
-    from finetune_trainer.families.base import Inputs
 
 FOLDER: Final = "samples"
 MAX_BYTES: Final = 100 * 2**20
@@ -55,7 +55,7 @@ class Samples:
         self._every: int = parameter(inputs.recipe, "sample_every") or 200
         self._trigger: str | None = getattr(inputs.recipe, "trigger_word", None)
         self._size = self._choose_size(inputs, first)
-        self._fetcher = Fetcher(inputs.env.allowed_hosts)
+        self._fetcher = Fetcher(inputs.allowed_hosts)
         self._needs = Needs(max_pixels=inputs.advanced.max_image_pixels)
         samples = parameter(inputs.recipe, "samples") or []
         self._wanted = [self._want(number, sample, first, notes) for number, sample in enumerate(samples)]

@@ -1,6 +1,6 @@
 """Where on the path from noise to picture a sample is trained, and how much it counts.
 
-The draw is one float32 of the sample's generator (`order.py`): `u = rand` for linear and weighted, `n = randn` for
+The draw is one float32 of the sample's generator (`schedule.py`): `u = rand` for linear and weighted, `n = randn` for
 sigmoid. sigma = u, or sigma = 1 - sigmoid(n); the timestep is 1000 sigma. `weighted` multiplies the sample's squared
 error by a bell-shaped table that was measured on a flow-matching model and has mean 1 (ai-toolkit's table of 1000
 entries, here as 19 knots that reproduce it within 0.033).

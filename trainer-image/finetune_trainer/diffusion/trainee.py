@@ -2,7 +2,7 @@
 
 The loss of a sample is the mean squared error (float32) between what the model says about its noisy latent and the
 family's goal (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
-sample's own generator (`order.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
+sample's own generator (`schedule.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
 positions are those of the first one. Where two denoisers share the noise, the sample's timestep says which of them
 learns from it, and those of one pass have the same. Grouping changes no number, because the draws belong to samples.
 
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 
 from finetune_operator.api.recipes import ImageRecipe
-from finetune_trainer import full
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.diffusion import adapter
 from finetune_trainer.diffusion.cache import TensorCache
 from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
@@ -30,10 +30,10 @@ from finetune_trainer.diffusion.denoiser import Base, Denoiser, Noisy, batched
 from finetune_trainer.diffusion.samples import Samples
 from finetune_trainer.diffusion.timesteps import draw_sigma, weight
 from finetune_trainer.errors import DataError
-from finetune_trainer.families.base import Batch, Inputs
-from finetune_trainer.order import Draw, sample_generator
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
+from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
+from finetune_trainer.training import full_finetune
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,7 +63,7 @@ class DiffusionTrainee:
         self.notes: list[str] = list(self._denoiser.notes)
         self._require_one_target()
         self._row = lru_cache(maxsize=4096)(self._read_row)
-        self._conditions = Conditions(self._denoiser, TensorCache(inputs.env.cache_dir / CACHE))
+        self._conditions = Conditions(self._denoiser, TensorCache(inputs.cache_dir / CACHE))
         self._samples = Samples(inputs, self._denoiser, self._conditions, self._row(0), self.notes)
         self._encode_all(texts_now=parameter(self._recipe, "cache_text_embeddings") is not False)
         self._denoiser.load_model()
@@ -133,11 +133,11 @@ class DiffusionTrainee:
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""
-        (adapter.save if self._settings.use_lora else full.save)(self._denoiser.models, folder)
+        (adapter.save if self._settings.use_lora else full_finetune.save)(self._denoiser.models, folder)
 
     def restore(self, folder: Path) -> None:
         """Exactly what `save` wrote."""
-        (adapter.restore if self._settings.use_lora else full.restore)(self._denoiser.models, folder)
+        (adapter.restore if self._settings.use_lora else full_finetune.restore)(self._denoiser.models, folder)
 
     def export(self, folder: Path) -> None:
         """Two adapter files for each trained part, or its own folder."""
@@ -209,7 +209,7 @@ class DiffusionTrainee:
             adapter.attach(self._denoiser, self._settings, self._inputs.advanced.lora_dropout)
         else:
             models = self._denoiser.models
-            full.require_memory(models[self._denoiser.part], list(models.values()))
+            full_finetune.require_memory(models[self._denoiser.part], list(models.values()))
             models.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
 
     def _encode_all(self, texts_now: bool) -> None:

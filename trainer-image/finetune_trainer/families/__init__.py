@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
+from finetune_trainer.contract import Family
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.base import Family
 from finetune_trainer.families.diffusion import DIFFUSION
 from finetune_trainer.families.qwen3_vl import Qwen3VL
 from finetune_trainer.families.text import TEXT

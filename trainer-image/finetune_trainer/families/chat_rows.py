@@ -23,7 +23,7 @@ import torch
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.messages import Message
 from finetune_trainer.families.rows import THINKING_NOTE, Fit, RowTooLongError, RowUnfitError
-from finetune_trainer.packing import IGNORED
+from finetune_trainer.training.packing import IGNORED
 
 DATE: Final = datetime(2024, 7, 26)
 """For templates that write today's date: a resumed run must see the same tokens. Llama 3's own fallback."""

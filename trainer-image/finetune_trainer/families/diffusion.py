@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from finetune_operator.api.recipes import ImageEditing, ImageRecipe, MultiImageEditing, Recipe
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Inputs
 from finetune_trainer.data.needs import Needs
-from finetune_trainer.families.base import Inputs
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:

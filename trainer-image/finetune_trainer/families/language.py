@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import cross_entropy
 
-from finetune_trainer import full, lora, packing, row_attention
+from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.base import Batch, Inputs
 from finetune_trainer.families.rows import Plan
 from finetune_trainer.models import check_weights
-from finetune_trainer.order import Draw, sample_generator
+from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
+from finetune_trainer.training import full_finetune, lora, packing, row_attention
 
 
 class Reader(Protocol):
@@ -110,11 +110,11 @@ class LanguageTrainee:
 
     def save(self, folder: Path) -> None:
         """The adapter, or all trained weights."""
-        (lora.save if self._settings.use_lora else full.save)(self._model, folder)
+        (lora.save if self._settings.use_lora else full_finetune.save)(self._model, folder)
 
     def restore(self, folder: Path) -> None:
         """Exactly what `save` wrote."""
-        (lora.restore if self._settings.use_lora else full.restore)(self._model, folder)
+        (lora.restore if self._settings.use_lora else full_finetune.restore)(self._model, folder)
 
     def export(self, folder: Path) -> None:
         """A PEFT adapter, or a whole checkpoint with its tokenizer."""
@@ -142,7 +142,7 @@ class LanguageTrainee:
         if self._settings.use_lora:
             targets, dropout = self._language.lora_targets, self._inputs.advanced.lora_dropout
             return lora.attach(self._base, targets, self._settings, dropout, self._inputs.base_model)
-        full.require_memory(self._base, [self._base])
+        full_finetune.require_memory(self._base, [self._base])
         self._base.to(torch.float32).requires_grad_(True)  # bf16 weights would round small updates away
         return self._base
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from finetune_operator.api.recipes import ImageToText, Recipe
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.base import Inputs, Trainee
 from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.data.store import Sample
     from finetune_trainer.families.rows import Fit
-    from finetune_trainer.packing import Row
+    from finetune_trainer.training.packing import Row
 
 LORA_TARGETS: Final = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 RESERVED: Final = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
@@ -117,7 +117,7 @@ class ImageTextReader:
         """Positions in 4 rows: place in the text, then time, height and width (M-RoPE)."""
         import torch
 
-        from finetune_trainer.packing import Row
+        from finetune_trainer.training.packing import Row
 
         sample = self._inputs.store[index]
         encoded = self._encoder.encode(*self._texts(sample), self._inputs.store.load_images(sample, self._columns))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from finetune_trainer.errors import DataError
 
 if TYPE_CHECKING:
+    from finetune_trainer.contract import Inputs
     from finetune_trainer.data.store import Sample
-    from finetune_trainer.families.base import Inputs
 
 LISTED_ROWS: Final = 20
 THINKING_NOTE: Final = "enableThinking has no effect: the chat template of this checkpoint has no such switch"

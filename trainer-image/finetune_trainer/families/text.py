@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from finetune_operator.api.recipes import Recipe, TextChatMessages, TextGeneration
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.base import Inputs, Trainee
 from finetune_trainer.models import read_json
 from finetune_trainer.settings import parameter
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from finetune_trainer.data.store import Sample
     from finetune_trainer.families.messages import Message
     from finetune_trainer.families.rows import Fit
-    from finetune_trainer.packing import Row
+    from finetune_trainer.training.packing import Row
 
 ATTENTION: Final = r".*\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 ATTENTION_AND_MLP: Final = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -96,7 +96,7 @@ class TextReader:
         """Positions count from 0."""
         import torch
 
-        from finetune_trainer.packing import Row
+        from finetune_trainer.training.packing import Row
 
         input_ids, labels = self._encoder.encode(self._messages(self._inputs.store[index]))
         return Row(input_ids, labels, torch.arange(len(input_ids))[None])

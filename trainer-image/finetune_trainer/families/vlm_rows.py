@@ -14,7 +14,7 @@ import torch
 
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.rows import Fit, RowTooLongError
-from finetune_trainer.packing import IGNORED
+from finetune_trainer.training.packing import IGNORED
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,1 +1,1 @@
-"""Where a result goes: checked before training, written after. One file for each scheme of `output.uri`."""
+"""The result: exported and checked, then written to `output.uri`, which is checked before training. A file a scheme."""

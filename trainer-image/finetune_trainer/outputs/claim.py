@@ -5,16 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from finetune_trainer.environment import Environment
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST, discard, flush, settle
 
 
 class ClaimFolder:
-    """pvc://claim/path."""
+    """pvc://claim/path. path: where that is in this pod."""
 
-    def __init__(self, uri: str, env: Environment) -> None:
-        self._uri, self._path = uri, env.claim_path(uri)
+    def __init__(self, uri: str, path: Path) -> None:
+        self._uri, self._path = uri, path
 
     def check(self) -> None:
         """The folder is writable, and holds an earlier result or nothing."""

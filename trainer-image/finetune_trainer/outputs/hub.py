@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST
 from finetune_trainer.outputs.uploads import UPLOAD_FAILED, files_named_by, persistently, stale, uploads_of
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
 from finetune_trainer.stores import hub
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST
 from finetune_trainer.outputs.parts import PARTS_AT_ONCE, Marks, Sender, part_bytes
 from finetune_trainer.outputs.uploads import UPLOAD_FAILED, Upload, files_named_by, persistently, stale, uploads_of
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
 from finetune_trainer.stores import s3
 from finetune_trainer.stores.s3_parts import NotSupported, Parts
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.files import MANIFEST, digest, visible_files
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
 from finetune_trainer.stop import interruptible
 
 UPLOAD_FAILED: Final = "ArtifactUploadFailed"

@@ -19,7 +19,7 @@ import httpx
 from finetune_operator.api.sigv4 import Credentials, query, quoted, signed
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.stores.s3 import MAX_SAID, NotThere, Place
-from finetune_trainer.trust import trusted
+from finetune_trainer.stores.tls import trusted
 
 ATTEMPTS: Final = 4
 PAUSE_S: Final = 0.5

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from finetune_trainer import host
+from finetune_trainer import host_memory
 
 GIB: Final = 2**30
 MARGIN: Final = 10
@@ -215,14 +215,14 @@ def there(device: torch.device, needs: Needs, sharers: int = 1) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) + needs.weights
-    return host.free_memory() // sharers + needs.weights
+    return host_memory.free_memory() // sharers + needs.weights
 
 
 def whole(device: torch.device) -> int:
     """All memory of a device, or what this pod may use of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return host.all_memory()
+    return host_memory.all_memory()
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 A pass is one sequence of at most `seqLength` tokens. Every row keeps its own positions, counted from 0, and attends to
 itself only. Which rows form an optimizer step, their noise, and the loss (summed over answer tokens, divided by their
-number in the whole step) are those of the determinism rule (`order.py`), so packing changes no number: it decides how
-the rows of one step are laid into forward passes, and nothing else. `batchSize` x `gradAccum` is how many rows a step
-has; how they are divided between the two has no meaning beyond that, because one row may already be `seqLength` tokens
-long and a full pass needs no more memory than that row.
+number in the whole step) are those of the determinism rule (`schedule.py`), so packing changes no number: it decides
+how the rows of one step are laid into forward passes, and nothing else. `batchSize` x `gradAccum` is how many rows a
+step has; how they are divided between the two has no meaning beyond that, because one row may already be `seqLength`
+tokens long and a full pass needs no more memory than that row.
 
 How a row is kept to itself differs by model type; KEPT_APART is an allow-list that an equality test holds, because the
 failure is silent (rows read one another, and the loss is a little off).

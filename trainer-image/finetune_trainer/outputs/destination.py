@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from finetune_trainer.environment import Environment
+from finetune_trainer.environment import OutputAccess
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.outputs.claim import ClaimFolder
 from finetune_trainer.stop import interruptible
@@ -27,49 +27,48 @@ class Destination(Protocol):
 
 
 def check_destination(
-    uri: str, env: Environment, check: Callable[[], None] = lambda: None, title: str = "a FineTune"
+    uri: str, access: OutputAccess, check: Callable[[], None] = lambda: None, title: str = "a FineTune"
 ) -> Destination:
     """The place behind `output.uri`, tried out. check: called often; raises to stop. title: whose result it is."""
     scheme = uri.partition("://")[0]
     opener = SCHEMES.get(scheme)
     if opener is None:
         raise ConfigError(f"results cannot be written to {scheme}:// by this trainer; it writes {', '.join(SCHEMES)}")
-    destination = opener(uri, env, check, title)
+    destination = opener(uri, access, check, title)
     interruptible(destination.check, check)
     return destination
 
 
-def publish(output: Path, destination: Destination, env: Environment) -> None:
-    """Bring the output there. Raises RunError that says where the result is meanwhile."""
+def publish(output: Path, destination: Destination, kept: str | None) -> None:
+    """Bring the output there. Raises RunError that says where the result is `kept` meanwhile, if it is."""
     try:
         destination.publish(output)
     except RunError as error:
-        kept = env.storage_uri(output)
         more = f"; it is kept at {kept}, and another attempt only uploads it" if kept else ""
         raise RunError(f"{error.message}{more}", error.reason) from None
 
 
-def _patience(env: Environment) -> float:
-    return PATIENCE_S if env.storage_claim else PATIENCE_WITHOUT_STORAGE_S
+def _patience(access: OutputAccess) -> float:
+    return PATIENCE_S if access.durable else PATIENCE_WITHOUT_STORAGE_S
 
 
-def _claim(uri: str, env: Environment, _check: Callable[[], None], _title: str) -> Destination:
-    return ClaimFolder(uri, env)
+def _claim(uri: str, access: OutputAccess, _check: Callable[[], None], _title: str) -> Destination:
+    return ClaimFolder(uri, access.claims.path(uri))
 
 
-def _s3(uri: str, env: Environment, check: Callable[[], None], _title: str) -> Destination:
+def _s3(uri: str, access: OutputAccess, check: Callable[[], None], _title: str) -> Destination:
     from finetune_trainer.outputs.s3 import S3Folder
 
-    return S3Folder(uri, env.output_secret, check, _patience(env))
+    return S3Folder(uri, access.secret, check, _patience(access))
 
 
-def _hub(uri: str, env: Environment, check: Callable[[], None], title: str) -> Destination:
+def _hub(uri: str, access: OutputAccess, check: Callable[[], None], title: str) -> Destination:
     from finetune_trainer.outputs.hub import HubRepository
 
-    return HubRepository(uri, env.output_secret, check, _patience(env), f"Add the result of {title}")
+    return HubRepository(uri, access.secret, check, _patience(access), f"Add the result of {title}")
 
 
-SCHEMES: Final[dict[str, Callable[[str, Environment, Callable[[], None], str], Destination]]] = {
+SCHEMES: Final[dict[str, Callable[[str, OutputAccess, Callable[[], None], str], Destination]]] = {
     "pvc": _claim,
     "s3": _s3,
     "hf": _hub,

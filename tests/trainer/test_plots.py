@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finetune_trainer import pictures
+from finetune_trainer.reporting import plots
 from tests.trainer.datasets import picture, write_rows
 from tests.trainer.runs import TrainerRun
 
@@ -36,10 +36,10 @@ def test_the_curve_of_a_run(new_run: Callable[..., TrainerRun]) -> None:
 def test_a_curve_with_a_hostile_title_and_none_without_steps(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("")
-    assert not pictures.draw_loss(metrics, tmp_path / "loss.png", "nothing")
+    assert not plots.draw_loss(metrics, tmp_path / "loss.png", "nothing")
     lines = [{"step": step, "loss": 5 * math.exp(-step / 80), "learning_rate": 1e-4} for step in range(1, 201)]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert pictures.draw_loss(metrics, tmp_path / "loss.png", r"a $\frac{x}$ \undefined_^ name, pvc://models/tiny")
+    assert plots.draw_loss(metrics, tmp_path / "loss.png", r"a $\frac{x}$ \undefined_^ name, pvc://models/tiny")
 
 
 def test_drawing_leaves_nothing_among_the_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,16 +49,16 @@ def test_drawing_leaves_nothing_among_the_temporary_files(tmp_path: Path, monkey
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text(json.dumps({"step": 1, "loss": 1.0, "learning_rate": 1e-4}) + "\n")
-    assert pictures.draw_loss(metrics, tmp_path / "loss.png", "one step")
+    assert plots.draw_loss(metrics, tmp_path / "loss.png", "one step")
     assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [3.0]), (40, None)])
 def test_the_running_mean_has_no_bias(count: int, expected: list[float] | None) -> None:
-    found = pictures.running_mean([3.0] * count)
+    found = plots.running_mean([3.0] * count)
     assert found == pytest.approx([3.0] * count)
     assert expected in (None, found)
-    assert pictures.running_mean([1.0, 2.0, 9.0]) == [1.0, 2.0, 9.0]  # too few to smooth
+    assert plots.running_mean([1.0, 2.0, 9.0]) == [1.0, 2.0, 9.0]  # too few to smooth
 
 
 def test_the_sheet_has_a_row_for_each_round_and_a_column_for_each_prompt(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_sheet_has_a_row_for_each_round_and_a_column_for_each_prompt(tmp_pat
     (samples / ".step-1000-3.png").write_bytes(b"half")
 
     sheet = tmp_path / "sheet.png"
-    assert pictures.draw_sheet(samples, sheet, ["an ox\n" * 50, "日本 \x07", "three"])
+    assert plots.draw_sheet(samples, sheet, ["an ox\n" * 50, "日本 \x07", "three"])
 
     with Image.open(sheet) as image:
         assert image.size == (8 + 3 * 264, 40 + 3 * (256 - 0 + 19 + 8) - 3 * 128) or image.width == 800
@@ -80,10 +80,10 @@ def test_the_sheet_has_a_row_for_each_round_and_a_column_for_each_prompt(tmp_pat
     for number in (2, 3, 4, 5, 10, 11, 50):
         assert (37 * number % 256, 90, 160) in found
     assert (37 * 51 % 256, 90, 160) not in found  # the second frame of the clip
-    assert not pictures.draw_sheet(tmp_path, sheet, [])
+    assert not plots.draw_sheet(tmp_path, sheet, [])
 
 
 def test_of_many_rounds_some_are_chosen() -> None:
-    assert pictures.chosen([1, 2, 3]) == [1, 2, 3]
-    found = pictures.chosen(list(range(100)), 4)
+    assert plots.chosen([1, 2, 3]) == [1, 2, 3]
+    found = plots.chosen(list(range(100)), 4)
     assert found == [0, 33, 66, 99]

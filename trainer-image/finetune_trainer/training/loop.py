@@ -4,8 +4,8 @@ One optimizer step: the loss of every micro-batch is summed over its units (answ
 units of the whole step, so that the split into micro-batches changes nothing. Nothing waits for the device but the
 report every `loggingSteps` steps.
 
-Several processes (`ranks.py`) share the draws of a step; units, losses and gradients are added over all of them, so
-that this changes nothing either. They agree before and after the passes of a step whether to go on.
+Several processes (`process_group.py`) share the draws of a step; units, losses and gradients are added over all of
+them, so that this changes nothing either. They agree before and after the passes of a step whether to go on.
 """
 
 import json
@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from finetune_trainer import memory
-from finetune_trainer.blocks import Blocks, repeated, why_not_compiled
 from finetune_trainer.config import Advanced
+from finetune_trainer.contract import Batch, Offloading, Trainee
+from finetune_trainer.distributed.process_group import Ranks, share
 from finetune_trainer.errors import ConfigError, OutOfMemory
-from finetune_trainer.families.base import Batch, Offloading, Trainee
-from finetune_trainer.order import Draw, Schedule, seed_of
-from finetune_trainer.ranks import Ranks, share
+from finetune_trainer.schedule import Draw, Schedule, seed_of
 from finetune_trainer.settings import Settings
 from finetune_trainer.stop import Stop
+from finetune_trainer.training import memory
+from finetune_trainer.training.blocks import Blocks, repeated, why_not_compiled
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord, TerminationMessage
-from finetune_trainer.redact import redact
+from finetune_trainer.reporting.redact import redact
 
 
 @dataclass

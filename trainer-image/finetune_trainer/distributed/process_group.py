@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 
-from finetune_trainer.environment import Environment
 from finetune_trainer.errors import RankLost, RunError
 from finetune_trainer.stop import Stop
 
@@ -68,15 +68,14 @@ class Ranks:
 class Team(Ranks):
     """Several processes of one pod. Raises RankLost from any exchange when another one has ended."""
 
-    def __init__(self, env: Environment, stop: Stop) -> None:
-        assert env.ranks_dir is not None
-        self.rank, self.world, self._stop = env.rank or 0, env.ranks, stop
-        self._meet(env)
+    def __init__(self, rank: int, world: int, rendezvous_dir: Path, stop: Stop) -> None:
+        self.rank, self.world, self._stop = rank, world, stop
+        self._meet(rendezvous_dir)
         cuda = torch.cuda.is_available()
         self._call(
             dist.init_process_group,
             "nccl" if cuda else "gloo",
-            init_method=f"file://{env.ranks_dir / 'rendezvous'}",
+            init_method=f"file://{rendezvous_dir / 'rendezvous'}",
             rank=self.rank,
             world_size=self.world,
             timeout=LONGEST_WAIT,
@@ -134,11 +133,10 @@ class Team(Ranks):
         self.wait()
         dist.destroy_process_group()
 
-    def _meet(self, env: Environment) -> None:
+    def _meet(self, folder: Path) -> None:
         # torch's own meeting waits in C++, where no signal is heard, for ranks that may take long or never come.
-        assert env.ranks_dir is not None
-        (env.ranks_dir / f"here-{self.rank}").touch()
-        while not all((env.ranks_dir / f"here-{rank}").exists() for rank in range(self.world)):
+        (folder / f"here-{self.rank}").touch()
+        while not all((folder / f"here-{rank}").exists() for rank in range(self.world)):
             self._stop.check()
             time.sleep(POLL_S)
 
@@ -152,9 +150,9 @@ class Team(Ranks):
             raise RankLost(f"another of the {self.world} processes has ended ({error})") from error
 
 
-def join(env: Environment, stop: Stop) -> Ranks:
-    """This process's place among those that the launcher has started."""
-    return Ranks() if env.rank is None else Team(env, stop)
+def join(rank: int | None, world: int, rendezvous_dir: Path | None, stop: Stop) -> Ranks:
+    """This process's place among those that the launcher has started. rank: None without a launcher."""
+    return Ranks() if rank is None or rendezvous_dir is None else Team(rank, world, rendezvous_dir, stop)
 
 
 def buckets(tensors: Sequence[torch.Tensor], size: int = BUCKET) -> Iterator[list[torch.Tensor]]:

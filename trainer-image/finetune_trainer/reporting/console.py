@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_trainer.report import Progress, tell
+from finetune_trainer.reporting.progress import Progress, tell
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,9 +24,9 @@ from finetune_operator.api.trainer_config import (
     TerminationMessage,
     read_termination_message,
 )
-from finetune_trainer.environment import RANK_ENV, RANKS_DIR_ENV, RANKS_ENV, Environment
+from finetune_trainer.environment import RANK_ENV, RANKS_DIR_ENV, RANKS_ENV
 from finetune_trainer.errors import EXIT_FAILED, RANK_LOST
-from finetune_trainer.report import say
+from finetune_trainer.reporting.progress import say
 from finetune_trainer.stop import Stop
 
 PREPARED: Final = "prepared"
@@ -50,7 +50,7 @@ def devices() -> int:
     return count.value
 
 
-def launch(count: int, env: Environment, stop: Stop) -> int:
+def launch(count: int, termination_log: Path | None, stop: Stop) -> int:
     """Run `count` ranks to their end; returns the exit code, and leaves the deciding rank's termination message."""
     stop.finish()  # from here on a signal only sets the flag, which `_watch` passes on
     with TemporaryDirectory(prefix="finetune-ranks-", ignore_cleanup_errors=True) as folder:
@@ -58,7 +58,7 @@ def launch(count: int, env: Environment, stop: Stop) -> int:
         _watch(ranks, stop)
         rank = decide(ranks.codes, {rank for rank in ranks.codes if ranks.reason(rank) == RANK_LOST})
         message, code = ranks.message(rank), _shell_code(ranks.codes[rank])
-    _leave(message, env.termination_log)
+    _leave(message, termination_log)
     if rank != 0:  # rank 0 says the end itself, but not that of others
         say("end", state=message.state, reason=message.reason, message=message.message, exitCode=code)
     return code

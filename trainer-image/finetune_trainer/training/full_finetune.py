@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.memory import GIB, whole
+from finetune_trainer.training.memory import GIB, whole
 
 WEIGHTS: Final = "trained.safetensors"
 BYTES_PER_TRAINED_WEIGHT: Final = 16

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from finetune_operator.api.recipes import Recipe
 from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
-from finetune_trainer.environment import Environment
 from finetune_trainer.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.data.store import Store
-    from finetune_trainer.order import Draw
-    from finetune_trainer.ranks import Ranks
+    from finetune_trainer.distributed.process_group import Ranks
+    from finetune_trainer.schedule import Draw
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,9 @@ class Inputs:
     settings: Settings
     advanced: Advanced
     store: Store
-    env: Environment
+    cache_dir: Path
+    allowed_hosts: frozenset[str]
+    """`host` or `host:port` that may be fetched from although its address is private."""
     check: Callable[[], None]
     """Called often while loading; raises to stop."""
     ranks: Ranks
