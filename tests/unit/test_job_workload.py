@@ -9,7 +9,7 @@ import pytest
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import interpret
 from finetune_operator.backends.job.workload import why_it_waits
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 
 
 def condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pytest
 
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.api.status import FineTuneStatus
-from finetune_operator.backends import failures
-from finetune_operator.backends.failures import FailureKind, UpstreamError
+from finetune_operator.backends import errors as backends_errors
+from finetune_operator.backends.errors import FailureKind, UpstreamError
 from finetune_operator.backends.job import diagnose
 from finetune_operator.backends.job.interpret import interpret
 from finetune_operator.cli.advice import ADVICE
@@ -252,7 +252,7 @@ WHERE = {
 
 @pytest.mark.parametrize(
     "error",
-    [each for each in vars(failures).values() if isinstance(each, type) and issubclass(each, UpstreamError)],
+    [each for each in vars(backends_errors).values() if isinstance(each, type) and issubclass(each, UpstreamError)],
 )
 def test_a_failed_call_is_looked_up_under_the_condition_that_it_leads_to(error: type[UpstreamError]) -> None:
     assert ADVICE[Reason(error.default_reason)].where is WHERE[error.kind]

@@ -12,11 +12,11 @@ from typing import Any, cast
 import pytest
 
 from finetune_operator.backends.bfl import BflUpstream
-from finetune_operator.backends.failures import Transient
+from finetune_operator.backends.errors import Transient
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.http import Client
-from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.upstream_run import Outcome, Sighting, Step
+from finetune_operator.backends.provider_run import Outcome, Sighting, Step
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.runner import HEAVY_PER_PROVIDER, Runner

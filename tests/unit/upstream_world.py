@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.backends.failures import CREDENTIALS_UNREADABLE, Failure, FailureKind
-from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.upstream_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.errors import CREDENTIALS_UNREADABLE, Failure, FailureKind
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.model import (
     Call,
     Decision,

@@ -12,7 +12,7 @@ import pytest
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import spool as spool_module
 from finetune_operator.backends.artifacts import Weights, deliver, from_api, from_url
-from finetune_operator.backends.failures import Blocked, Permanent, Refused, Transient, UpstreamError
+from finetune_operator.backends.errors import Blocked, Permanent, Refused, Transient, UpstreamError
 from finetune_operator.backends.spool import Disk
 from finetune_operator.backends.stores import s3
 from tests.upstream.hub import Hub

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.calls import Api
-from finetune_operator.backends.failures import Refused, Transient
+from finetune_operator.backends.errors import Refused, Transient
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.http import Client
 from tests.upstream.fakes.bfl import BflFake

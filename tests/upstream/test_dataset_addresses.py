@@ -9,7 +9,7 @@ import pytest
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples
-from finetune_operator.backends.failures import Refused, UpstreamError
+from finetune_operator.backends.errors import Refused, UpstreamError
 from tests.upstream.kits import PICTURES, client, kit_of, png, run_of
 from tests.upstream.web import Site, redirecting, serving
 

@@ -13,7 +13,7 @@ import pytest
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples, originals
-from finetune_operator.backends.failures import Blocked, Permanent, Transient
+from finetune_operator.backends.errors import Blocked, Permanent, Transient
 from finetune_operator.backends.spool import Disk
 from tests.upstream.archives import ONE, broken_crc, encrypted, lying_about_size, overlapping, symlinked, twice
 from tests.upstream.kits import PAIRS, PICTURES, RECORDINGS, client, kit_of, parquet, png, run_of, wav, zipped

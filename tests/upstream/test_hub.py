@@ -14,7 +14,7 @@ import pytest
 from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
-from finetune_operator.backends.failures import Blocked, Permanent, UpstreamError
+from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.spool import Stored
 from finetune_operator.backends.stores.hub import Hub as Client
 from finetune_operator.backends.stores.hub import Upload

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from finetune_operator.backends.bfl import BflUpstream
-from finetune_operator.backends.failures import AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
+from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.octoai import OctoAiUpstream
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs
 from tests.upstream.bench import MARKER, bench, picture, wave

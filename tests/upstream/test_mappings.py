@@ -23,11 +23,11 @@ from finetune_operator.backends import (
 )
 from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.bfl import BflUpstream
-from finetune_operator.backends.failures import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
+from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
 from finetune_operator.backends.upstream import Sighting
 from tests.upstream import runs

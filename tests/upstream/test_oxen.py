@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from finetune_operator.backends import oxen_states
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     Ambiguous,
     AuthFailed,
     Gone,
@@ -23,7 +23,7 @@ from finetune_operator.backends.failures import (
     UpstreamError,
 )
 from finetune_operator.backends.oxen import OxenUpstream
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import MARKER, Bench, bench, picture
 from tests.upstream.exchange import Exchange
 from tests.upstream.fakes.faults import Kind

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
-from finetune_operator.backends.failures import Blocked, Permanent, UpstreamError
+from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.spool import Spool, Stored
 from finetune_operator.backends.stores import s3
 from finetune_operator.backends.stores.s3 import PART_BYTES, Bucket, Place

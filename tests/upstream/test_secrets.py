@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.backends.failures import UpstreamError, failure_of
+from finetune_operator.backends.errors import UpstreamError, failure_of
 from tests.upstream.fakes.faults import Kind
 from tests.upstream.life import CASES
 from tests.upstream.test_odd_answers import STEPS_OF, living, whole_life

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from finetune_operator.backends.datasets.prepare import examples
-from finetune_operator.backends.failures import Permanent, Transient
+from finetune_operator.backends.errors import Permanent, Transient
 from finetune_operator.backends.pace import keeping_pace
 from finetune_operator.backends.spool import Disk, Spool
 from tests.upstream.kits import PICTURES, client, kit_of, png, run_of

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from finetune_operator.backends.bfl import BflUpstream
-from finetune_operator.backends.failures import Gone, Permanent, RateLimited, Rejected, Transient, UpstreamError
+from finetune_operator.backends.errors import Gone, Permanent, RateLimited, Rejected, Transient, UpstreamError
 from finetune_operator.backends.octoai import OctoAiUpstream
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs
 from tests.upstream.bench import Bench, bench

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     Ambiguous,
     AuthFailed,
     Gone,

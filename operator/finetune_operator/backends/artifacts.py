@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
-from finetune_operator.backends.failures import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
+from finetune_operator.backends.errors import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
 from finetune_operator.backends.spool import Opened, Spool, Stored
 from finetune_operator.backends.stores.hub import Hub, Upload, repository_of
 from finetune_operator.backends.stores.s3 import Bucket, Place

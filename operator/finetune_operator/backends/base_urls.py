@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from finetune_operator.api.backends import UpstreamBackend
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Refused
-from finetune_operator.backends.upstream_run import Traits
+from finetune_operator.backends.errors import Refused
+from finetune_operator.backends.provider_run import Traits
 
 
 def base_url_of(backend: UpstreamBackend, traits: Traits, allowed: Collection[str]) -> str:

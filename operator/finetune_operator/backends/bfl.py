@@ -22,10 +22,10 @@ from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.failures import Gone, Rejected, UpstreamError
+from finetune_operator.backends.errors import Gone, Rejected, UpstreamError
 from finetune_operator.backends.keys import header_value
 from finetune_operator.backends.marks import bears, marked
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.spool import Spool
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 

@@ -13,7 +13,7 @@ import orjson
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import MAX_WORDS, Answer, Explain, explained, parsed
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     Ambiguous,
     Rejected,
     Transient,

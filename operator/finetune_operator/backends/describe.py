@@ -18,7 +18,7 @@ from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends import bfl, octoai_requests, scenario_requests
 from finetune_operator.backends.members import members
 from finetune_operator.backends.oxen_paths import BRANCH, folder_of, repository_path
-from finetune_operator.backends.upstream_run import Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Traits, UpstreamRun
 
 MASK: Final = "[masked]"
 MARKER: Final = "ft-xxxxxxxx-xxxxxxxxxxxx"

@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import MAX_WORDS, Answer, explained, host_of, parsed
 from finetune_operator.backends.calls import MAX_ANSWER
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     Ambiguous,
     Refused,
     Rejected,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from finetune_operator.backends.failures import Refused
+from finetune_operator.backends.errors import Refused
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -20,7 +20,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Explain, unexplained
 from finetune_operator.backends.calls import Api, Content, Form
 from finetune_operator.backends.connections import Resolve, address_of, check_address, guarded_session
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     Ambiguous,
     Refused,
     Rejected,

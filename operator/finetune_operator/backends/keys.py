@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune_operator.backends.failures import AuthFailed
+from finetune_operator.backends.errors import AuthFailed
 
 
 def header_value(credentials: Mapping[str, str], name: str) -> str:

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from finetune_operator.api.convert import to_octoai
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Rejected
-from finetune_operator.backends.upstream_run import UpstreamRun
+from finetune_operator.backends.errors import Rejected
+from finetune_operator.backends.provider_run import UpstreamRun
 
 Body = dict[str, Any]
 

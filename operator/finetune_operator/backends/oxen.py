@@ -17,7 +17,7 @@ from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
 from finetune_operator.backends.answers import Answer, plain
-from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.keys import bearer
 from finetune_operator.backends.marks import marked
 from finetune_operator.backends.oxen_paths import (
@@ -30,7 +30,7 @@ from finetune_operator.backends.oxen_paths import (
 )
 from finetune_operator.backends.oxen_uploads import upload_dataset
 from finetune_operator.backends.oxen_weights import fetch_weights
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.shapes import identifier
 from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
 

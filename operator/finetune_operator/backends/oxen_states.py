@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import plain
-from finetune_operator.backends.failures import Ambiguous
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.errors import Ambiguous
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import count, identifier, moment, number, objects, rows, timestamp
 from finetune_operator.backends.upstream import Sighting, UpstreamRun
 

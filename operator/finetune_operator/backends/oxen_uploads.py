@@ -12,7 +12,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
 from finetune_operator.backends.calls import Form
 from finetune_operator.backends.datasets.prepare import Original, originals
-from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
+from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
 from finetune_operator.backends.oxen_paths import BRANCH, backend_of, folder_of, repository_path
 from finetune_operator.backends.upstream import Kit, UpstreamRun
 

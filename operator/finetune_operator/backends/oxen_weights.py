@@ -10,7 +10,7 @@ from urllib.parse import quote
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
 from finetune_operator.backends.artifacts import Weights, deliver, from_api
-from finetune_operator.backends.failures import AuthFailed, Gone, Permanent, Rejected, Retired, Transient
+from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.oxen_paths import backend_of, repository_path
 from finetune_operator.backends.oxen_states import FILES, Place
 from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun

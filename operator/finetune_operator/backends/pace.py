@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from finetune_operator.backends.failures import Transient
+from finetune_operator.backends.errors import Transient
 
 SECONDS: Final = 60.0
 LEAST_BYTES: Final = 64 * 1024

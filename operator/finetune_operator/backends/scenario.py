@@ -19,8 +19,8 @@ from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.failures import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario_downloads import download
 from finetune_operator.backends.scenario_pictures import Attaching
 from finetune_operator.backends.scenario_requests import (

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Gone, Permanent, Rejected, Retired, Transient
+from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.scenario_requests import model_path, query
 from finetune_operator.backends.scenario_states import NoRoute, job_words
 from finetune_operator.backends.shapes import identifier

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import Example, Media
 from finetune_operator.backends.digests import file_digest
-from finetune_operator.backends.failures import Gone, Rejected, Retired, Transient
+from finetune_operator.backends.errors import Gone, Rejected, Retired, Transient
 from finetune_operator.backends.scenario_requests import image_name, model_path, query, stem
 from finetune_operator.backends.scenario_states import NoRoute, member
 from finetune_operator.backends.scenario_uploads import upload

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import Answer, plain, said
-from finetune_operator.backends.failures import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import count, identifier, number, timestamp
 from finetune_operator.backends.upstream import Sighting
 

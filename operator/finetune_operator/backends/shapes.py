@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Transient
+from finetune_operator.backends.errors import Transient
 
 MAX_IDENTIFIER: Final = 316
 """Characters of `status.upstream.id`."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.errors import Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.pace import keeping_pace
 
 if TYPE_CHECKING:

@@ -106,7 +106,7 @@ class _Reader:
 
     async def print(self, *, follow: bool, tail: int | None) -> None:
         """Raises CommandError where the provider cannot be asked."""
-        from finetune_operator.backends.failures import Transient, UpstreamError
+        from finetune_operator.backends.errors import Transient, UpstreamError
         from finetune_operator.backends.guard import AddressGuard
         from finetune_operator.backends.http import Client
         from finetune_operator.backends.redact import Redactor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.reasons import ConditionType, Phase, Reason
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.run_state import RunState, Stage
 
 Condition = dict[str, Any]
 MESSAGE_LIMIT = 4096

@@ -10,7 +10,7 @@ from cachetools import TTLCache
 
 from finetune_operator.api.base import SecretRef
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Blocked
+from finetune_operator.backends.errors import Blocked
 from finetune_operator.backends.upstream import Traits, UpstreamRun
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient

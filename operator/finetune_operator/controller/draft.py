@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from finetune_operator.api.objects import Object
-from finetune_operator.backends.protocol import RunState
+from finetune_operator.backends.run_state import RunState
 from finetune_operator.controller.conditions import ACCEPTED, Verdict
 from finetune_operator.controller.model import Action, Announcement, Observation
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from finetune_operator.api.names import API_VERSION, KIND
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.failures import Failure
+from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.job.manifest import JobDefaults
-from finetune_operator.backends.upstream_run import Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Outcome, Sighting, Step, Traits, UpstreamRun
 
 
 class Key(NamedTuple):

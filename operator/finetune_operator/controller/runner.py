@@ -20,7 +20,7 @@ from typing import Any
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.base_urls import base_url_of
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     CREDENTIALS_UNREADABLE,
     Failure,
     FailureKind,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
-from finetune_operator.backends.failures import Failure
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.errors import Failure
+from finetune_operator.backends.provider_run import Step
 from tests.api.finetunes import fine_tune
 from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, GONE, PERMANENT, RULES, TRANSIENT, Operator, World, waiting
 

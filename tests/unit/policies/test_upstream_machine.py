@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.plan import plan
 from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, GONE, PERMANENT, RULES, TRAITS, TRANSIENT, World

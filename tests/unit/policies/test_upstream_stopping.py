@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from finetune_operator.backends.failures import Failure
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.errors import Failure
+from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.policies.upstream.stopping import LATE_ATTEMPTS
 from tests.api.finetunes import fine_tune
 from tests.unit.policies.test_upstream_life import ALL, TRUSTED, condition, look, run_on, running, until

@@ -22,7 +22,7 @@ from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.process import read_in_child
 from finetune_operator.backends.datasets.reader import MAX_CAPTION
 from finetune_operator.backends.datasets.sources import Source, source_of
-from finetune_operator.backends.failures import (
+from finetune_operator.backends.errors import (
     AuthFailed,
     Blocked,
     Gone,

@@ -16,7 +16,7 @@ import finetune_operator
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.worker import MAX_RESULT, MEMORY_BYTES, PROCESSOR_SECONDS, REQUEST, RESULT
-from finetune_operator.backends.failures import Permanent, Transient
+from finetune_operator.backends.errors import Permanent, Transient
 
 MODULE: Final = "finetune_operator.backends.datasets.worker"
 WALL_SECONDS: Final = 900.0

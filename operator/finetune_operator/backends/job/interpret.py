@@ -20,7 +20,7 @@ from finetune_operator.backends.job.diagnose import (
     waiting,
 )
 from finetune_operator.backends.job.workload import why_it_waits
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.run_state import RunState, Stage
 
 SUSPENDED_BY_SPEC_ANNOTATION = "finetune.dev/suspended-by-spec"
 """On a Job that we suspended: nobody else's suspension is ever lifted by us."""

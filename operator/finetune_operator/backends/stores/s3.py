@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
-from finetune_operator.backends.failures import Blocked, Permanent, Transient, UpstreamError
+from finetune_operator.backends.errors import Blocked, Permanent, Transient, UpstreamError
 from finetune_operator.backends.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import carried_parameters, interpret, settling
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator.api.reasons import Phase
-from finetune_operator.backends.protocol import Stage
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import CONTINUE, Draft
 from finetune_operator.controller.model import Observation, Rules
 from finetune_operator.controller.times import seconds_since

@@ -7,7 +7,7 @@ from typing import Any
 from finetune_operator.api.names import QUEUE_LABEL
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation, Patch
 from finetune_operator.controller.policies.ownership import is_ours

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.failures import Failure, FailureKind
-from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.upstream_run import Step, Traits
+from finetune_operator.backends.errors import Failure, FailureKind
+from finetune_operator.backends.provider_run import Step, Traits
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import STOP, Draft
 from finetune_operator.controller.model import Ended, Finalize, Observation

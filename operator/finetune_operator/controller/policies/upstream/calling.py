@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Call, Observation
 from finetune_operator.controller.policies.upstream.pace import wait_left

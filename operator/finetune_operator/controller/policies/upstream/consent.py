@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.backends.upstream_run import Step, UpstreamRun
+from finetune_operator.backends.provider_run import Step, UpstreamRun
 
 _ATTEMPTS = {Step.CREATE: "attempt", Step.START: "starting"}
 

@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import Enum, auto
 
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION
-from finetune_operator.backends.failures import FailureKind
-from finetune_operator.backends.upstream_run import Step, Traits
+from finetune_operator.backends.errors import FailureKind
+from finetune_operator.backends.provider_run import Step, Traits
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.upstream.calling import call

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_operator.api.reasons import ConditionType, Reason
-from finetune_operator.backends.failures import Failure, FailureKind
-from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.upstream_run import Fetched, Step, Traits
+from finetune_operator.backends.errors import Failure, FailureKind
+from finetune_operator.backends.provider_run import Fetched, Step, Traits
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Ended, Observation

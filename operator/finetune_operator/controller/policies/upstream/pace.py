@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_operator.backends.failures import FailureKind
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.errors import FailureKind
+from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.model import Ended, Observation
 
 _SLOWEST = 4.0

@@ -18,7 +18,7 @@ from typing import Any
 from finetune_operator.api.backends import BackendSpec, UpstreamBackend
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION
 from finetune_operator.api.objects import Object
-from finetune_operator.backends.upstream_run import Outcome, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Outcome, Step, Traits, UpstreamRun
 from finetune_operator.controller.draft import CONTINUE, Draft
 from finetune_operator.controller.model import Ended, FineTune, Observation
 from finetune_operator.controller.times import parse, stamp

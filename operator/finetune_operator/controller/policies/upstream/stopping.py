@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from finetune_operator.backends.failures import CREDENTIALS_UNREADABLE, FailureKind
-from finetune_operator.backends.protocol import Stage
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.errors import CREDENTIALS_UNREADABLE, FailureKind
+from finetune_operator.backends.provider_run import Step
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Call, Observation
 from finetune_operator.controller.policies.upstream.calling import UNHURRIED, interrupt

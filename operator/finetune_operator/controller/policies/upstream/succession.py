@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.protocol import RunState, Stage
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Announcement, Finalize, Observation

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.protocol import RunState, Stage
-from finetune_operator.backends.upstream_run import Step
+from finetune_operator.backends.provider_run import Step
+from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.upstream.record import record_of, traits_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_operator.api.backends import UpstreamBackend
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.protocol import RunState
+from finetune_operator.backends.run_state import RunState
 
 
 class Step(StrEnum):
