@@ -18,8 +18,9 @@ from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.http import Client
+from finetune_operator.backends.provider_run import Outcome, Sighting, UpstreamRun
 from finetune_operator.backends.redact import Redactor
-from finetune_operator.backends.upstream import Kit, Outcome, Sighting, Upstream, UpstreamRun
+from finetune_operator.backends.upstream import Kit, Upstream
 
 MARKER = "ft-8d3b61f2-0123456789ab"
 BUCKET = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "dataset-secret"}

@@ -21,9 +21,10 @@ from finetune_operator.backends.connections import Resolve
 from finetune_operator.backends.datasets.needs import Kind, Needs
 from finetune_operator.backends.guard import AddressGuard
 from finetune_operator.backends.http import Client
+from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
-from finetune_operator.backends.upstream import Kit, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 PICTURES = Needs(
     kind=Kind.PICTURES, formats=("png", "jpeg", "webp"), image_column="image", caption_column="caption", max_examples=50

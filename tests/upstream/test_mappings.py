@@ -27,9 +27,9 @@ from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanL
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream
+from finetune_operator.backends.provider_run import Sighting
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
-from finetune_operator.backends.upstream import Sighting
 from tests.upstream import runs
 from tests.upstream.bench import MARKER, run_of
 from tests.upstream.fakes.scenario_bodies import Parameters

@@ -25,9 +25,10 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Gone, Rejected, UpstreamError
 from finetune_operator.backends.keys import header_value
 from finetune_operator.backends.marks import bears, marked
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.spool import Spool
-from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 TRAITS: Final = Traits(
     name="bfl",

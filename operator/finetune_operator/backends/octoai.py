@@ -29,8 +29,9 @@ from finetune_operator.backends.octoai_requests import (
     unpacked,
 )
 from finetune_operator.backends.octoai_states import sighting_of, word_of
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.shapes import identifier
-from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 TRAITS: Final = Traits(
     name="octoai",

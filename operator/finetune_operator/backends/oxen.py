@@ -30,9 +30,10 @@ from finetune_operator.backends.oxen_paths import (
 )
 from finetune_operator.backends.oxen_uploads import upload_dataset
 from finetune_operator.backends.oxen_weights import fetch_weights
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.shapes import identifier
-from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 TRAITS: Final = Traits(
     name="oxen",

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from finetune_operator.api.backends import Oxen
 from finetune_operator.backends import oxen_states
 from finetune_operator.backends.marks import bears
-from finetune_operator.backends.upstream import UpstreamRun
+from finetune_operator.backends.provider_run import UpstreamRun
 
 BRANCH: Final = "main"
 

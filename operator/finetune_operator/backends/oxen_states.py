@@ -10,9 +10,9 @@ from typing import Any, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.answers import plain
 from finetune_operator.backends.errors import Ambiguous
+from finetune_operator.backends.provider_run import Sighting, UpstreamRun
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import count, identifier, moment, number, objects, rows, timestamp
-from finetune_operator.backends.upstream import Sighting, UpstreamRun
 
 FILES: Final = (".safetensors", ".json", ".bin", ".gguf", ".pt", ".zip")
 CLOCK_SLACK: Final = timedelta(minutes=5)

@@ -14,7 +14,8 @@ from finetune_operator.backends.calls import Form
 from finetune_operator.backends.datasets.prepare import Original, originals
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
 from finetune_operator.backends.oxen_paths import BRANCH, backend_of, folder_of, repository_path
-from finetune_operator.backends.upstream import Kit, UpstreamRun
+from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 MEDIA: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".webm")

@@ -13,7 +13,8 @@ from finetune_operator.backends.artifacts import Weights, deliver, from_api
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.oxen_paths import backend_of, repository_path
 from finetune_operator.backends.oxen_states import FILES, Place
-from finetune_operator.backends.upstream import Fetched, Kit, UpstreamRun
+from finetune_operator.backends.provider_run import Fetched, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 DOCUMENTED: Final = "model.safetensors"
 """`models/<name>/model.safetensors`, where a service lists no folders."""

@@ -20,6 +20,7 @@ from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario_downloads import download
 from finetune_operator.backends.scenario_pictures import Attaching
@@ -34,7 +35,7 @@ from finetune_operator.backends.scenario_requests import (
 )
 from finetune_operator.backends.scenario_states import NoRoute, explain, member, sighting_of
 from finetune_operator.backends.shapes import identifier, number, rows
-from finetune_operator.backends.upstream import Fetched, Kit, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 Body = dict[str, Any]
 

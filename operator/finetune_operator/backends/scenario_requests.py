@@ -14,8 +14,8 @@ from finetune_operator.api.backends import Scenario
 from finetune_operator.api.convert import to_scenario
 from finetune_operator.backends.keys import bearer
 from finetune_operator.backends.marks import bears, marked
+from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.redact import basic
-from finetune_operator.backends.upstream import UpstreamRun
 
 Body = dict[str, Any]
 

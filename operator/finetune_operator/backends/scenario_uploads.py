@@ -11,9 +11,10 @@ from finetune_operator.backends.answers import plain
 from finetune_operator.backends.datasets.prepare import Media
 from finetune_operator.backends.digests import chunks
 from finetune_operator.backends.errors import Rejected, Transient
+from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.scenario_requests import query
 from finetune_operator.backends.shapes import count, identifier, objects
-from finetune_operator.backends.upstream import Kit, UpstreamRun
+from finetune_operator.backends.upstream import Kit
 
 PART_BYTES: Final = 16 * 2**20
 ROUNDS: Final = 150

@@ -21,14 +21,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.errors import UpstreamError
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Traits, UpstreamRun
 from finetune_operator.backends.spool import Disk
 
 if TYPE_CHECKING:
     from finetune_operator.backends.calls import Api
     from finetune_operator.backends.fetcher import Fetcher
-
-__all__ = ["Fetched", "Kit", "Outcome", "Sighting", "Step", "Traits", "Upstream", "UpstreamRun"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

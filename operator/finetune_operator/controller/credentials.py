@@ -11,7 +11,7 @@ from cachetools import TTLCache
 from finetune_operator.api.base import SecretRef
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Blocked
-from finetune_operator.backends.upstream import Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Traits, UpstreamRun
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFound

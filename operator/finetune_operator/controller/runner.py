@@ -29,9 +29,10 @@ from finetune_operator.backends.errors import (
     failure_of,
 )
 from finetune_operator.backends.http import Client
+from finetune_operator.backends.provider_run import Outcome, Sighting, Step, UpstreamRun
 from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
-from finetune_operator.backends.upstream import Kit, Outcome, Sighting, Step, Upstream, UpstreamRun
+from finetune_operator.backends.upstream import Kit, Upstream
 from finetune_operator.controller.credentials import Credentials, SecretMissing
 from finetune_operator.controller.model import Ended, Key, UpstreamView
 from finetune_operator.controller.policies.upstream.consent import objection
