@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from finetune_operator import endpoint
-from finetune_operator.backends.guard import AddressGuard
-from finetune_operator.backends.http import Client
+from finetune_operator.backends.http.address_guard import AddressGuard
+from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.members import members
 from finetune_operator.backends.spool import Disk

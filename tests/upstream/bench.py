@@ -16,10 +16,12 @@ from PIL import Image
 
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.guard import AddressGuard
-from finetune_operator.backends.http import Client
+from finetune_operator.backends.http.address_guard import AddressGuard
+from finetune_operator.backends.http.api import Api
+from finetune_operator.backends.http.client import Client
+from finetune_operator.backends.http.fetcher import Fetcher
+from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import Outcome, Sighting, UpstreamRun
-from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.upstream import Kit, Upstream
 
 MARKER = "ft-8d3b61f2-0123456789ab"
@@ -113,13 +115,18 @@ class Bench:
         """One call with a fresh kit; what it teaches is kept."""
         headers = self.provider.headers(self.credentials)
         redact = Redactor([*self.credentials.values(), *headers.values()])
-        api = self.client.api(
-            self.provider.traits.title, self.base_url, headers, redact=redact, explain=self.provider.explain
+        api = Api(
+            self.client,
+            self.provider.traits.title,
+            self.base_url,
+            headers,
+            redact=redact,
+            explain=self.provider.explain,
         )
         with tempfile.TemporaryDirectory() as spool:
             kit = Kit(
                 api=api,
-                fetcher=self.client.fetcher(redact),
+                fetcher=Fetcher(self.client, redact),
                 credentials=self.credentials,
                 dataset_credentials=self.store.secret(),
                 output_credentials=self.store.secret(),

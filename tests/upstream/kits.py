@@ -17,12 +17,14 @@ import pyarrow.parquet
 
 from finetune_operator.api.backends import Bfl
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.connections import Resolve
 from finetune_operator.backends.datasets.needs import Kind, Needs
-from finetune_operator.backends.guard import AddressGuard
-from finetune_operator.backends.http import Client
+from finetune_operator.backends.http.address_guard import AddressGuard
+from finetune_operator.backends.http.api import Api
+from finetune_operator.backends.http.client import Client
+from finetune_operator.backends.http.connections import Resolve
+from finetune_operator.backends.http.fetcher import Fetcher
+from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
 from finetune_operator.backends.upstream import Kit
 
@@ -63,8 +65,8 @@ def kit_of(
     spool.mkdir(parents=True, exist_ok=True)
     values = [*(dataset or {}).values(), *(output or {}).values()]
     return Kit(
-        api=client.api("Provider", api_url, {}),
-        fetcher=client.fetcher(Redactor(values)),
+        api=Api(client, "Provider", api_url, {}),
+        fetcher=Fetcher(client, Redactor(values)),
         credentials={},
         dataset_credentials=dataset or {},
         output_credentials=output or {},

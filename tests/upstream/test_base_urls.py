@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.calls import Api
 from finetune_operator.backends.errors import Refused, Transient
-from finetune_operator.backends.guard import AddressGuard
-from finetune_operator.backends.http import Client
+from finetune_operator.backends.http.address_guard import AddressGuard
+from finetune_operator.backends.http.api import Api
+from finetune_operator.backends.http.client import Client
 from tests.upstream.fakes.bfl import BflFake
 from tests.upstream.test_dataset_addresses import Names
 
@@ -23,7 +23,7 @@ async def api_at(base_url: str, names: Names) -> AsyncIterator[Api]:
     """A provider whose base URL the administrator has allowed."""
     client = Client(AddressGuard(base_urls=[base_url]), resolve=names, timeout=3)
     try:
-        yield client.api("Provider", base_url, {"x-key": "bfl-test-key"})
+        yield Api(client, "Provider", base_url, {"x-key": "bfl-test-key"})
     finally:
         await client.close()
 

@@ -15,6 +15,7 @@ from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
+from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.spool import Stored
 from finetune_operator.backends.stores.hub import Hub as Client
 from finetune_operator.backends.stores.hub import Upload
@@ -74,7 +75,7 @@ async def test_a_commit_of_everything_at_once(there: bool, hub: Hub, tmp_path: P
     repository = Repository.of("hf://org/name/run-1", "models")
     uploads = [Upload(f"run-1/{name}", stored(tmp_path, name, data)) for name, data in FILES.items()]
     async with client([hub.site.host, hub.storage.host]) as http:
-        target = Client(http.fetcher(), secret(hub))
+        target = Client(Fetcher(http), secret(hub))
         for _ in range(2):  # an operator that was killed does it again
             await target.commit(repository, uploads, "hello")
     found = hub.repositories["models/org/name"]
@@ -140,7 +141,7 @@ async def test_what_is_wrong_is_said(
 async def test_a_wrong_token(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["models/org/name"] = {}
     async with client([hub.site.host, hub.storage.host]) as http:
-        target = Client(http.fetcher(), {**secret(hub), "HF_TOKEN": "hf_another"})
+        target = Client(Fetcher(http), {**secret(hub), "HF_TOKEN": "hf_another"})
         with pytest.raises(Blocked, match="Invalid credentials"):
             await target.commit(Repository.of("hf://org/name", "models"), [], "hello")
 
@@ -165,6 +166,6 @@ async def test_a_following_page_elsewhere_is_not_asked_for(tmp_path: Path) -> No
             return web.json_response([], headers={"Link": f'<{other.url("/x")}>; rel="next"'})
 
         site.files["/api/datasets/a/b/tree/main"] = page
-        target = Client(http.fetcher(), {"HF_ENDPOINT": site.url(), "HF_TOKEN": "hf_secretToken123"})
+        target = Client(Fetcher(http), {"HF_ENDPOINT": site.url(), "HF_TOKEN": "hf_secretToken123"})
         assert await target.files(Repository.of("hf://datasets/a/b", "datasets")) == []
     assert not other.requests

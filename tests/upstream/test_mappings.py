@@ -21,9 +21,9 @@ from finetune_operator.backends import (
     scenario_requests,
     scenario_states,
 )
-from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.bfl import BflUpstream
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
+from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream

@@ -12,6 +12,7 @@ import pytest
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
+from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
 from finetune_operator.backends.stores import s3
 from finetune_operator.backends.stores.s3 import PART_BYTES, Bucket, Place
@@ -34,7 +35,7 @@ def stored(path: Path, data: bytes) -> Stored:
 async def put(server: S3Server, folder: Path, objects: dict[str, bytes]) -> None:
     async with client([server.host]) as http:
         for key, data in objects.items():
-            await Bucket(http.fetcher(), server.secret).upload(Place("bucket", key), stored(folder / "up", data))
+            await Bucket(Fetcher(http), server.secret).upload(Place("bucket", key), stored(folder / "up", data))
 
 
 KEYS = ["plain.bin", "with space & plus+.bin", "ünï/çödé/日本.bin", "a=b/c?d#e.bin", "tilde~/(1)'!*.bin", "%41.bin"]
@@ -46,7 +47,7 @@ async def test_every_key_goes_there_and_back(key: str, server: S3Server, tmp_pat
     assert base64.b64decode(str(server.ask("get_object", Bucket="bucket", Key=key)["Body"])) == key.encode()
     async with client([server.host]) as http:
         with Spool(tmp_path) as spool:
-            found = await Bucket(http.fetcher(), server.secret).download(Place("bucket", key), spool)
+            found = await Bucket(Fetcher(http), server.secret).download(Place("bucket", key), spool)
             assert found.path.read_bytes() == key.encode()
 
 
@@ -65,7 +66,7 @@ async def test_listings_have_pages(server: S3Server, tmp_path: Path, monkeypatch
     monkeypatch.setattr(s3, "PAGE_KEYS", 3)
     names = [f"many/{number:04d}" for number in range(8)]
     async with client([server.host]) as http:
-        bucket, empty = Bucket(http.fetcher(), server.secret), stored(tmp_path / "x", b"x")
+        bucket, empty = Bucket(Fetcher(http), server.secret), stored(tmp_path / "x", b"x")
         for name in names:
             await bucket.upload(Place("bucket", name), empty)
         found = await bucket.keys(Place("bucket", "many/"))
@@ -153,7 +154,7 @@ async def test_a_hostile_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     more = b"<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
     endless = b"<ListBucketResult>" + more + b"</ListBucketResult>"
     async with serving(Site()) as site, client([site.host]) as http:
-        bucket = Bucket(http.fetcher(), {"AWS_ENDPOINT_URL": site.url()})
+        bucket = Bucket(Fetcher(http), {"AWS_ENDPOINT_URL": site.url()})
         for body, words in ((entities, "entities"), (b"{}", "no XML"), (b"", "no XML")):
             site.files["/bucket"] = body
             with pytest.raises(UpstreamError, match=words):
@@ -180,7 +181,7 @@ async def test_a_bucket_of_another_region_is_named(tmp_path: Path) -> None:
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/bucket"] = elsewhere
         bucket = Bucket(
-            http.fetcher(),
+            Fetcher(http),
             {"AWS_ENDPOINT_URL": site.url(), "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
         )
         with pytest.raises(Blocked, match="put AWS_REGION: eu-central-1 into the Secret"):

@@ -12,7 +12,8 @@ from aiohttp import web
 
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.errors import Permanent, Transient
-from finetune_operator.backends.pace import keeping_pace
+from finetune_operator.backends.http.fetcher import Fetcher
+from finetune_operator.backends.http.min_throughput import keeping_pace
 from finetune_operator.backends.spool import Disk, Spool
 from tests.upstream.kits import PICTURES, client, kit_of, png, run_of
 from tests.upstream.web import Site, serving
@@ -61,7 +62,7 @@ async def test_a_changed_file_is_not_patched_together(tmp_path: Path) -> None:
         site.files["/x"] = answer
         disk = Disk(10_000_000)
         with Spool(tmp_path, disk) as spool:
-            stored = await spool.download(http.fetcher(), site.url("/x"), "x")
+            stored = await spool.download(Fetcher(http), site.url("/x"), "x")
             assert stored.path.read_bytes() == versions[1]
             assert disk.used == stored.size == 3_000_000
     assert asked == [None, '"0"']
@@ -76,7 +77,7 @@ async def test_a_compressed_answer_is_refused(tmp_path: Path) -> None:
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/x"] = answer
         with Spool(tmp_path) as spool, pytest.raises(Permanent, match="compressed"):
-            await spool.download(http.fetcher(), site.url("/x"), "x")
+            await spool.download(Fetcher(http), site.url("/x"), "x")
 
 
 def workers() -> dict[int, dict[str, str]]:

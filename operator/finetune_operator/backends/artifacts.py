@@ -24,7 +24,7 @@ from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name
 
 if TYPE_CHECKING:
-    from finetune_operator.backends.http import Streamed
+    from finetune_operator.backends.http.client import Streamed
 
 SUMMARY: Final = "Add the result of FineTune {namespace}/{name}, run {run}"
 

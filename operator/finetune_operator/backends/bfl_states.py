@@ -8,8 +8,8 @@ from typing import Any, Final
 import orjson
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import plain
 from finetune_operator.backends.errors import Ambiguous
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Sighting
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import identifier, items, number, rows

@@ -14,8 +14,8 @@ UpstreamError
 │   └── Retired        the provider has closed this endpoint
 └── Gone           404 or 410 for something that was there
 
-Messages hold the provider's own words; whoever raises one outside `http.py` must not put a credential into it. The
-runner redacts them once more.
+Messages hold the provider's own words; whoever raises one outside `http/client.py` must not put a credential into it.
+The runner redacts them once more.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from finetune_operator.api.backends import OctoAi
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.artifacts import deliver
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
-from finetune_operator.backends.keys import bearer
+from finetune_operator.backends.http.auth import bearer
+from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.octoai_assets import judged, lora_weights, pages, upload_pictures
 from finetune_operator.backends.octoai_requests import (
     bears_name,

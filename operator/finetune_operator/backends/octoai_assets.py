@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import plain
 from finetune_operator.backends.artifacts import Weights, from_url
 from finetune_operator.backends.datasets.prepare import Example, examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import chunks, file_digest
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.octoai_requests import Body, asset_name, asset_path, asset_request, lora_file
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.shapes import identifier, rows

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
-from finetune_operator.backends.answers import plain
 from finetune_operator.backends.errors import Gone
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Sighting
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import identifiers, texts, timestamp

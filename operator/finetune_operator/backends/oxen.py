@@ -16,9 +16,9 @@ from cachetools import LRUCache
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
-from finetune_operator.backends.answers import Answer, plain
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
-from finetune_operator.backends.keys import bearer
+from finetune_operator.backends.http.auth import bearer
+from finetune_operator.backends.http.responses import Answer, plain
 from finetune_operator.backends.marks import marked
 from finetune_operator.backends.oxen_paths import (
     backend_of,

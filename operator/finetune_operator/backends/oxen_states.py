@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import plain
 from finetune_operator.backends.errors import Ambiguous
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Sighting, UpstreamRun
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import count, identifier, moment, number, objects, rows, timestamp

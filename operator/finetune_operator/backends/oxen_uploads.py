@@ -10,9 +10,9 @@ from urllib.parse import quote
 from finetune_operator.api.backends import Oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends import oxen_states
-from finetune_operator.backends.calls import Form
 from finetune_operator.backends.datasets.prepare import Original, originals
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
+from finetune_operator.backends.http.client import Form
 from finetune_operator.backends.oxen_paths import BRANCH, backend_of, folder_of, repository_path
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.upstream import Kit

@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario_downloads import download

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import Answer, plain, said
 from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
+from finetune_operator.backends.http.responses import Answer, plain, said
 from finetune_operator.backends.provider_run import Sighting
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.backends.shapes import count, identifier, number, timestamp

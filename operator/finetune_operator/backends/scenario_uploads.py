@@ -7,10 +7,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import plain
 from finetune_operator.backends.datasets.prepare import Media
 from finetune_operator.backends.digests import chunks
 from finetune_operator.backends.errors import Rejected, Transient
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.scenario_requests import query
 from finetune_operator.backends.shapes import count, identifier, objects

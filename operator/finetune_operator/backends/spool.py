@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Permanent, Rejected, Transient, UpstreamError
-from finetune_operator.backends.pace import keeping_pace
+from finetune_operator.backends.http.min_throughput import keeping_pace
 
 if TYPE_CHECKING:
-    from finetune_operator.backends.fetcher import Fetcher
-    from finetune_operator.backends.http import Streamed
+    from finetune_operator.backends.http.client import Streamed
+    from finetune_operator.backends.http.fetcher import Fetcher
 
 DEFAULT_LIMIT: Final = 2 * 2**30
 READERS: Final = 2

@@ -19,14 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from finetune_operator.backends.answers import Answer
 from finetune_operator.backends.errors import UpstreamError
+from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Traits, UpstreamRun
 from finetune_operator.backends.spool import Disk
 
 if TYPE_CHECKING:
-    from finetune_operator.backends.calls import Api
-    from finetune_operator.backends.fetcher import Fetcher
+    from finetune_operator.backends.http.api import Api
+    from finetune_operator.backends.http.fetcher import Fetcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Upstream(Protocol):
         """The authentication headers. Pure."""
 
     def explain(self, answer: Answer) -> UpstreamError | None:
-        """What an answer that is not 2xx means at this provider; None: the general reading (`answers.explained`)."""
+        """What an answer that is not 2xx means at this provider; None: the general reading (`responses.explained`)."""
 
     async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
         """Whatever must be there before `create` and costs nothing (uploads by deterministic names)."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from finetune_operator.backends.calls import Api
+    from finetune_operator.backends.http.api import Api
 
 DEEPEST: Final = 5
 
@@ -50,7 +50,7 @@ NO_LOG: Final[Mapping[str, str]] = {
 
 def job_lines(job: object) -> list[str]:
     """A line for each state that a job of Scenario's has been in, and its last words. Pure."""
-    from finetune_operator.backends.answers import plain
+    from finetune_operator.backends.http.responses import plain
     from finetune_operator.backends.scenario_states import job_words
     from finetune_operator.backends.shapes import objects
 

@@ -107,14 +107,15 @@ class _Reader:
     async def print(self, *, follow: bool, tail: int | None) -> None:
         """Raises CommandError where the provider cannot be asked."""
         from finetune_operator.backends.errors import Transient, UpstreamError
-        from finetune_operator.backends.guard import AddressGuard
-        from finetune_operator.backends.http import Client
-        from finetune_operator.backends.redact import Redactor
+        from finetune_operator.backends.http.address_guard import AddressGuard
+        from finetune_operator.backends.http.api import Api
+        from finetune_operator.backends.http.client import Client
+        from finetune_operator.backends.http.redact import Redactor
 
         client = Client(AddressGuard(base_urls=self._allow))
         headers = self._member.headers(self._credentials)
         redact = Redactor([*self._credentials.values(), *(value.rpartition(" ")[2] for value in headers.values())])
-        api = client.api(self._provider, self._base_url, headers, redact=redact, explain=self._member.explain)
+        api = Api(client, self._provider, self._base_url, headers, redact=redact, explain=self._member.explain)
         printed: list[str] | None = None
         try:
             while True:

@@ -28,9 +28,11 @@ from finetune_operator.backends.errors import (
     UpstreamError,
     failure_of,
 )
-from finetune_operator.backends.http import Client
+from finetune_operator.backends.http.api import Api
+from finetune_operator.backends.http.client import Client
+from finetune_operator.backends.http.fetcher import Fetcher
+from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import Outcome, Sighting, Step, UpstreamRun
-from finetune_operator.backends.redact import Redactor
 from finetune_operator.backends.spool import Disk
 from finetune_operator.backends.upstream import Kit, Upstream
 from finetune_operator.controller.credentials import Credentials, SecretMissing
@@ -228,11 +230,11 @@ class Runner:
             await self._confirm(run, step)
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
-        api = self._client.api(member.traits.title, base_url, headers, redact=redact, explain=member.explain)
+        api = Api(self._client, member.traits.title, base_url, headers, redact=redact, explain=member.explain)
         with self._spool() if step in HEAVY else nullcontext(self._nowhere) as spool:
             kit = Kit(
                 api=api,
-                fetcher=self._client.fetcher(redact),
+                fetcher=Fetcher(self._client, redact),
                 credentials=own,
                 dataset_credentials=dataset,
                 output_credentials=output,

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Permanent
-from finetune_operator.backends.fetcher import Fetcher
+from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
 from finetune_operator.backends.stores.hub import Hub, repository_of
 from finetune_operator.backends.stores.s3 import Bucket, Place

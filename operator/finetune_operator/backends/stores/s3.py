@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
 from finetune_operator.backends.errors import Blocked, Permanent, Transient, UpstreamError
-from finetune_operator.backends.fetcher import Fetcher
+from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.spool import Spool, Stored
 
 if TYPE_CHECKING:
-    from finetune_operator.backends.http import Streamed
+    from finetune_operator.backends.http.client import Streamed
 
 PART_BYTES: Final = 16 * 2**20
 MAX_PARTS: Final = 10_000

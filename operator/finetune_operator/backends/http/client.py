@@ -12,27 +12,38 @@ import io
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import BinaryIO, Final
 
 import aiohttp
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import Explain, unexplained
-from finetune_operator.backends.calls import Api, Content, Form
-from finetune_operator.backends.connections import Resolve, address_of, check_address, guarded_session
 from finetune_operator.backends.errors import (
     Ambiguous,
     Refused,
     Rejected,
     Transient,
 )
-from finetune_operator.backends.fetcher import Fetcher
-from finetune_operator.backends.guard import AddressGuard
-from finetune_operator.backends.redact import Redactor
+from finetune_operator.backends.http.address_guard import AddressGuard
+from finetune_operator.backends.http.connections import Resolve, address_of, check_address, guarded_session
 
 CHUNK: Final = 64 * 1024
 TRANSFERS: Final = 4
 """Downloads and uploads at the same time: they take long, and must not hold the API calls up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A multipart body: fields of text, then a file, which is read while it is sent."""
+
+    fields: Mapping[str, str]
+    file_field: str
+    filename: str
+    file: BinaryIO
+
+
+Content = bytes | AsyncIterator[bytes] | Form
+"""What a request carries."""
 
 
 class Streamed:
@@ -91,22 +102,6 @@ class Client:
         """Close the connections."""
         await self._kept.close()
         await self._fresh.close()
-
-    def api(
-        self,
-        title: str,
-        base_url: str,
-        headers: Mapping[str, str],
-        *,
-        redact: Redactor | None = None,
-        explain: Explain = unexplained,
-    ) -> Api:
-        """A provider's API as one FineTune sees it."""
-        return Api(self, title, base_url.rstrip("/"), dict(headers), redact or Redactor(), explain)
-
-    def fetcher(self, redact: Redactor | None = None) -> Fetcher:
-        """For addresses that users and providers name."""
-        return Fetcher(self, redact or Redactor())
 
     @asynccontextmanager
     async def api_slot(self, origin: str) -> AsyncIterator[None]:

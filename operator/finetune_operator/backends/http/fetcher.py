@@ -8,12 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import MAX_WORDS, Answer, explained, host_of, parsed
-from finetune_operator.backends.calls import MAX_ANSWER
 from finetune_operator.backends.errors import (
     Ambiguous,
     Refused,
@@ -21,10 +19,9 @@ from finetune_operator.backends.errors import (
     Transient,
     UpstreamError,
 )
-from finetune_operator.backends.redact import Redactor
-
-if TYPE_CHECKING:
-    from finetune_operator.backends.http import Client, Streamed
+from finetune_operator.backends.http.client import Client, Streamed
+from finetune_operator.backends.http.redact import Redactor
+from finetune_operator.backends.http.responses import MAX_ANSWER, MAX_WORDS, Answer, explained, host_of, parsed
 
 MAX_REDIRECTS: Final = 5
 
@@ -43,9 +40,9 @@ class Fetcher:
     """Addresses that users and providers name: https anywhere on the public internet, and what the administrator has
     permitted. Redirects are followed by hand and checked; headers do not go along to another origin."""
 
-    def __init__(self, client: Client, redact: Redactor) -> None:
+    def __init__(self, client: Client, redact: Redactor | None = None) -> None:
         self._client = client
-        self._redact = redact
+        self._redact = redact or Redactor()
 
     @asynccontextmanager
     async def open(

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from finetune_operator.backends.guard import AddressGuard
+from finetune_operator.backends.http.address_guard import AddressGuard
 
 CONNECT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 30.0

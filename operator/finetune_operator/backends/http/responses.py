@@ -25,6 +25,8 @@ from finetune_operator.backends.errors import (
     UpstreamError,
 )
 
+MAX_ANSWER: Final = 4 * 1024 * 1024
+"""Bytes of an API answer."""
 MAX_WORDS: Final = 1024
 """Characters of a provider's own message that go into a status."""
 MAX_RETRY_AFTER: Final = 3600.0

@@ -5,41 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import orjson
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.answers import MAX_WORDS, Answer, Explain, explained, parsed
 from finetune_operator.backends.errors import (
     Ambiguous,
     Rejected,
     Transient,
     UpstreamError,
 )
-from finetune_operator.backends.redact import Redactor
-
-if TYPE_CHECKING:
-    from finetune_operator.backends.http import Client, Streamed
-
-MAX_ANSWER: Final = 4 * 1024 * 1024
-"""Bytes of an API answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """A multipart body: fields of text, then a file, which is read while it is sent."""
-
-    fields: Mapping[str, str]
-    file_field: str
-    filename: str
-    file: BinaryIO
-
-
-Content = bytes | AsyncIterator[bytes] | Form
-"""What a request carries."""
+from finetune_operator.backends.http.client import Client, Content, Streamed
+from finetune_operator.backends.http.fetcher import Fetcher
+from finetune_operator.backends.http.redact import Redactor
+from finetune_operator.backends.http.responses import (
+    MAX_ANSWER,
+    MAX_WORDS,
+    Answer,
+    Explain,
+    explained,
+    parsed,
+    unexplained,
+)
 
 
 class Api:
@@ -50,15 +39,16 @@ class Api:
         client: Client,
         title: str,
         base_url: str,
-        headers: dict[str, str],
-        redact: Redactor,
-        explain: Explain,
+        headers: Mapping[str, str],
+        *,
+        redact: Redactor | None = None,
+        explain: Explain = unexplained,
     ) -> None:
         self.title = title
-        self.base_url = base_url
+        self.base_url = base_url.rstrip("/")
         self._client = client
-        self._headers = headers
-        self._redact = redact
+        self._headers = dict(headers)
+        self._redact = redact or Redactor()
         self._explain = explain
         parts = urlsplit(base_url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
@@ -131,7 +121,7 @@ class Api:
                     yield streamed
                     return
             target = urljoin(self.base_url + path, target)
-            async with self._client.fetcher(self._redact).follow("GET", target, self.title) as followed:
+            async with Fetcher(self._client, self._redact).follow("GET", target, self.title) as followed:
                 yield followed
 
     async def _complete(self, streamed: Streamed, harmless: bool) -> Answer:
