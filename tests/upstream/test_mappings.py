@@ -24,10 +24,10 @@ from finetune_operator.backends import (
 from finetune_operator.backends.bfl import BflUpstream
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.providers.marker import bears, marked
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs

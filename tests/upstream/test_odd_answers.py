@@ -17,8 +17,8 @@ import pytest
 
 from finetune_operator.api.status import FineTuneStatus
 from finetune_operator.backends.errors import UpstreamError
-from finetune_operator.backends.members import members
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting
+from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import Bench, bench
 from tests.upstream.fakes.server import Fake

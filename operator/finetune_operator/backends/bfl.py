@@ -24,11 +24,11 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Gone, Rejected, UpstreamError
 from finetune_operator.backends.http.auth import header_value
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.providers.marker import bears, marked
+from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.spool import Spool
-from finetune_operator.backends.upstream import Kit
 
 TRAITS: Final = Traits(
     name="bfl",
@@ -63,7 +63,7 @@ def finetune_request(run: UpstreamRun) -> dict[str, Any]:
 
 
 class BflUpstream:
-    """BFL behind the protocol of `upstream.py`. Remembers which comment which run has: that never changes."""
+    """BFL behind the protocol of `providers/protocol.py`. Remembers which comment which run has: that never changes."""
 
     traits = TRAITS
 

@@ -11,8 +11,8 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.providers.json_values import identifier, items, number, rows
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.backends.shapes import identifier, items, number, rows
 
 ERRORS_TO_FAIL: Final = 3
 """A run that is just beginning may say Error for a moment: only so many in a row are a failure."""

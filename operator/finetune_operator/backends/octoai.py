@@ -30,8 +30,8 @@ from finetune_operator.backends.octoai_requests import (
 )
 from finetune_operator.backends.octoai_states import sighting_of, word_of
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
-from finetune_operator.backends.shapes import identifier
-from finetune_operator.backends.upstream import Kit
+from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.protocol import Kit
 
 TRAITS: Final = Traits(
     name="octoai",
@@ -54,7 +54,7 @@ CONFLICT: Final = 409
 
 
 class OctoAiUpstream:
-    """A service with OctoAI's API behind the protocol of `upstream.py`."""
+    """A service with OctoAI's API behind the protocol of `providers/protocol.py`."""
 
     traits = TRAITS
 

@@ -15,8 +15,8 @@ from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.octoai_requests import Body, asset_name, asset_path, asset_request, lora_file
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.shapes import identifier, rows
-from finetune_operator.backends.upstream import Kit
+from finetune_operator.backends.providers.json_values import identifier, rows
+from finetune_operator.backends.providers.protocol import Kit
 
 FORMATS: Final = ("jpeg", "png")
 """What an asset of type file may be, of the formats that pictures come in."""

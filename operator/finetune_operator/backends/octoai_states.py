@@ -10,8 +10,8 @@ from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.errors import Gone
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.providers.json_values import identifiers, texts, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.backends.shapes import identifiers, texts, timestamp
 
 MAX_DATA: Final = 4000
 """Characters of one text in `status.upstream.data`."""

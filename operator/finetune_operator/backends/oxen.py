@@ -19,7 +19,6 @@ from finetune_operator.backends import oxen_states
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import Answer, plain
-from finetune_operator.backends.marks import marked
 from finetune_operator.backends.oxen_paths import (
     backend_of,
     bears_marker,
@@ -31,9 +30,10 @@ from finetune_operator.backends.oxen_paths import (
 from finetune_operator.backends.oxen_uploads import upload_dataset
 from finetune_operator.backends.oxen_weights import fetch_weights
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.marker import marked
+from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.shapes import identifier
-from finetune_operator.backends.upstream import Kit
 
 TRAITS: Final = Traits(
     name="oxen",
@@ -55,7 +55,7 @@ REMEMBERED: Final = 10_000
 
 
 class OxenUpstream:
-    """Oxen behind the protocol of `upstream.py`. Remembers the last sightings of running fine-tunes."""
+    """Oxen behind the protocol of `providers/protocol.py`. Remembers the last sightings of running fine-tunes."""
 
     traits = TRAITS
 

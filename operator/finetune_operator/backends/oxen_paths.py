@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from finetune_operator.api.backends import Oxen
 from finetune_operator.backends import oxen_states
-from finetune_operator.backends.marks import bears
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.marker import bears
 
 BRANCH: Final = "main"
 

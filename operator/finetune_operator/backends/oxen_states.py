@@ -11,8 +11,8 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Sighting, UpstreamRun
+from finetune_operator.backends.providers.json_values import count, identifier, moment, number, objects, rows, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.backends.shapes import count, identifier, moment, number, objects, rows, timestamp
 
 FILES: Final = (".safetensors", ".json", ".bin", ".gguf", ".pt", ".zip")
 CLOCK_SLACK: Final = timedelta(minutes=5)

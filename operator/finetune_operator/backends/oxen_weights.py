@@ -14,7 +14,7 @@ from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejec
 from finetune_operator.backends.oxen_paths import backend_of, repository_path
 from finetune_operator.backends.oxen_states import FILES, Place
 from finetune_operator.backends.provider_run import Fetched, UpstreamRun
-from finetune_operator.backends.upstream import Kit
+from finetune_operator.backends.providers.protocol import Kit
 
 DOCUMENTED: Final = "model.safetensors"
 """`models/<name>/model.safetensors`, where a service lists no folders."""

@@ -21,6 +21,8 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.providers.json_values import identifier, number, rows
+from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario_downloads import download
 from finetune_operator.backends.scenario_pictures import Attaching
@@ -34,8 +36,6 @@ from finetune_operator.backends.scenario_requests import (
     train_request,
 )
 from finetune_operator.backends.scenario_states import NoRoute, explain, member, sighting_of
-from finetune_operator.backends.shapes import identifier, number, rows
-from finetune_operator.backends.upstream import Kit
 
 Body = dict[str, Any]
 
@@ -59,7 +59,7 @@ UNIT: Final = "creative units"
 
 
 class ScenarioUpstream:
-    """Scenario behind the protocol of `upstream.py`."""
+    """Scenario behind the protocol of `providers/protocol.py`."""
 
     traits = TRAITS
 

@@ -11,11 +11,11 @@ from finetune_operator.backends.datasets.prepare import Example, Media
 from finetune_operator.backends.digests import file_digest
 from finetune_operator.backends.errors import Gone, Rejected, Retired, Transient
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.json_values import identifier, objects
+from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.scenario_requests import image_name, model_path, query, stem
 from finetune_operator.backends.scenario_states import NoRoute, member
 from finetune_operator.backends.scenario_uploads import upload
-from finetune_operator.backends.shapes import identifier, objects
-from finetune_operator.backends.upstream import Kit
 
 Body = dict[str, Any]
 

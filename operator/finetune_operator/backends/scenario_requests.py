@@ -14,8 +14,8 @@ from finetune_operator.api.backends import Scenario
 from finetune_operator.api.convert import to_scenario
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.redact import basic
-from finetune_operator.backends.marks import bears, marked
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.marker import bears, marked
 
 Body = dict[str, Any]
 

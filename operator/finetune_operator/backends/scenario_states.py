@@ -9,8 +9,8 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
 from finetune_operator.backends.http.responses import Answer, plain, said
 from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.providers.json_values import count, identifier, number, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.backends.shapes import count, identifier, number, timestamp
 
 Object = Mapping[str, Any]
 

@@ -12,9 +12,9 @@ from finetune_operator.backends.digests import chunks
 from finetune_operator.backends.errors import Rejected, Transient
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.json_values import count, identifier, objects
+from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.scenario_requests import query
-from finetune_operator.backends.shapes import count, identifier, objects
-from finetune_operator.backends.upstream import Kit
 
 PART_BYTES: Final = 16 * 2**20
 ROUNDS: Final = 150

@@ -95,7 +95,7 @@ def request_of(finetune: Mapping[str, Any]) -> Object:
 
 def requests_of(finetune: Mapping[str, Any]) -> str:
     """Every request that changes something at the provider, in their order, with secrets masked."""
-    from finetune_operator.backends.describe import describe_requests
+    from finetune_operator.backends.providers.dry_run import describe_requests
 
     metadata = finetune.get("metadata") or {}
     spec: FineTuneSpec = checked({"metadata": metadata, "spec": finetune.get("spec") or {}})

@@ -67,7 +67,7 @@ class _Reader:
     """The log of one run at its provider, read with the FineTune's own Secret."""
 
     def __init__(self, cluster: Cluster, finetune: Object, provider: str, allow: Sequence[str]) -> None:
-        from finetune_operator.backends.members import members
+        from finetune_operator.backends.providers.registry import members
 
         self._cluster = cluster
         self._finetune = finetune

@@ -39,6 +39,6 @@ def secret_needs(finetune: Mapping[str, Any]) -> Iterator[SecretNeed]:
 
 def provider_keys(provider: str) -> tuple[tuple[str, ...], ...]:
     """As the operator asks for them."""
-    from finetune_operator.backends.members import members
+    from finetune_operator.backends.providers.registry import members
 
     return members()[provider].traits.secret_keys

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.base_urls import base_url_of
 from finetune_operator.backends.errors import (
     CREDENTIALS_UNREADABLE,
     Failure,
@@ -33,8 +32,9 @@ from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import Outcome, Sighting, Step, UpstreamRun
+from finetune_operator.backends.providers.base_urls import base_url_of
+from finetune_operator.backends.providers.protocol import Kit, Upstream
 from finetune_operator.backends.spool import Disk
-from finetune_operator.backends.upstream import Kit, Upstream
 from finetune_operator.controller.credentials import Credentials, SecretMissing
 from finetune_operator.controller.model import Ended, Key, UpstreamView
 from finetune_operator.controller.policies.upstream.consent import objection

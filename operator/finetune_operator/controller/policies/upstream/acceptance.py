@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.base_urls import base_url_of
 from finetune_operator.backends.errors import UpstreamError
+from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation

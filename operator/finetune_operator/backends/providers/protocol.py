@@ -8,7 +8,7 @@ The life of a run, as the policies drive it (one call in flight per FineTune):
 Every call may be repeated after a crash at any moment. `prepare`, `equip`, `cancel`, `delete` and `fetch` are
 idempotent (deterministic names; what is there is left alone). `create` and `start` are made at most once by the
 policies without a look in between: `find` (by marker) before a second `create`, `poll` before a second `start`.
-Coroutines raise the errors of `errors.py` and nothing else for whatever a provider can do to them.
+Coroutines raise the errors of `backends/errors.py` and nothing else for whatever a provider can do to them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import yaml
 
 from finetune_operator.api.convert import from_bfl, from_octoai, from_oxen, from_scenario
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.describe import MARKER, MASK, Request, describe_requests
+from finetune_operator.backends.providers.dry_run import MARKER, describe_requests
+from finetune_operator.backends.providers.request import MASK, Request
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONVERSIONS = sorted(path.stem for path in (EXAMPLES / "conversion").glob("*.json"))

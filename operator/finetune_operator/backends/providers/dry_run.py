@@ -6,43 +6,20 @@ the provider's ids) stand as words in angle brackets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from finetune_operator.api.backends import Oxen, Scenario
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends import bfl, octoai_requests, scenario_requests
-from finetune_operator.backends.members import members
 from finetune_operator.backends.oxen_paths import BRANCH, folder_of, repository_path
-from finetune_operator.backends.provider_run import Traits, UpstreamRun
+from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.registry import members
+from finetune_operator.backends.providers.request import Address, Request
 
-MASK: Final = "[masked]"
 MARKER: Final = "ft-xxxxxxxx-xxxxxxxxxxxx"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request. `body`: JSON, or None. `note`: when it is sent, and whether it is billed."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: Any
-    note: str
-
-    def text(self) -> str:
-        """As a person reads it."""
-        head = [
-            f"# {self.note}",
-            f"{self.method} {self.url}",
-            *(f"{name}: {self.headers[name]}" for name in self.headers),
-        ]
-        body = [] if self.body is None else ["", json.dumps(self.body, indent=2, ensure_ascii=False)]
-        return "\n".join([*head, *body])
 
 
 def describe_requests(
@@ -69,35 +46,10 @@ def describe_requests(
         marker=MARKER,
         id=_IDS[spec.backend.kind],
     )
-    return tuple(_PROVIDERS[spec.backend.kind](run, _Address(run)))
+    return tuple(_PROVIDERS[spec.backend.kind](run, Address(run, members()[run.provider])))
 
 
-class _Address:
-    """Base URL and masked headers of a run's provider."""
-
-    def __init__(self, run: UpstreamRun) -> None:
-        member = members()[run.provider]
-        self._base = _base_url(run, member.traits)
-        keys = member.traits.secret_keys[0]
-        self._headers = {name: _masked(value) for name, value in member.headers(dict.fromkeys(keys, MASK)).items()}
-
-    def request(self, method: str, path: str, body: Any, note: str) -> Request:
-        """A request below the base URL."""
-        kind = {} if body is None else {"Content-Type": "application/json"}
-        return Request(method, self._base + path, {**self._headers, **kind}, body, note)
-
-
-def _base_url(run: UpstreamRun, traits: Traits) -> str:
-    return (run.backend.base_url or traits.base_url or "").rstrip("/")
-
-
-def _masked(header: str) -> str:
-    """`Basic abc` -> `Basic [masked]`."""
-    scheme, space, _ = header.rpartition(" ")
-    return f"{scheme}{space}{MASK}"
-
-
-def _oxen(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+def _oxen(run: UpstreamRun, address: Address) -> Iterator[Request]:
     backend = run.backend
     assert isinstance(backend, Oxen)
     assert run.spec is not None
@@ -112,7 +64,7 @@ def _oxen(run: UpstreamRun, address: _Address) -> Iterator[Request]:
     yield address.request("POST", f"{repository}/fine_tunes/{run.id}/actions/run", None, "starts it; billed")
 
 
-def _scenario(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+def _scenario(run: UpstreamRun, address: Address) -> Iterator[Request]:
     assert isinstance(run.backend, Scenario)
     project = f"?projectId={run.backend.project_id}" if run.backend.project_id else ""
     train = scenario_requests.train_request(run)
@@ -133,12 +85,12 @@ def _scenario(run: UpstreamRun, address: _Address) -> Iterator[Request]:
     yield address.request("PUT", f"{path}/train{project}", train, "trains it; billed")
 
 
-def _bfl(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+def _bfl(run: UpstreamRun, address: Address) -> Iterator[Request]:
     body = {**bfl.finetune_request(run), "file_data": "<base64 of a ZIP of the pictures and captions>"}
     yield address.request("POST", "/v1/finetune", body, "creates and starts the run; billed")
 
 
-def _octoai(run: UpstreamRun, address: _Address) -> Iterator[Request]:
+def _octoai(run: UpstreamRun, address: Address) -> Iterator[Request]:
     asset = octoai_requests.asset_request(octoai_requests.asset_name(run, 0, "<digest>"), "<png or jpeg>")
     yield address.request(
         "POST", "/v1/assets", asset, "once for each picture; its bytes go to the address in the answer"
@@ -149,7 +101,7 @@ def _octoai(run: UpstreamRun, address: _Address) -> Iterator[Request]:
 
 
 _IDS: Final = {"oxen": "<id>", "scenario": "<model>", "bfl": "<id>", "octoai": "<id>"}
-_PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, _Address], Iterator[Request]]]] = {
+_PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, Address], Iterator[Request]]]] = {
     "oxen": _oxen,
     "scenario": _scenario,
     "bfl": _bfl,
