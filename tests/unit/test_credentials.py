@@ -6,7 +6,7 @@ import asyncio
 import base64
 from typing import Any, cast
 
-from finetune_operator.backends.bfl import TRAITS
+from finetune_operator.backends.providers.bfl.provider import TRAITS
 from finetune_operator.controller import credentials
 from finetune_operator.controller.credentials import Credentials
 from finetune_operator.kube.client import KubeClient

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from finetune_operator.backends.bfl import BflUpstream
 from finetune_operator.backends.errors import Transient
 from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.provider_run import Outcome, Sighting, Step
+from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.model import Key

@@ -13,20 +13,15 @@ from hypothesis import strategies as st
 from finetune_operator.api.backends import ScenarioParameters
 from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
-from finetune_operator.backends import (
-    bfl,
-    bfl_states,
-    octoai_requests,
-    octoai_states,
-    scenario_requests,
-    scenario_states,
-)
-from finetune_operator.backends.bfl import BflUpstream
+from finetune_operator.backends import octoai_requests, octoai_states, scenario_requests, scenario_states
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.providers.bfl import provider as bfl
+from finetune_operator.backends.providers.bfl import responses as bfl_responses
+from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.marker import bears, marked
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
@@ -251,15 +246,15 @@ def test_scenario_names_stay_within_their_limits() -> None:
     ids=str,
 )
 def test_bfl_states(body: Body, data: dict[str, str], stage: Stage, reason: str) -> None:
-    state = bfl_states.sighting_of(body, data).state
+    state = bfl_responses.sighting_of(body, data).state
     assert (state.stage, state.reason) == (stage, reason)
     assert state.uncertain == (reason == UNKNOWN)
 
 
 def test_bfl_errors_are_counted_in_a_row_only() -> None:
-    assert bfl_states.sighting_of({"status": "Error"}, {"seen": "true"}).data == {"errors": "1"}
-    assert bfl_states.sighting_of({"status": "Pending"}, {"seen": "true", "errors": "2"}).data == {"errors": "0"}
-    assert bfl_states.sighting_of({"status": "Pending"}, {"seen": "true"}).data == {}
+    assert bfl_responses.sighting_of({"status": "Error"}, {"seen": "true"}).data == {"errors": "1"}
+    assert bfl_responses.sighting_of({"status": "Pending"}, {"seen": "true", "errors": "2"}).data == {"errors": "0"}
+    assert bfl_responses.sighting_of({"status": "Pending"}, {"seen": "true"}).data == {}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +269,7 @@ def test_bfl_errors_are_counted_in_a_row_only() -> None:
     ],
 )
 def test_bfl_task_not_found(known: bool, data: dict[str, str], stage: Stage | None) -> None:
-    sighting = bfl_states.sighting_of_unknown(known, data)
+    sighting = bfl_responses.sighting_of_unknown(known, data)
     assert (sighting.state.stage if sighting else None) == stage
 
 
@@ -283,7 +278,7 @@ def test_bfl_task_not_found(known: bool, data: dict[str, str], stage: Stage | No
     [({"finetune_id": "a"}, "a"), ({"id": "b"}, "b"), ({"finetune_id": None, "id": 7}, "7"), ("c", "c")],
 )
 def test_bfl_ids(body: object, found: str) -> None:
-    assert bfl_states.finetune_id(body) == found
+    assert bfl_responses.finetune_id(body) == found
 
 
 @pytest.mark.parametrize(
@@ -291,17 +286,17 @@ def test_bfl_ids(body: object, found: str) -> None:
 )
 def test_bfl_create_without_an_id_may_have_been_taken(body: object) -> None:
     with pytest.raises(Ambiguous):
-        bfl_states.finetune_id(body)
+        bfl_responses.finetune_id(body)
 
 
 def test_bfl_lists_of_any_shape() -> None:
     shapes = ["a", {"finetune_id": "b"}, {"id": "c"}, 7, None, "", {}, True]
-    assert bfl_states.listed_ids({"finetunes": shapes}) == ["a", "b", "c", "7"]
-    assert bfl_states.listed_ids({"finetunes": None}) == []
+    assert bfl_responses.listed_ids({"finetunes": shapes}) == ["a", "b", "c", "7"]
+    assert bfl_responses.listed_ids({"finetunes": None}) == []
     odd: list[Body] = [{}, {"finetunes": {}}, {"finetunes": "a"}]
     for missing in odd:
         with pytest.raises(Transient):
-            bfl_states.listed_ids(missing)
+            bfl_responses.listed_ids(missing)
 
 
 @pytest.mark.parametrize(
@@ -516,4 +511,4 @@ def _octoai(body: Body) -> Sighting:
 
 
 def _bfl(body: Body) -> Sighting:
-    return bfl_states.sighting_of(body, {})
+    return bfl_responses.sighting_of(body, {})

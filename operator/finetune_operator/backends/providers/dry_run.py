@@ -13,9 +13,10 @@ from finetune_operator.api.backends import Oxen, Scenario
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends import bfl, octoai_requests, scenario_requests
+from finetune_operator.backends import octoai_requests, scenario_requests
 from finetune_operator.backends.oxen_paths import BRANCH, folder_of, repository_path
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.bfl import dry_run as bfl
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.providers.request import Address, Request
 
@@ -85,11 +86,6 @@ def _scenario(run: UpstreamRun, address: Address) -> Iterator[Request]:
     yield address.request("PUT", f"{path}/train{project}", train, "trains it; billed")
 
 
-def _bfl(run: UpstreamRun, address: Address) -> Iterator[Request]:
-    body = {**bfl.finetune_request(run), "file_data": "<base64 of a ZIP of the pictures and captions>"}
-    yield address.request("POST", "/v1/finetune", body, "creates and starts the run; billed")
-
-
 def _octoai(run: UpstreamRun, address: Address) -> Iterator[Request]:
     asset = octoai_requests.asset_request(octoai_requests.asset_name(run, 0, "<digest>"), "<png or jpeg>")
     yield address.request(
@@ -104,6 +100,6 @@ _IDS: Final = {"oxen": "<id>", "scenario": "<model>", "bfl": "<id>", "octoai": "
 _PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, Address], Iterator[Request]]]] = {
     "oxen": _oxen,
     "scenario": _scenario,
-    "bfl": _bfl,
+    "bfl": bfl.dry_run,
     "octoai": _octoai,
 }

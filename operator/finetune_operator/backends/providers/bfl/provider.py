@@ -16,7 +16,6 @@ from cachetools import LRUCache
 
 from finetune_operator.api.backends import Bfl
 from finetune_operator.api.convert import to_bfl
-from finetune_operator.backends.bfl_states import finetune_id, listed_ids, sighting_of, sighting_of_unknown
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
@@ -25,6 +24,7 @@ from finetune_operator.backends.errors import Gone, Rejected, UpstreamError
 from finetune_operator.backends.http.auth import header_value
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.providers.bfl.responses import finetune_id, listed_ids, sighting_of, sighting_of_unknown
 from finetune_operator.backends.providers.marker import bears, marked
 from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage

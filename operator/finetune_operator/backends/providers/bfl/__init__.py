@@ -1,0 +1,1 @@
+"""Black Forest Labs: fine-tunes of FLUX."""
