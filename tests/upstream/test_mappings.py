@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from finetune_operator.api.backends import ScenarioParameters
 from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
-from finetune_operator.backends import octoai_requests, octoai_states, scenario_requests, scenario_states
+from finetune_operator.backends import scenario_requests, scenario_states
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.octoai import OctoAiUpstream
 from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.provider_run import Sighting
 from finetune_operator.backends.providers.bfl import provider as bfl
 from finetune_operator.backends.providers.bfl import responses as bfl_responses
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.marker import bears, marked
+from finetune_operator.backends.providers.octoai import requests as octoai_requests
+from finetune_operator.backends.providers.octoai import responses as octoai_responses
+from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs
@@ -313,7 +315,7 @@ def test_bfl_lists_of_any_shape() -> None:
 )
 def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
     tune = {"id": "t", "status": status, "output_lora_ids": ["asset_1"] if status == "succeeded" else []}
-    state = octoai_states.sighting_of(tune, "https://tunes.example.com").state
+    state = octoai_responses.sighting_of(tune, "https://tunes.example.com").state
     assert (state.stage, state.reason) == (stage, reason)
     assert state.uncertain == (reason == UNKNOWN)
 
@@ -321,18 +323,18 @@ def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
 def test_octoai_says_why_and_which() -> None:
     result = {"rejected_assets": ["a", "b"], "unready_assets": ["c"]}
     tune = {"id": "t", "status": "failed", "status_details": "No pictures.", "result": result}
-    message = octoai_states.sighting_of(tune, "").state.message
+    message = octoai_responses.sighting_of(tune, "").state.message
     assert message == "The tune has failed: No pictures. Rejected assets: a, b. Unready assets: c."
-    made = octoai_states.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
+    made = octoai_responses.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
     assert made.data == {"loras": "l,7"}
     assert made.state.artifacts
     assert made.state.artifacts[0] == {"name": "l", "uri": "https://x/v1/assets/l"}
     result = {"output_assets": ["m"]}
-    assert octoai_states.sighting_of({"status": "succeeded", "result": result}, "").data == {"loras": "m"}
-    nothing = octoai_states.sighting_of({"status": "succeeded", "output_lora_ids": None}, "").state
+    assert octoai_responses.sighting_of({"status": "succeeded", "result": result}, "").data == {"loras": "m"}
+    nothing = octoai_responses.sighting_of({"status": "succeeded", "output_lora_ids": None}, "").state
     assert (nothing.stage, nothing.reason) == (Stage.FAILED, "UpstreamWithoutArtifacts")
     with pytest.raises(Gone):
-        octoai_states.sighting_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
+        octoai_responses.sighting_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
 
 
 @pytest.mark.parametrize(
@@ -507,7 +509,7 @@ def _scenario(body: Body) -> Sighting:
 
 
 def _octoai(body: Body) -> Sighting:
-    return octoai_states.sighting_of(body, "")
+    return octoai_responses.sighting_of(body, "")
 
 
 def _bfl(body: Body) -> Sighting:

@@ -13,10 +13,11 @@ from finetune_operator.api.backends import Oxen, Scenario
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends import octoai_requests, scenario_requests
+from finetune_operator.backends import scenario_requests
 from finetune_operator.backends.oxen_paths import BRANCH, folder_of, repository_path
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.bfl import dry_run as bfl
+from finetune_operator.backends.providers.octoai import dry_run as octoai
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.providers.request import Address, Request
 
@@ -86,20 +87,10 @@ def _scenario(run: UpstreamRun, address: Address) -> Iterator[Request]:
     yield address.request("PUT", f"{path}/train{project}", train, "trains it; billed")
 
 
-def _octoai(run: UpstreamRun, address: Address) -> Iterator[Request]:
-    asset = octoai_requests.asset_request(octoai_requests.asset_name(run, 0, "<digest>"), "<png or jpeg>")
-    yield address.request(
-        "POST", "/v1/assets", asset, "once for each picture; its bytes go to the address in the answer"
-    )
-    yield address.request("POST", "/v1/assets/<id>/complete-upload", {}, "once for each picture")
-    tune = octoai_requests.tune_request(run, [{"file_id": "<asset>", "caption": "<caption>"}])
-    yield address.request("POST", "/v1/tune", tune, "creates and starts the tune; billed")
-
-
 _IDS: Final = {"oxen": "<id>", "scenario": "<model>", "bfl": "<id>", "octoai": "<id>"}
 _PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, Address], Iterator[Request]]]] = {
     "oxen": _oxen,
     "scenario": _scenario,
     "bfl": bfl.dry_run,
-    "octoai": _octoai,
+    "octoai": octoai.dry_run,
 }

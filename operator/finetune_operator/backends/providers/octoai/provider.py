@@ -18,8 +18,10 @@ from finetune_operator.backends.artifacts import deliver
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.octoai_assets import judged, lora_weights, pages, upload_pictures
-from finetune_operator.backends.octoai_requests import (
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.octoai.assets import judged, lora_weights, pages, upload_pictures
+from finetune_operator.backends.providers.octoai.requests import (
     bears_name,
     cleared,
     packed,
@@ -28,9 +30,7 @@ from finetune_operator.backends.octoai_requests import (
     tune_request,
     unpacked,
 )
-from finetune_operator.backends.octoai_states import sighting_of, word_of
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.octoai.responses import sighting_of, word_of
 from finetune_operator.backends.providers.protocol import Kit
 
 TRAITS: Final = Traits(

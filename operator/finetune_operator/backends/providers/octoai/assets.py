@@ -13,9 +13,9 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.digests import chunks, file_digest
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.http.responses import plain
-from finetune_operator.backends.octoai_requests import Body, asset_name, asset_path, asset_request, lora_file
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, rows
+from finetune_operator.backends.providers.octoai.requests import Body, asset_name, asset_path, asset_request, lora_file
 from finetune_operator.backends.providers.protocol import Kit
 
 FORMATS: Final = ("jpeg", "png")

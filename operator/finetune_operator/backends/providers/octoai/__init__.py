@@ -1,0 +1,1 @@
+"""OctoAI's API, which others may still serve."""
