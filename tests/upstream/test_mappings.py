@@ -16,7 +16,6 @@ from finetune_operator.api.recipes import Voice
 from finetune_operator.backends import scenario_requests, scenario_states
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.provider_run import Sighting
 from finetune_operator.backends.providers.bfl import provider as bfl
 from finetune_operator.backends.providers.bfl import responses as bfl_responses
@@ -25,6 +24,7 @@ from finetune_operator.backends.providers.marker import bears, marked
 from finetune_operator.backends.providers.octoai import requests as octoai_requests
 from finetune_operator.backends.providers.octoai import responses as octoai_responses
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
+from finetune_operator.backends.providers.oxen.provider import OxenUpstream
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs

@@ -11,7 +11,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from finetune_operator.backends import oxen_states
 from finetune_operator.backends.errors import (
     Ambiguous,
     AuthFailed,
@@ -22,7 +21,8 @@ from finetune_operator.backends.errors import (
     Transient,
     UpstreamError,
 )
-from finetune_operator.backends.oxen import OxenUpstream
+from finetune_operator.backends.providers.oxen import responses as oxen_responses
+from finetune_operator.backends.providers.oxen.provider import OxenUpstream
 from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import MARKER, Bench, bench, picture
 from tests.upstream.exchange import Exchange
@@ -352,7 +352,7 @@ async def test_one_request_for_each_poll_of_a_running_run() -> None:
     ],
 )
 def test_every_state(status: str | None, stage: Stage, startable: bool) -> None:
-    sighting = oxen_states.sighting_of({"id": "ft_1", "status": status})
+    sighting = oxen_responses.sighting_of({"id": "ft_1", "status": status})
     assert (sighting.state.stage, sighting.startable) == (stage, startable)
     assert sighting.state.uncertain == (status in ("contemplating", None))
 
@@ -360,12 +360,12 @@ def test_every_state(status: str | None, stage: Stage, startable: bool) -> None:
 @pytest.mark.parametrize("body", [{}, {"fine_tune": None}, {"fine_tune": []}, {"status": "success"}])
 def test_an_answer_without_a_fine_tune_is_unreadable(body: dict[str, Any]) -> None:
     with pytest.raises(Ambiguous):
-        oxen_states.fine_tune(body)
+        oxen_responses.fine_tune(body)
 
 
 @pytest.mark.parametrize("value", [True, -1, 1e300, float("nan"), "seven", "-7", "1e999", None, {}, []])
 def test_odd_steps_are_no_progress(value: object) -> None:
-    state = oxen_states.sighting_of({"id": "x", "status": "running", "current_step": value}).state
+    state = oxen_responses.sighting_of({"id": "x", "status": "running", "current_step": value}).state
     assert not state.progress
 
 
@@ -380,16 +380,16 @@ def test_odd_steps_are_no_progress(value: object) -> None:
     ],
 )
 def test_where_the_weights_are(output: object, place: tuple[str, str]) -> None:
-    first = next(oxen_states.places_of({"name": "ox", "output_resource": output}, {}))
+    first = next(oxen_responses.places_of({"name": "ox", "output_resource": output}, {}))
     assert (first.branch, first.path) == place
 
 
 def test_the_marker_is_a_whole_part_of_the_path() -> None:
     now = datetime.now(UTC)
-    assert oxen_states.resource_path({"path": "a/b", "version": "main"}) == "a/b"
-    assert oxen_states.older_than({"created_at": "2020-01-01T00:00:00"}, now)
-    assert not oxen_states.older_than({"inserted_at": now.isoformat()}, now)
-    assert not oxen_states.older_than({"created_at": "yesterday"}, now)
+    assert oxen_responses.resource_path({"path": "a/b", "version": "main"}) == "a/b"
+    assert oxen_responses.older_than({"created_at": "2020-01-01T00:00:00"}, now)
+    assert not oxen_responses.older_than({"inserted_at": now.isoformat()}, now)
+    assert not oxen_responses.older_than({"created_at": "yesterday"}, now)
 
 
 async def test_a_hanging_list_is_no_answer_and_no_none() -> None:

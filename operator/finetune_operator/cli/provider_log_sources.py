@@ -22,7 +22,7 @@ ProviderLog = Callable[["Api", Mapping[str, Any], Mapping[str, Any]], Awaitable[
 async def _oxen(api: Api, backend: Mapping[str, Any], upstream: Mapping[str, Any]) -> list[str]:
     """`GET .../fine_tunes/{id}/logs`, whose shape the document leaves open."""
     from finetune_operator.api.backends import Oxen
-    from finetune_operator.backends.oxen_paths import repository_path
+    from finetune_operator.backends.providers.oxen.paths import repository_path
 
     path = repository_path(Oxen.model_validate(dict(backend)))
     return lines_in((await api.get(f"{path}/fine_tunes/{quote(upstream['id'], safe='')}/logs")).body)

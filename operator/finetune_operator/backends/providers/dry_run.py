@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from finetune_operator.api.backends import Oxen, Scenario
-from finetune_operator.api.convert import to_oxen
+from finetune_operator.api.backends import Scenario
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends import scenario_requests
-from finetune_operator.backends.oxen_paths import BRANCH, folder_of, repository_path
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.bfl import dry_run as bfl
 from finetune_operator.backends.providers.octoai import dry_run as octoai
+from finetune_operator.backends.providers.oxen import dry_run as oxen
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.providers.request import Address, Request
 
@@ -51,21 +50,6 @@ def describe_requests(
     return tuple(_PROVIDERS[spec.backend.kind](run, Address(run, members()[run.provider])))
 
 
-def _oxen(run: UpstreamRun, address: Address) -> Iterator[Request]:
-    backend = run.backend
-    assert isinstance(backend, Oxen)
-    assert run.spec is not None
-    repository, home = repository_path(backend), f"oxen://{backend.namespace}/{backend.repository}/"
-    resource = None
-    if not run.spec.dataset.uri.startswith(home):
-        resource = f"{BRANCH}/{folder_of(run)}/<file of {run.spec.dataset.uri}>"
-        path = f"{repository}/file/{BRANCH}/{folder_of(run)}"
-        yield address.request("PUT", path, None, f"multipart upload of {run.spec.dataset.uri}")
-    create = to_oxen(run.manifest(), resource=resource)
-    yield address.request("POST", f"{repository}/fine_tunes", create, "creates the fine-tune, free of charge")
-    yield address.request("POST", f"{repository}/fine_tunes/{run.id}/actions/run", None, "starts it; billed")
-
-
 def _scenario(run: UpstreamRun, address: Address) -> Iterator[Request]:
     assert isinstance(run.backend, Scenario)
     project = f"?projectId={run.backend.project_id}" if run.backend.project_id else ""
@@ -89,7 +73,7 @@ def _scenario(run: UpstreamRun, address: Address) -> Iterator[Request]:
 
 _IDS: Final = {"oxen": "<id>", "scenario": "<model>", "bfl": "<id>", "octoai": "<id>"}
 _PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, Address], Iterator[Request]]]] = {
-    "oxen": _oxen,
+    "oxen": oxen.dry_run,
     "scenario": _scenario,
     "bfl": bfl.dry_run,
     "octoai": octoai.dry_run,

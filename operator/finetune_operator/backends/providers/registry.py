@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from finetune_operator.backends.oxen import OxenUpstream
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
+from finetune_operator.backends.providers.oxen.provider import OxenUpstream
 from finetune_operator.backends.providers.protocol import Upstream
 from finetune_operator.backends.scenario import ScenarioUpstream
 

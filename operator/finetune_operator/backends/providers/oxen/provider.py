@@ -15,11 +15,14 @@ from cachetools import LRUCache
 
 from finetune_operator.api.convert import to_oxen
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends import oxen_states
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import Answer, plain
-from finetune_operator.backends.oxen_paths import (
+from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.marker import marked
+from finetune_operator.backends.providers.oxen import responses
+from finetune_operator.backends.providers.oxen.paths import (
     backend_of,
     bears_marker,
     fine_tune_path,
@@ -27,11 +30,8 @@ from finetune_operator.backends.oxen_paths import (
     repository_path,
     shows_no_marker,
 )
-from finetune_operator.backends.oxen_uploads import upload_dataset
-from finetune_operator.backends.oxen_weights import fetch_weights
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier
-from finetune_operator.backends.providers.marker import marked
+from finetune_operator.backends.providers.oxen.uploads import upload_dataset
+from finetune_operator.backends.providers.oxen.weights import fetch_weights
 from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage
 
@@ -84,7 +84,7 @@ class OxenUpstream:
         seen = set[str]()
         for page in range(1, MAX_PAGES + 1):
             params = {"page": str(page), "page_size": str(PAGE_SIZE), "sort": "newest"}
-            listed = oxen_states.listed((await kit.api.get(fine_tunes_path(run), params)).object())
+            listed = responses.listed((await kit.api.get(fine_tunes_path(run), params)).object())
             fresh = [each for each in listed if each["id"] not in seen]
             for each in fresh:
                 seen.add(each["id"])
@@ -97,7 +97,7 @@ class OxenUpstream:
     async def _is_it(self, listed: Mapping[str, Any], run: UpstreamRun, kit: Kit) -> bool:
         if not shows_no_marker(listed):
             return bears_marker(listed, run)
-        if oxen_states.older_than(listed, run.intent_time):
+        if responses.older_than(listed, run.intent_time):
             return False
         with suppress(Gone):
             return bears_marker(await _get(run, kit, listed["id"]), run)
@@ -114,7 +114,7 @@ class OxenUpstream:
             raise Rejected(
                 f"there is no such repository, or no {run.resource} in it: {error.message}", status=error.status
             ) from None
-        made = identifier(oxen_states.fine_tune(answer.object()).get("id"))
+        made = identifier(responses.fine_tune(answer.object()).get("id"))
         if made is None:
             raise Ambiguous("Oxen has taken the create and names no id", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         with suppress(UpstreamError):
@@ -131,11 +131,11 @@ class OxenUpstream:
         try:
             answer = await kit.api.call("POST", f"{fine_tune_path(run)}/actions/run")
         except (Permanent, Gone):
-            sighting = oxen_states.sighting_of(await _get(run, kit))
+            sighting = responses.sighting_of(await _get(run, kit))
             if sighting.startable:
                 raise
             return Outcome(stage=sighting.stage)
-        found = oxen_states.fine_tune(answer.object())
+        found = responses.fine_tune(answer.object())
         return Outcome(stage=plain(str(found["status"]))[:64] if "status" in found else None)
 
     async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
@@ -145,9 +145,9 @@ class OxenUpstream:
         sighting = None
         if before is not None and before.state.stage is Stage.RUNNING and polls % CHECKPOINTS_EVERY == 1:
             with suppress(UpstreamError):  # nice to have; whether the run is there, its state tells
-                sighting = oxen_states.with_checkpoints(before, await _checkpoints(run, kit), run)
+                sighting = responses.with_checkpoints(before, await _checkpoints(run, kit), run)
         if sighting is None:
-            sighting = oxen_states.still(oxen_states.sighting_of(await _get(run, kit), run), before)
+            sighting = responses.still(responses.sighting_of(await _get(run, kit), run), before)
         if sighting.state.stage in (Stage.SUCCEEDED, Stage.FAILED):
             sighting = await self._at_the_end(sighting, run, kit)
         self._remember(place, polls + 1, sighting)
@@ -162,11 +162,11 @@ class OxenUpstream:
     async def _at_the_end(self, sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
         """With the last checkpoint, and the last words of what failed; both are nice to have."""
         with suppress(UpstreamError):
-            sighting = oxen_states.with_checkpoints(sighting, await _checkpoints(run, kit), run)
+            sighting = responses.with_checkpoints(sighting, await _checkpoints(run, kit), run)
         if sighting.state.stage is Stage.FAILED:
             with suppress(UpstreamError):
                 logs = (await kit.api.get(f"{fine_tune_path(run)}/logs")).body
-                sighting = oxen_states.with_logs(sighting, logs)
+                sighting = responses.with_logs(sighting, logs)
         return sighting
 
     async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
@@ -175,7 +175,7 @@ class OxenUpstream:
             await kit.api.call("POST", f"{fine_tune_path(run)}/actions/stop", repeatable=True)
         except (Permanent, Gone):
             try:
-                sighting = oxen_states.sighting_of(await _get(run, kit))
+                sighting = responses.sighting_of(await _get(run, kit))
             except Gone:
                 return Outcome()
             if not sighting.state.stage.terminal and not sighting.startable:
@@ -200,7 +200,7 @@ class OxenUpstream:
 
 
 async def _get(run: UpstreamRun, kit: Kit, known: str | None = None) -> dict[str, Any]:
-    return oxen_states.fine_tune((await kit.api.get(fine_tune_path(run, known))).object())
+    return responses.fine_tune((await kit.api.get(fine_tune_path(run, known))).object())
 
 
 async def _checkpoints(run: UpstreamRun, kit: Kit) -> Mapping[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends import oxen_states
 from finetune_operator.backends.artifacts import Weights, deliver, from_api
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, Transient
-from finetune_operator.backends.oxen_paths import backend_of, repository_path
-from finetune_operator.backends.oxen_states import FILES, Place
 from finetune_operator.backends.provider_run import Fetched, UpstreamRun
+from finetune_operator.backends.providers.oxen import responses
+from finetune_operator.backends.providers.oxen.paths import backend_of, repository_path
+from finetune_operator.backends.providers.oxen.responses import FILES, Place
 from finetune_operator.backends.providers.protocol import Kit
 
 DOCUMENTED: Final = "model.safetensors"
@@ -26,7 +26,7 @@ async def fetch_weights(
     run: UpstreamRun, kit: Kit, found: Mapping[str, Any], checkpoints: Mapping[str, Any]
 ) -> Fetched:
     """The files of the first place that has any; listed, or else the documented file of each place."""
-    places = list(dict.fromkeys(oxen_states.places_of(found, checkpoints)))
+    places = list(dict.fromkeys(responses.places_of(found, checkpoints)))
     # Asked twice before one file is taken for all: a single refusal would cost the others, unseen.
     known = await _known(places, run, kit) or await _known(places, run, kit)
     guessed = {place: [f"{place.path}/{DOCUMENTED}"] for place in places if place not in known}
@@ -60,8 +60,8 @@ async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
             if page > 1:
                 raise Transient(f"page {page} of the list of weights: {error.message}") from None
             break
-        names += [name for name in oxen_states.files_in(listing) if name not in names]
-        if page >= oxen_states.pages_in(listing):
+        names += [name for name in responses.files_in(listing) if name not in names]
+        if page >= responses.pages_in(listing):
             break
     return [f"{place.path}/{name}" for name in names]
 

@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from finetune_operator.api.backends import Oxen
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends import oxen_states
 from finetune_operator.backends.datasets.prepare import Original, originals
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
 from finetune_operator.backends.http.client import Form
-from finetune_operator.backends.oxen_paths import BRANCH, backend_of, folder_of, repository_path
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.oxen import responses
+from finetune_operator.backends.providers.oxen.paths import BRANCH, backend_of, folder_of, repository_path
 from finetune_operator.backends.providers.protocol import Kit
 
 TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
@@ -60,7 +60,7 @@ async def _upload(file: Original, run: UpstreamRun, kit: Kit) -> None:
     repository, target = repository_path(backend_of(run)), PurePosixPath(folder_of(run), file.name)
     with suppress(Gone, Rejected, Retired):
         known = (await kit.api.get(f"{repository}/metadata/{quote(f'{BRANCH}/{target}')}")).body
-        if oxen_states.size_of(known) == file.size:
+        if responses.size_of(known) == file.size:
             return
     message = f"Add the dataset of FineTune {run.namespace}/{run.name}, run {run.run}"
     with file.path.open("rb") as content:

@@ -7,9 +7,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.backends import Oxen
-from finetune_operator.backends import oxen_states
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.marker import bears
+from finetune_operator.backends.providers.oxen import responses
 
 BRANCH: Final = "main"
 
@@ -42,10 +42,10 @@ def folder_of(run: UpstreamRun) -> str:
 
 def bears_marker(found: Mapping[str, Any], run: UpstreamRun) -> bool:
     """Whether a fine-tune from a list, or in full, is this run's."""
-    path = oxen_states.resource_path(found.get("resource"))
+    path = responses.resource_path(found.get("resource"))
     return f"{folder_of(run)}/" in f"{path}/" or bears(found.get("description"), run.marker)
 
 
 def shows_no_marker(found: Mapping[str, Any]) -> bool:
     """A list's items may lack what carries the marker: then the fine-tune itself must be asked."""
-    return not oxen_states.resource_path(found.get("resource")) and not found.get("description")
+    return not responses.resource_path(found.get("resource")) and not found.get("description")

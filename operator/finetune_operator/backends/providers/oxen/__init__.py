@@ -1,0 +1,1 @@
+"""Oxen: fine-tunes of a repository's data."""
