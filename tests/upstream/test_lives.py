@@ -10,8 +10,8 @@ import pytest
 from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
+from finetune_operator.backends.providers.scenario.provider import ScenarioUpstream
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs
 from tests.upstream.bench import MARKER, bench, picture, wave
 from tests.upstream.fakes.bfl import BflFake, BflOptions

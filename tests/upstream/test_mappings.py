@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from finetune_operator.api.backends import ScenarioParameters
 from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
-from finetune_operator.backends import scenario_requests, scenario_states
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Sighting
@@ -25,8 +24,10 @@ from finetune_operator.backends.providers.octoai import requests as octoai_reque
 from finetune_operator.backends.providers.octoai import responses as octoai_responses
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
 from finetune_operator.backends.providers.oxen.provider import OxenUpstream
+from finetune_operator.backends.providers.scenario import requests as scenario_requests
+from finetune_operator.backends.providers.scenario import responses as scenario_responses
+from finetune_operator.backends.providers.scenario.provider import ScenarioUpstream
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs
 from tests.upstream.bench import MARKER, run_of
 from tests.upstream.fakes.scenario_bodies import Parameters
@@ -384,7 +385,7 @@ def test_octoai_says_why_and_which() -> None:
     ids=str,
 )
 def test_scenario_model_states(model: Body, stage: Stage, reason: str, startable: bool) -> None:
-    sighting = scenario_states.sighting_of(model)
+    sighting = scenario_responses.sighting_of(model)
     assert (sighting.state.stage, sighting.state.reason, sighting.startable) == (stage, reason, startable)
     assert sighting.state.uncertain == (reason == UNKNOWN)
 
@@ -404,20 +405,20 @@ def test_scenario_model_states(model: Body, stage: Stage, reason: str, startable
     ],
 )
 def test_scenario_job_states(status: str, stage: Stage) -> None:
-    assert scenario_states.sighting_of({"status": "training"}, {"status": status}).state.stage is stage
+    assert scenario_responses.sighting_of({"status": "training"}, {"status": status}).state.stage is stage
 
 
 @pytest.mark.parametrize("model", [{"status": "new", "deletedAt": "2026-01-01"}, {"status": "deleted"}], ids=str)
 def test_scenario_deleted_models_are_gone(model: Body) -> None:
     with pytest.raises(Gone):
-        scenario_states.sighting_of(model)
+        scenario_responses.sighting_of(model)
     assert not scenario_requests.is_ours({**model, "shortDescription": marked("", MARKER)}, MARKER)
 
 
 def test_scenario_progress_is_bounded_and_coarse() -> None:
     def progress(**more: Any) -> Body | None:
         model = {"status": "training", "trainingProgress": {"stage": "running-train", **more}}
-        return scenario_states.sighting_of(model).state.progress
+        return scenario_responses.sighting_of(model).state.progress
 
     assert progress(progress=0.421, remainingTimeMs=61_000) == {"percentage": 42, "estimatedRemainingSeconds": 120}
     assert progress(progress=1) == {"percentage": 99}
@@ -446,14 +447,14 @@ def _limited(**details: object) -> Answer:
         (_answer(429, "slow down"), type(None)),
         (_answer(429, None), type(None)),
         (_answer(403, {"name": "ModelAccessRestrictedError", "details": {"requiredPlan": 50}}), PlanLimit),
-        (_answer(403, {"message": "Missing Authentication Token"}), scenario_states.NoRoute),
+        (_answer(403, {"message": "Missing Authentication Token"}), scenario_responses.NoRoute),
         (_answer(403, {"message": "Forbidden"}), type(None)),
         (_answer(500, {"name": "PlanLimitReachedError"}), type(None)),
     ],
     ids=str,
 )
 def test_scenario_tells_a_plan_from_a_throttle(answer: Answer, kind: type) -> None:
-    assert type(scenario_states.explain(answer)) is kind
+    assert type(scenario_responses.explain(answer)) is kind
 
 
 def test_scenario_credentials_travel_in_both_forms() -> None:
@@ -505,7 +506,7 @@ def test_no_answer_breaks_a_mapping(body: Any) -> None:
 
 
 def _scenario(body: Body) -> Sighting:
-    return scenario_states.sighting_of(body, body)
+    return scenario_responses.sighting_of(body, body)
 
 
 def _octoai(body: Body) -> Sighting:

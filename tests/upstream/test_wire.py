@@ -12,8 +12,8 @@ import pytest
 from finetune_operator.backends.errors import Gone, Permanent, RateLimited, Rejected, Transient, UpstreamError
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
+from finetune_operator.backends.providers.scenario.provider import ScenarioUpstream
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.scenario import ScenarioUpstream
 from tests.upstream import runs
 from tests.upstream.bench import Bench, bench
 from tests.upstream.fakes.bfl import BflFake

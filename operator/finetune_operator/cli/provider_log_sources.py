@@ -52,7 +52,7 @@ def job_lines(job: object) -> list[str]:
     """A line for each state that a job of Scenario's has been in, and its last words. Pure."""
     from finetune_operator.backends.http.responses import plain
     from finetune_operator.backends.providers.json_values import objects
-    from finetune_operator.backends.scenario_states import job_words
+    from finetune_operator.backends.providers.scenario.responses import job_words
 
     if not isinstance(job, dict):
         return []

@@ -6,7 +6,7 @@ from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
 from finetune_operator.backends.providers.oxen.provider import OxenUpstream
 from finetune_operator.backends.providers.protocol import Upstream
-from finetune_operator.backends.scenario import ScenarioUpstream
+from finetune_operator.backends.providers.scenario.provider import ScenarioUpstream
 
 
 def members() -> dict[str, Upstream]:

@@ -13,9 +13,9 @@ from finetune_operator.backends.errors import Gone, Rejected, Retired, Transient
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, objects
 from finetune_operator.backends.providers.protocol import Kit
-from finetune_operator.backends.scenario_requests import image_name, model_path, query, stem
-from finetune_operator.backends.scenario_states import NoRoute, member
-from finetune_operator.backends.scenario_uploads import upload
+from finetune_operator.backends.providers.scenario.requests import image_name, model_path, query, stem
+from finetune_operator.backends.providers.scenario.responses import NoRoute, member
+from finetune_operator.backends.providers.scenario.uploads import upload
 
 Body = dict[str, Any]
 

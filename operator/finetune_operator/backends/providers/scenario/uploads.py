@@ -14,7 +14,7 @@ from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import count, identifier, objects
 from finetune_operator.backends.providers.protocol import Kit
-from finetune_operator.backends.scenario_requests import query
+from finetune_operator.backends.providers.scenario.requests import query
 
 PART_BYTES: Final = 16 * 2**20
 ROUNDS: Final = 150

@@ -1,7 +1,7 @@
 """Scenario: an empty model is created, pictures are attached to it, and then it is told to train, which is billed.
 
 Creating, attaching and the price (`dryRun`) cost nothing. What is sent and what an answer means is in
-`scenario_requests.py` and `scenario_states.py`; this file makes the calls.
+`requests.py` and `responses.py`; this file makes the calls.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, number, rows
 from finetune_operator.backends.providers.protocol import Kit
-from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.scenario_downloads import download
-from finetune_operator.backends.scenario_pictures import Attaching
-from finetune_operator.backends.scenario_requests import (
+from finetune_operator.backends.providers.scenario.downloads import download
+from finetune_operator.backends.providers.scenario.requests import (
     headers,
     is_ours,
     list_queries,
@@ -35,7 +33,9 @@ from finetune_operator.backends.scenario_requests import (
     query,
     train_request,
 )
-from finetune_operator.backends.scenario_states import NoRoute, explain, member, sighting_of
+from finetune_operator.backends.providers.scenario.responses import NoRoute, explain, member, sighting_of
+from finetune_operator.backends.providers.scenario.training_images import Attaching
+from finetune_operator.backends.run_state import Stage
 
 Body = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Scenario: custom models of pictures and recordings."""
