@@ -16,7 +16,7 @@ from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.providers.registry import members
-from finetune_operator.backends.spool import Disk
+from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.accounting import Accounting
 from finetune_operator.controller.act import Actor
 from finetune_operator.controller.cache import Cache

@@ -22,7 +22,8 @@ from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import Outcome, Sighting, UpstreamRun
-from finetune_operator.backends.providers.protocol import Kit, Upstream
+from finetune_operator.backends.providers.protocol import Upstream
+from finetune_operator.backends.transfer.call_context import Kit
 
 MARKER = "ft-8d3b61f2-0123456789ab"
 BUCKET = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "dataset-secret"}

@@ -25,8 +25,8 @@ from finetune_operator.backends.http.connections import Resolve
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.providers.protocol import Kit
-from finetune_operator.backends.spool import Disk
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.spool import Disk
 
 PICTURES = Needs(
     kind=Kind.PICTURES, formats=("png", "jpeg", "webp"), image_column="image", caption_column="caption", max_examples=50

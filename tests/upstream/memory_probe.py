@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.prepare import examples
-from finetune_operator.backends.spool import Disk
+from finetune_operator.backends.transfer.spool import Disk
 from tests.upstream.kits import PICTURES, client, kit_of, run_of
 
 

@@ -14,7 +14,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, Transient
-from finetune_operator.backends.spool import Disk
+from finetune_operator.backends.transfer.spool import Disk
 from tests.upstream.archives import ONE, broken_crc, encrypted, lying_about_size, overlapping, symlinked, twice
 from tests.upstream.kits import PAIRS, PICTURES, RECORDINGS, client, kit_of, parquet, png, run_of, wav, zipped
 from tests.upstream.web import Site, serving
@@ -329,7 +329,7 @@ async def test_what_a_server_answers(
 ) -> None:
     from aiohttp import web
 
-    from finetune_operator.backends import spool
+    from finetune_operator.backends.transfer import spool
 
     monkeypatch.setattr(spool, "PAUSE_SECONDS", 0.01)
 

@@ -14,7 +14,7 @@ from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.errors import Permanent, Transient
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.min_throughput import keeping_pace
-from finetune_operator.backends.spool import Disk, Spool
+from finetune_operator.backends.transfer.spool import Disk, Spool
 from tests.upstream.kits import PICTURES, client, kit_of, png, run_of
 from tests.upstream.web import Site, serving
 

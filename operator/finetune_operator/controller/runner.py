@@ -33,8 +33,9 @@ from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import Outcome, Sighting, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
-from finetune_operator.backends.providers.protocol import Kit, Upstream
-from finetune_operator.backends.spool import Disk
+from finetune_operator.backends.providers.protocol import Upstream
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.credentials import Credentials, SecretMissing
 from finetune_operator.controller.model import Ended, Key, UpstreamView
 from finetune_operator.controller.policies.upstream.consent import objection

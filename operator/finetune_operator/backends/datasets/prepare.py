@@ -34,8 +34,8 @@ from finetune_operator.backends.errors import (
     UpstreamError,
 )
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.providers.protocol import Kit
-from finetune_operator.backends.spool import Spool
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.spool import Spool
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name
 from finetune_operator.formats.media import FORMATS, HEAD_BYTES, format_of, nature

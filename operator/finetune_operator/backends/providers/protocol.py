@@ -14,38 +14,12 @@ Coroutines raise the errors of `backends/errors.py` and nothing else for whateve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from finetune_operator.backends.errors import UpstreamError
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Traits, UpstreamRun
-from finetune_operator.backends.spool import Disk
-
-if TYPE_CHECKING:
-    from finetune_operator.backends.http.api import Api
-    from finetune_operator.backends.http.fetcher import Fetcher
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kit:
-    """What a coroutine may use for one call."""
-
-    api: Api
-    """The provider's API: base URL, credentials and bounds are set."""
-    fetcher: Fetcher
-    """Guarded client for URLs that users or providers name (datasets, presigned URLs, downloads); no credentials."""
-    credentials: Mapping[str, str]
-    """The decoded Secret of the backend; already in `api`'s headers."""
-    dataset_credentials: Mapping[str, str]
-    output_credentials: Mapping[str, str]
-    spool: Path
-    """An empty folder of this call's own, removed afterwards."""
-    now: datetime
-    disk: Disk = field(default_factory=Disk)
-    """The operator's one budget for all spools."""
+from finetune_operator.backends.transfer.call_context import Kit
 
 
 class Upstream(Protocol):

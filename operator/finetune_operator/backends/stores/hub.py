@@ -20,7 +20,7 @@ from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.http.fetcher import Fetcher
-from finetune_operator.backends.spool import Spool, Stored
+from finetune_operator.backends.transfer.spool import Spool, Stored
 
 ENDPOINT: Final = "https://huggingface.co"
 MAX_FILES: Final = 20_000

@@ -20,7 +20,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
 from finetune_operator.backends.errors import Blocked, Permanent, Transient, UpstreamError
 from finetune_operator.backends.http.fetcher import Fetcher
-from finetune_operator.backends.spool import Spool, Stored
+from finetune_operator.backends.transfer.spool import Spool, Stored
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http.client import Streamed

@@ -26,9 +26,9 @@ from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.providers.bfl.responses import finetune_id, listed_ids, sighting_of, sighting_of_unknown
 from finetune_operator.backends.providers.marker import bears, marked
-from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.spool import Spool
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.spool import Spool
 
 TRAITS: Final = Traits(
     name="bfl",

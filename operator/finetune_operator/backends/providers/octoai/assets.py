@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.artifacts import Weights, from_url
 from finetune_operator.backends.datasets.prepare import Example, examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.digests import chunks, file_digest
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, rows
 from finetune_operator.backends.providers.octoai.requests import Body, asset_name, asset_path, asset_request, lora_file
-from finetune_operator.backends.providers.protocol import Kit
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.deliver import Weights, from_url
+from finetune_operator.backends.transfer.files import chunks, file_digest
 
 FORMATS: Final = ("jpeg", "png")
 """What an asset of type file may be, of the formats that pictures come in."""

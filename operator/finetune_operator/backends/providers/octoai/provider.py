@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from finetune_operator.api.backends import OctoAi
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.artifacts import deliver
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import Answer
@@ -31,7 +30,8 @@ from finetune_operator.backends.providers.octoai.requests import (
     unpacked,
 )
 from finetune_operator.backends.providers.octoai.responses import sighting_of, word_of
-from finetune_operator.backends.providers.protocol import Kit
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.deliver import deliver
 
 TRAITS: Final = Traits(
     name="octoai",

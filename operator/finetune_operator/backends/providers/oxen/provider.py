@@ -32,8 +32,8 @@ from finetune_operator.backends.providers.oxen.paths import (
 )
 from finetune_operator.backends.providers.oxen.uploads import upload_dataset
 from finetune_operator.backends.providers.oxen.weights import fetch_weights
-from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.run_state import Stage
+from finetune_operator.backends.transfer.call_context import Kit
 
 TRAITS: Final = Traits(
     name="oxen",

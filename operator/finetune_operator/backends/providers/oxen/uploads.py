@@ -15,7 +15,7 @@ from finetune_operator.backends.http.client import Form
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.oxen import responses
 from finetune_operator.backends.providers.oxen.paths import BRANCH, backend_of, folder_of, repository_path
-from finetune_operator.backends.providers.protocol import Kit
+from finetune_operator.backends.transfer.call_context import Kit
 
 TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 MEDIA: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".webm")

@@ -8,13 +8,13 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.artifacts import Weights, deliver, from_api
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.provider_run import Fetched, UpstreamRun
 from finetune_operator.backends.providers.oxen import responses
 from finetune_operator.backends.providers.oxen.paths import backend_of, repository_path
 from finetune_operator.backends.providers.oxen.responses import FILES, Place
-from finetune_operator.backends.providers.protocol import Kit
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.deliver import Weights, deliver, from_api
 
 DOCUMENTED: Final = "model.safetensors"
 """`models/<name>/model.safetensors`, where a service lists no folders."""

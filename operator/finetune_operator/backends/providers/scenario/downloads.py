@@ -11,9 +11,9 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier
-from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.providers.scenario.requests import model_path, query
 from finetune_operator.backends.providers.scenario.responses import NoRoute, job_words
+from finetune_operator.backends.transfer.call_context import Kit
 
 ROUNDS: Final = 30
 """So many looks in one poll interval."""

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.artifacts import Weights, deliver, from_url
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
@@ -22,7 +21,6 @@ from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Reject
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, number, rows
-from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.providers.scenario.downloads import download
 from finetune_operator.backends.providers.scenario.requests import (
     headers,
@@ -36,6 +34,8 @@ from finetune_operator.backends.providers.scenario.requests import (
 from finetune_operator.backends.providers.scenario.responses import NoRoute, explain, member, sighting_of
 from finetune_operator.backends.providers.scenario.training_images import Attaching
 from finetune_operator.backends.run_state import Stage
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.deliver import Weights, deliver, from_url
 
 Body = dict[str, Any]
 

@@ -8,14 +8,14 @@ from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import Example, Media
-from finetune_operator.backends.digests import file_digest
 from finetune_operator.backends.errors import Gone, Rejected, Retired, Transient
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, objects
-from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.providers.scenario.requests import image_name, model_path, query, stem
 from finetune_operator.backends.providers.scenario.responses import NoRoute, member
 from finetune_operator.backends.providers.scenario.uploads import upload
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.files import file_digest
 
 Body = dict[str, Any]
 

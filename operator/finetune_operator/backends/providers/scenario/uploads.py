@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import Media
-from finetune_operator.backends.digests import chunks
 from finetune_operator.backends.errors import Rejected, Transient
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import count, identifier, objects
-from finetune_operator.backends.providers.protocol import Kit
 from finetune_operator.backends.providers.scenario.requests import query
+from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.files import chunks
 
 PART_BYTES: Final = 16 * 2**20
 ROUNDS: Final = 150
