@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.backends.stores import s3
 from finetune_operator.backends.transfer import spool
+from finetune_operator.backends.transfer.stores import s3
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.crd import install_crd
 

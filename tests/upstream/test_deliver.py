@@ -11,10 +11,10 @@ import pytest
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Blocked, Permanent, Refused, Transient, UpstreamError
-from finetune_operator.backends.stores import s3
 from finetune_operator.backends.transfer import spool as spool_module
 from finetune_operator.backends.transfer.deliver import Weights, deliver, from_api, from_url
 from finetune_operator.backends.transfer.spool import Disk
+from finetune_operator.backends.transfer.stores import s3
 from tests.upstream.hub import Hub
 from tests.upstream.kits import client, kit_of, run_of
 from tests.upstream.s3_server import S3Server, s3_server

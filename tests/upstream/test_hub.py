@@ -16,9 +16,9 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.http.fetcher import Fetcher
-from finetune_operator.backends.stores.hub import Hub as Client
-from finetune_operator.backends.stores.hub import Upload
 from finetune_operator.backends.transfer.spool import Stored
+from finetune_operator.backends.transfer.stores.hub import Hub as Client
+from finetune_operator.backends.transfer.stores.hub import Upload
 from tests.upstream.hub import CHUNK, Hub
 from tests.upstream.kits import PICTURES, client, kit_of, parquet, png, run_of
 from tests.upstream.web import Site, serving

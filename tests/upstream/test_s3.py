@@ -13,9 +13,9 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.http.fetcher import Fetcher
-from finetune_operator.backends.stores import s3
-from finetune_operator.backends.stores.s3 import PART_BYTES, Bucket, Place
 from finetune_operator.backends.transfer.spool import Spool, Stored
+from finetune_operator.backends.transfer.stores import s3
+from finetune_operator.backends.transfer.stores.s3 import PART_BYTES, Bucket, Place
 from tests.upstream.kits import PICTURES, client, kit_of, parquet, png, run_of
 from tests.upstream.s3_server import S3Server, s3_server
 from tests.upstream.web import Site, serving

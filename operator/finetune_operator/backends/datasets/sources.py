@@ -15,9 +15,9 @@ from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Permanent
 from finetune_operator.backends.http.fetcher import Fetcher
-from finetune_operator.backends.stores.hub import Hub, repository_of
-from finetune_operator.backends.stores.s3 import Bucket, Place
 from finetune_operator.backends.transfer.spool import Spool, Stored
+from finetune_operator.backends.transfer.stores.hub import Hub, repository_of
+from finetune_operator.backends.transfer.stores.s3 import Bucket, Place
 from finetune_operator.formats.media import TABLE_SUFFIXES
 
 FILE_SUFFIXES: Final = (*TABLE_SUFFIXES, ".zip")

@@ -16,10 +16,10 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.errors import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
 from finetune_operator.backends.provider_run import Fetched, UpstreamRun
-from finetune_operator.backends.stores.hub import Hub, Upload, repository_of
-from finetune_operator.backends.stores.s3 import Bucket, Place
 from finetune_operator.backends.transfer.call_context import Kit
 from finetune_operator.backends.transfer.spool import Opened, Spool, Stored
+from finetune_operator.backends.transfer.stores.hub import Hub, Upload, repository_of
+from finetune_operator.backends.transfer.stores.s3 import Bucket, Place
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name
 
