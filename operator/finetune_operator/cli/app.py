@@ -10,19 +10,17 @@ import typer
 
 from finetune_operator import __version__
 from finetune_operator.cli.artifacts import artifacts
-from finetune_operator.cli.cancel import cancel
 from finetune_operator.cli.convert import convert
 from finetune_operator.cli.describe import describe
 from finetune_operator.cli.doctor import doctor
 from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.get import get
+from finetune_operator.cli.lifecycle import cancel, resume, suspend
 from finetune_operator.cli.list import list_finetunes
 from finetune_operator.cli.logs import logs
 from finetune_operator.cli.printing import note
-from finetune_operator.cli.resume import resume
 from finetune_operator.cli.retry import retry
 from finetune_operator.cli.submit import submit
-from finetune_operator.cli.suspend import suspend
 from finetune_operator.cli.watch import watch
 from finetune_operator.kube.errors import ApiError
 

@@ -45,7 +45,7 @@ def retry(
     from finetune_operator.cli.cluster import connect
     from finetune_operator.cli.finetunes import change, find
     from finetune_operator.cli.following import follow
-    from finetune_operator.cli.gitops import git_warning
+    from finetune_operator.cli.lifecycle import git_warning
     from finetune_operator.cli.printing import note, out
     from finetune_operator.cli.snapshot import snapshot
 
