@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.cli.artifact_records import Record, chosen, recorded
-from finetune_operator.cli.claim_source import pieces_in, why
-from finetune_operator.cli.download import Download
+from finetune_operator.cli.artifacts.claim_source import pieces_in, why
+from finetune_operator.cli.artifacts.download import Download
+from finetune_operator.cli.artifacts.reader_pod import BATCH_BYTES, MOUNT, batches, printing_command, reader_pod
+from finetune_operator.cli.artifacts.records import Record, chosen, recorded
 from finetune_operator.cli.errors import CommandError, UsageError
-from finetune_operator.cli.reader_pod import BATCH_BYTES, MOUNT, batches, printing_command, reader_pod
 from tests.api.finetunes import fine_tune
 
 

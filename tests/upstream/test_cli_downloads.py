@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_operator.cli.artifact_records import Record
-from finetune_operator.cli.download import Download
+from finetune_operator.cli.artifacts.download import Download
+from finetune_operator.cli.artifacts.records import Record
+from finetune_operator.cli.artifacts.remote_source import HubSource, S3Source
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.remote_source import HubSource, S3Source
 from tests.upstream.hub import Hub
 from tests.upstream.s3_server import S3Server, s3_server
 from tests.upstream.web import Site, serving

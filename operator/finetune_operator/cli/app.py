@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from finetune_operator import __version__
-from finetune_operator.cli.artifacts import artifacts
+from finetune_operator.cli.artifacts.command import artifacts
 from finetune_operator.cli.convert import convert
 from finetune_operator.cli.describe import describe
 from finetune_operator.cli.doctor import doctor

@@ -11,11 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.artifact_records import Record
-from finetune_operator.cli.cluster import Cluster
-from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.printing import note
-from finetune_operator.cli.reader_pod import (
+from finetune_operator.cli.artifacts.reader_pod import (
     BATCH_BYTES,
     END_OF_PIECE,
     MOUNT,
@@ -25,6 +21,10 @@ from finetune_operator.cli.reader_pod import (
     reader_pod,
     waiting_command,
 )
+from finetune_operator.cli.artifacts.records import Record
+from finetune_operator.cli.cluster import Cluster
+from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.printing import note
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError, NotFound
 

@@ -31,7 +31,7 @@ def list_artifacts(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Name, size, address and digest of every file."""
-    from finetune_operator.cli.artifact_records import artifact_table, recorded
+    from finetune_operator.cli.artifacts.records import artifact_table, recorded
     from finetune_operator.cli.cluster import connect
     from finetune_operator.cli.finetunes import find
     from finetune_operator.cli.printing import as_json, as_yaml, out
@@ -78,12 +78,12 @@ def download_artifacts(
     the credentials of this machine's environment (AWS_ACCESS_KEY_ID …, HF_TOKEN), else with those of the Secret that
     spec.output names.
     """
-    from finetune_operator.cli.artifact_records import chosen, recorded
+    from finetune_operator.cli.artifacts.download import Download
+    from finetune_operator.cli.artifacts.records import chosen, recorded
+    from finetune_operator.cli.artifacts.sources import Sources
     from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.download import Download
     from finetune_operator.cli.finetunes import find
     from finetune_operator.cli.printing import out
-    from finetune_operator.cli.sources import Sources
 
     cluster = connect(Target(kubeconfig, context, namespace))
     finetune = find(cluster, name)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from finetune_operator.cli.artifact_records import Record
+from finetune_operator.cli.artifacts.records import Record
 from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
 
@@ -49,13 +49,13 @@ class Sources:
 
     def _made(self, record: Record) -> Any:
         if record.scheme == "pvc":
-            from finetune_operator.cli.claim_source import ClaimSource
+            from finetune_operator.cli.artifacts.claim_source import ClaimSource
 
             return self._stack.enter_context(
                 ClaimSource(self._cluster, self._finetune, self._run, _claim(record), self._image)
             )
         if record.scheme in ("s3", "hf"):
-            from finetune_operator.cli.remote_source import HubSource, S3Source, credentials
+            from finetune_operator.cli.artifacts.remote_source import HubSource, S3Source, credentials
 
             found = credentials(self._cluster, self._finetune, record.scheme)
             return S3Source(found) if record.scheme == "s3" else HubSource(found)

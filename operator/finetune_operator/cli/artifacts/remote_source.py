@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.sigv4 import Credentials, quoted, signed
-from finetune_operator.cli.artifact_records import Record
+from finetune_operator.cli.artifacts.records import Record
 from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.kube import resources

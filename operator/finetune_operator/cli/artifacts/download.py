@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from finetune_operator.cli.artifact_records import Record
+from finetune_operator.cli.artifacts.records import Record
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.printing import note
 from finetune_operator.cli.sizes import size

@@ -1,0 +1,1 @@
+"""`kubectl finetune artifacts`: what a run has made, listed and downloaded."""
