@@ -10,7 +10,7 @@ import typer
 
 from finetune_operator import __version__
 from finetune_operator.cli.artifacts.command import artifacts
-from finetune_operator.cli.convert import convert
+from finetune_operator.cli.convert.command import convert
 from finetune_operator.cli.describe import describe
 from finetune_operator.cli.doctor import doctor
 from finetune_operator.cli.errors import CommandError, ExitCode

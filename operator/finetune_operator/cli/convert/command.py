@@ -61,7 +61,14 @@ def convert(
       kubectl finetune convert finetune.yaml --dry-run      # every request, in order, with secrets masked
     """
     from finetune_operator.api.convert import ConversionError
-    from finetune_operator.cli.conversion import Answers, finetune_of, is_finetune, loaded, request_of, requests_of
+    from finetune_operator.cli.convert.conversion import (
+        Answers,
+        finetune_of,
+        is_finetune,
+        loaded,
+        request_of,
+        requests_of,
+    )
     from finetune_operator.cli.errors import UsageError
     from finetune_operator.cli.printing import as_json, as_yaml, out
 

@@ -1,0 +1,1 @@
+"""`kubectl finetune convert`: from and to the request bodies of the providers."""
