@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.cli.findings import (
+from finetune_operator.cli.doctor.findings import (
     DEFAULT_CLASS,
     PERMISSIONS,
     Finding,
@@ -24,7 +24,7 @@ from finetune_operator.cli.findings import (
     judge_version,
     line,
 )
-from finetune_operator.cli.secret_needs import SecretNeed, secret_needs
+from finetune_operator.cli.doctor.required_secrets import SecretNeed, secret_needs
 from tests.api.finetunes import fine_tune
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

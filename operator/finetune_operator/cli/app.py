@@ -12,7 +12,7 @@ from finetune_operator import __version__
 from finetune_operator.cli.artifacts.command import artifacts
 from finetune_operator.cli.convert.command import convert
 from finetune_operator.cli.describe import describe
-from finetune_operator.cli.doctor import doctor
+from finetune_operator.cli.doctor.command import doctor
 from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.get import get
 from finetune_operator.cli.lifecycle import cancel, resume, suspend

@@ -98,7 +98,7 @@ def judge_crd(crd: Object) -> Finding | None:
 
 
 def judge_permissions(allowed: Mapping[str, bool], namespace: str) -> Iterator[Finding]:
-    """`allowed`: by `verb resource`, as `NEEDED` in `checkup` has them; the value of a missing one is False."""
+    """`allowed`: by `verb resource`, as `NEEDED` in `checks` has them; the value of a missing one is False."""
     for purpose, wanted, needed in PERMISSIONS:
         missing = [each for each in wanted if not allowed.get(each)]
         if not missing:

@@ -1,0 +1,1 @@
+"""`kubectl finetune doctor`: what is missing in a cluster, and what to do."""
