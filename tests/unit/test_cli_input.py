@@ -19,7 +19,7 @@ from finetune_operator.cli import submit
 from finetune_operator.cli.app import run
 from finetune_operator.cli.building import Wishes, built, changed, checked, from_file
 from finetune_operator.cli.errors import CommandError, UsageError
-from finetune_operator.cli.finetunes import plain_name
+from finetune_operator.cli.kube.finetunes import plain_name
 from finetune_operator.cli.lifecycle import cancelled, git_warning, resumed, suspended
 from finetune_operator.cli.values import assign
 from tests.api.finetunes import fine_tune

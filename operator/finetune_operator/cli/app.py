@@ -81,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         return _said(error)
     except ApiError as error:
-        from finetune_operator.cli.cluster import explained
+        from finetune_operator.cli.kube.cluster import explained
 
         return _said(explained(error))
     except typer.Abort:

@@ -90,7 +90,7 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def names_in_cluster(target: Target) -> list[str]:
     """Sorted; none where the cluster does not say."""
-    from finetune_operator.cli.cluster import connect
+    from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.kube import resources
     from finetune_operator.kube.errors import ApiError
 

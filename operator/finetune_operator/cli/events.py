@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.cluster import Cluster
+from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.kube import resources
 
 SHOWN = 20

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.display import display
 from finetune_operator.cli.ending import exit_code, farewell, interrupted
 from finetune_operator.cli.errors import CommandError, ExitCode
-from finetune_operator.cli.finetunes import find
+from finetune_operator.cli.kube.cluster import Cluster
+from finetune_operator.cli.kube.finetunes import find
 from finetune_operator.cli.losses import losses_so_far
 from finetune_operator.cli.printing import note, out
 from finetune_operator.cli.snapshot import Snapshot, snapshot

@@ -22,8 +22,8 @@ def get(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show FineTunes by name, as a table or as they are stored."""
-    from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.printing import out, serialized
     from finetune_operator.cli.table import finetune_table
 

@@ -15,7 +15,7 @@ from finetune_operator.cli.options import Context, Kubeconfig, Name, Namespace, 
 from finetune_operator.cli.printing import note, out
 
 if TYPE_CHECKING:
-    from finetune_operator.cli.cluster import Cluster
+    from finetune_operator.cli.kube.cluster import Cluster
 
 
 _ARGO: Final = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/instance")
@@ -42,7 +42,7 @@ class Switch:
 
     def carry_out(self, cluster: Cluster, finetune: Object, flags: str) -> None:
         """Raises CommandError where somebody else has changed the FineTune meanwhile."""
-        from finetune_operator.cli.finetunes import change
+        from finetune_operator.cli.kube.finetunes import change
 
         if self.spec:
             change(cluster, finetune, self.spec)
@@ -106,8 +106,8 @@ def cancelled(finetune: Object) -> Switch:
 
 def cancel(name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None) -> None:
     """Stop a run for good, also at the provider, and keep its record."""
-    from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)
@@ -117,8 +117,8 @@ def cancel(name: Name, namespace: Namespace = None, context: Context = None, kub
 
 def suspend(name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None) -> None:
     """Save a checkpoint and free the devices; `resume` goes on from there."""
-    from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)
@@ -128,8 +128,8 @@ def suspend(name: Name, namespace: Namespace = None, context: Context = None, ku
 
 def resume(name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None) -> None:
     """Let a suspended run go on from its last checkpoint."""
-    from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)

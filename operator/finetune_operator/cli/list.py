@@ -33,7 +33,7 @@ def list_finetunes(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """List FineTunes with phase, progress and loss."""
-    from finetune_operator.cli.cluster import connect
+    from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.printing import note, out, serialized
     from finetune_operator.cli.table import finetune_table
     from finetune_operator.kube import resources

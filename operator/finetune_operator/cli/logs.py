@@ -41,9 +41,9 @@ def logs(
     With -f it goes on through failed, preempted and resumed attempts until the run is over. Ctrl-C stops the reading,
     not the run.
     """
-    from finetune_operator.cli.cluster import connect
     from finetune_operator.cli.ending import interrupted
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.pod_logs import PodLogs
     from finetune_operator.cli.printing import note
     from finetune_operator.cli.provider_logs import print_provider_log

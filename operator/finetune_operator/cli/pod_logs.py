@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.finetunes import find
-from finetune_operator.cli.pods import ended, pods_of, started
+from finetune_operator.cli.kube.cluster import Cluster
+from finetune_operator.cli.kube.finetunes import find
+from finetune_operator.cli.kube.pods import ended, pods_of, started
 from finetune_operator.cli.printing import note, out
 from finetune_operator.cli.snapshot import snapshot
 from finetune_operator.kube import resources

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.finetunes import find
+from finetune_operator.cli.kube.cluster import Cluster
+from finetune_operator.cli.kube.finetunes import find
 from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.printing import note, out
 from finetune_operator.cli.provider_log_sources import LOGS, NO_LOG

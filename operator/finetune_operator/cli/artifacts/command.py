@@ -32,8 +32,8 @@ def list_artifacts(
 ) -> None:
     """Name, size, address and digest of every file."""
     from finetune_operator.cli.artifacts.records import artifact_table, recorded
-    from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.printing import as_json, as_yaml, out
 
     found = recorded(find(connect(Target(kubeconfig, context, namespace)), name), run)
@@ -81,8 +81,8 @@ def download_artifacts(
     from finetune_operator.cli.artifacts.download import Download
     from finetune_operator.cli.artifacts.records import chosen, recorded
     from finetune_operator.cli.artifacts.sources import Sources
-    from finetune_operator.cli.cluster import connect
-    from finetune_operator.cli.finetunes import find
+    from finetune_operator.cli.kube.cluster import connect
+    from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.printing import out
 
     cluster = connect(Target(kubeconfig, context, namespace))

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from finetune_operator.api.sigv4 import Credentials, quoted, signed
 from finetune_operator.cli.artifacts.records import Record
-from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
 from finetune_operator.kube.secrets import decoded

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from finetune_operator.cli.artifacts.records import Record
-from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.kube.cluster import Cluster
 
 
 class Sources:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from finetune_operator.api.names import CRD_NAME, GROUP
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.cluster import Cluster
 from finetune_operator.cli.doctor import findings
 from finetune_operator.cli.doctor.findings import Finding, Level
 from finetune_operator.cli.doctor.required_secrets import SecretNeed, secret_needs
+from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError, Forbidden, NotFound, Unreachable
 

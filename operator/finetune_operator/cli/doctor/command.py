@@ -30,9 +30,9 @@ def doctor(
     that FineTunes of the namespace name (their keys, never their values). Changes nothing. Exit code 1 where something
     is broken; hints alone are no failure.
     """
-    from finetune_operator.cli.cluster import connect
     from finetune_operator.cli.doctor.checks import checkup
     from finetune_operator.cli.doctor.findings import Level, line
+    from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.printing import out
 
     broken = False

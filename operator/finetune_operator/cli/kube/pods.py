@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_operator.api.names import RUN_LABEL, UID_LABEL
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.cluster import Cluster
+from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.kube import resources
 
 

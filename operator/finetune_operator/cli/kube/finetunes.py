@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_operator.api.objects import Object
-from finetune_operator.cli.cluster import Cluster, is_no_resource
 from finetune_operator.cli.errors import CommandError, UsageError
+from finetune_operator.cli.kube.cluster import Cluster, is_no_resource
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError, Invalid, NotFound
 

@@ -1,0 +1,1 @@
+"""The cluster as the commands see it: the connection, FineTunes, pods."""
