@@ -15,10 +15,10 @@ from finetune_operator.cli.description import description
 from finetune_operator.cli.display import panel
 from finetune_operator.cli.ending import exit_code, farewell, interrupted
 from finetune_operator.cli.line import plain_line
+from finetune_operator.cli.logs.provider_log_sources import lines_in
+from finetune_operator.cli.logs.provider_logs import new_lines
 from finetune_operator.cli.losses import losses_in
 from finetune_operator.cli.printing import clean
-from finetune_operator.cli.provider_log_sources import lines_in
-from finetune_operator.cli.provider_logs import new_lines
 from finetune_operator.cli.sizes import size
 from finetune_operator.cli.snapshot import Snapshot, snapshot
 from finetune_operator.cli.sparkline import sparkline

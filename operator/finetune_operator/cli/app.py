@@ -17,7 +17,7 @@ from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.get import get
 from finetune_operator.cli.lifecycle import cancel, resume, suspend
 from finetune_operator.cli.list import list_finetunes
-from finetune_operator.cli.logs import logs
+from finetune_operator.cli.logs.command import logs
 from finetune_operator.cli.printing import note
 from finetune_operator.cli.retry import retry
 from finetune_operator.cli.submit import submit

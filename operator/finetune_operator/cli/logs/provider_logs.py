@@ -12,8 +12,8 @@ from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
 from finetune_operator.cli.line import plain_line
+from finetune_operator.cli.logs.provider_log_sources import LOGS, NO_LOG
 from finetune_operator.cli.printing import note, out
-from finetune_operator.cli.provider_log_sources import LOGS, NO_LOG
 from finetune_operator.cli.snapshot import snapshot
 from finetune_operator.cli.table import backend_of
 from finetune_operator.kube import resources

@@ -44,9 +44,9 @@ def logs(
     from finetune_operator.cli.ending import interrupted
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
-    from finetune_operator.cli.pod_logs import PodLogs
+    from finetune_operator.cli.logs.pod_logs import PodLogs
+    from finetune_operator.cli.logs.provider_logs import print_provider_log
     from finetune_operator.cli.printing import note
-    from finetune_operator.cli.provider_logs import print_provider_log
     from finetune_operator.cli.snapshot import snapshot
     from finetune_operator.cli.table import backend_of
 

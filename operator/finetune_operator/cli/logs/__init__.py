@@ -1,0 +1,1 @@
+"""`kubectl finetune logs`: what the trainer or the provider writes."""
