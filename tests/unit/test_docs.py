@@ -13,8 +13,8 @@ import pytest
 from finetune_operator.api.matrix import TRAINS
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.recipes import RECIPES
-from finetune_operator.cli.advice import ADVICE
 from finetune_operator.cli.app import app
+from finetune_operator.cli.output.advice import ADVICE
 from tests.cluster.paths import CHECKOUT
 
 ARTIFACTS = ("artifacts list", "artifacts download")

@@ -18,8 +18,8 @@ from finetune_operator.backends import errors as backends_errors
 from finetune_operator.backends.errors import FailureKind, UpstreamError
 from finetune_operator.backends.job import diagnose
 from finetune_operator.backends.job.interpret import interpret
-from finetune_operator.cli.advice import ADVICE
-from finetune_operator.cli.snapshot import snapshot
+from finetune_operator.cli.output.advice import ADVICE
+from finetune_operator.cli.output.snapshot import snapshot
 from tests.cluster.paths import CHECKOUT
 from tests.unit.observations import RUNNING, failed, job, observe, planned, waiting_pod
 

@@ -18,7 +18,7 @@ from finetune_operator.cli.get import get
 from finetune_operator.cli.lifecycle import cancel, resume, suspend
 from finetune_operator.cli.list import list_finetunes
 from finetune_operator.cli.logs.command import logs
-from finetune_operator.cli.printing import note
+from finetune_operator.cli.output.printing import note
 from finetune_operator.cli.retry import retry
 from finetune_operator.cli.submit import submit
 from finetune_operator.cli.watch import watch

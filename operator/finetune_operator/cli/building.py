@@ -21,7 +21,7 @@ from finetune_operator.api.unsupported import unsupported
 from finetune_operator.cli import lacking
 from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.cli.table import backend_of, recipe_of
+from finetune_operator.cli.output.table import backend_of, recipe_of
 from finetune_operator.cli.values import Schema, assign, split_assignment
 
 SIMPLE: Mapping[str, str] = {

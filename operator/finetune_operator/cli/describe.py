@@ -14,8 +14,8 @@ def describe(name: Name, namespace: Namespace = None, context: Context = None, k
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.kube.pods import pods_of
-    from finetune_operator.cli.printing import out
-    from finetune_operator.cli.table import backend_of
+    from finetune_operator.cli.output.printing import out
+    from finetune_operator.cli.output.table import backend_of
     from finetune_operator.kube.errors import ApiError
 
     cluster = connect(Target(kubeconfig, context, namespace))

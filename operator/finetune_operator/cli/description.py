@@ -9,10 +9,9 @@ from typing import Any
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION, QUEUE_LABEL
 from finetune_operator.cli.events import event_time
 from finetune_operator.cli.line import plain_line
-from finetune_operator.cli.sizes import size
-from finetune_operator.cli.snapshot import snapshot
-from finetune_operator.cli.table import aligned, backend_of, recipe_of
-from finetune_operator.cli.times import age, duration, parsed
+from finetune_operator.cli.output.humanize import age, duration, parsed, size
+from finetune_operator.cli.output.snapshot import snapshot
+from finetune_operator.cli.output.table import aligned, backend_of, recipe_of
 
 Object = Mapping[str, Any]
 INDENT = "  "

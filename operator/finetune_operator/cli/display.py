@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from finetune_operator.cli.line import plain_line
-from finetune_operator.cli.printing import clean, out
-from finetune_operator.cli.snapshot import Snapshot
+from finetune_operator.cli.output.humanize import clock
+from finetune_operator.cli.output.printing import clean, out
+from finetune_operator.cli.output.snapshot import Snapshot
 from finetune_operator.cli.sparkline import sparkline
-from finetune_operator.cli.times import clock
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

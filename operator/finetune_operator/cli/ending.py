@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune_operator.cli.errors import ExitCode
-from finetune_operator.cli.snapshot import Snapshot
+from finetune_operator.cli.output.snapshot import Snapshot
 
 
 def exit_code(now: Snapshot) -> ExitCode:

@@ -12,8 +12,8 @@ from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
 from finetune_operator.cli.losses import losses_so_far
-from finetune_operator.cli.printing import note, out
-from finetune_operator.cli.snapshot import Snapshot, snapshot
+from finetune_operator.cli.output.printing import note, out
+from finetune_operator.cli.output.snapshot import Snapshot, snapshot
 from finetune_operator.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
 
 POLL_SECONDS = 1.0

@@ -24,8 +24,8 @@ def get(
     """Show FineTunes by name, as a table or as they are stored."""
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
-    from finetune_operator.cli.printing import out, serialized
-    from finetune_operator.cli.table import finetune_table
+    from finetune_operator.cli.output.printing import out, serialized
+    from finetune_operator.cli.output.table import finetune_table
 
     cluster = connect(Target(kubeconfig, context, namespace))
     found = [find(cluster, name) for name in names]

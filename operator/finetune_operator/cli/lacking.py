@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from finetune_operator.api.unsupported import Finding
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.cli.table import recipe_of
+from finetune_operator.cli.output.table import recipe_of
 
 BEGINNINGS: Final = (
     ("baseModel", "base model", "--model MODEL"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.options import Context, Kubeconfig, Name, Namespace, Target
-from finetune_operator.cli.printing import note, out
+from finetune_operator.cli.output.printing import note, out
 
 if TYPE_CHECKING:
     from finetune_operator.cli.kube.cluster import Cluster
@@ -55,8 +55,8 @@ class Switch:
 
 def suspended(finetune: Object) -> Switch:
     """Pure. Raises CommandError for a run that has ended or that cannot be suspended."""
-    from finetune_operator.cli.snapshot import snapshot
-    from finetune_operator.cli.table import backend_of
+    from finetune_operator.cli.output.snapshot import snapshot
+    from finetune_operator.cli.output.table import backend_of
 
     name, spec, now = finetune["metadata"]["name"], finetune["spec"], snapshot(finetune)
     if now.ended:
@@ -75,7 +75,7 @@ def suspended(finetune: Object) -> Switch:
 
 def resumed(finetune: Object) -> Switch:
     """Pure. Raises CommandError for a run that has ended or was cancelled."""
-    from finetune_operator.cli.snapshot import snapshot
+    from finetune_operator.cli.output.snapshot import snapshot
 
     name, spec, now = finetune["metadata"]["name"], finetune["spec"], snapshot(finetune)
     if now.ended or spec.get("cancel"):
@@ -94,7 +94,7 @@ def resumed(finetune: Object) -> Switch:
 
 def cancelled(finetune: Object) -> Switch:
     """Pure. Nothing to do for a run that has ended."""
-    from finetune_operator.cli.snapshot import snapshot
+    from finetune_operator.cli.output.snapshot import snapshot
 
     name, now = finetune["metadata"]["name"], snapshot(finetune)
     if now.ended:

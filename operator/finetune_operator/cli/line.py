@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_operator.cli.snapshot import Snapshot
-from finetune_operator.cli.times import clock
+from finetune_operator.cli.output.humanize import clock
+from finetune_operator.cli.output.snapshot import Snapshot
 
 
 def plain_line(now: Snapshot) -> str:

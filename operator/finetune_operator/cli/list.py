@@ -34,8 +34,8 @@ def list_finetunes(
 ) -> None:
     """List FineTunes with phase, progress and loss."""
     from finetune_operator.cli.kube.cluster import connect
-    from finetune_operator.cli.printing import note, out, serialized
-    from finetune_operator.cli.table import finetune_table
+    from finetune_operator.cli.output.printing import note, out, serialized
+    from finetune_operator.cli.output.table import finetune_table
     from finetune_operator.kube import resources
 
     cluster = connect(Target(kubeconfig, context, namespace))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.pods import pods_of, started
-from finetune_operator.cli.table import backend_of
+from finetune_operator.cli.output.table import backend_of
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
 

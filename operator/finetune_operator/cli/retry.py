@@ -46,8 +46,8 @@ def retry(
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import change, find
     from finetune_operator.cli.lifecycle import git_warning
-    from finetune_operator.cli.printing import note, out
-    from finetune_operator.cli.snapshot import snapshot
+    from finetune_operator.cli.output.printing import note, out
+    from finetune_operator.cli.output.snapshot import snapshot
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)

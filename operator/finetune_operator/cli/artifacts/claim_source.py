@@ -24,7 +24,7 @@ from finetune_operator.cli.artifacts.reader_pod import (
 from finetune_operator.cli.artifacts.records import Record
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
-from finetune_operator.cli.printing import note
+from finetune_operator.cli.output.printing import note
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError, NotFound
 

@@ -34,7 +34,7 @@ def list_artifacts(
     from finetune_operator.cli.artifacts.records import artifact_table, recorded
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
-    from finetune_operator.cli.printing import as_json, as_yaml, out
+    from finetune_operator.cli.output.printing import as_json, as_yaml, out
 
     found = recorded(find(connect(Target(kubeconfig, context, namespace)), name), run)
     if output is Output.NAME:
@@ -83,7 +83,7 @@ def download_artifacts(
     from finetune_operator.cli.artifacts.sources import Sources
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
-    from finetune_operator.cli.printing import out
+    from finetune_operator.cli.output.printing import out
 
     cluster = connect(Target(kubeconfig, context, namespace))
     finetune = find(cluster, name)

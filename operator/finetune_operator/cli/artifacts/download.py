@@ -9,8 +9,8 @@ from typing import Protocol
 
 from finetune_operator.cli.artifacts.records import Record
 from finetune_operator.cli.errors import CommandError
-from finetune_operator.cli.printing import note
-from finetune_operator.cli.sizes import size
+from finetune_operator.cli.output.humanize import size
+from finetune_operator.cli.output.printing import note
 
 CHUNK = 1 << 20
 

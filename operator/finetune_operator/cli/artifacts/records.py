@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from finetune_operator.cli.errors import CommandError, UsageError
-from finetune_operator.cli.sizes import size
-from finetune_operator.cli.snapshot import snapshot
-from finetune_operator.cli.table import aligned
+from finetune_operator.cli.output.humanize import size
+from finetune_operator.cli.output.snapshot import snapshot
+from finetune_operator.cli.output.table import aligned
 
 
 @dataclass(frozen=True, slots=True)

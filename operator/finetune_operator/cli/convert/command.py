@@ -70,7 +70,7 @@ def convert(
         requests_of,
     )
     from finetune_operator.cli.errors import UsageError
-    from finetune_operator.cli.printing import as_json, as_yaml, out
+    from finetune_operator.cli.output.printing import as_json, as_yaml, out
 
     found = loaded(read(file), file)
     answers = Answers(

@@ -15,7 +15,7 @@ from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.cli.building import checked
 from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.cli.table import backend_of
+from finetune_operator.cli.output.table import backend_of
 from finetune_operator.cli.values import split_assignment
 
 

@@ -33,7 +33,7 @@ def doctor(
     from finetune_operator.cli.doctor.checks import checkup
     from finetune_operator.cli.doctor.findings import Level, line
     from finetune_operator.cli.kube.cluster import connect
-    from finetune_operator.cli.printing import out
+    from finetune_operator.cli.output.printing import out
 
     broken = False
     for finding in checkup(connect(Target(kubeconfig, context, namespace)), operator_namespace):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from finetune_operator.api.names import CRD_NAME, GROUP, VERSION
-from finetune_operator.cli.times import age, parsed
+from finetune_operator.cli.output.humanize import age, parsed
 
 Object = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from finetune_operator.cli.table import backend_of
+from finetune_operator.cli.output.table import backend_of
 
 STORE_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "s3": (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),),

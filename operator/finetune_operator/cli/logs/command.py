@@ -46,9 +46,9 @@ def logs(
     from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.logs.pod_logs import PodLogs
     from finetune_operator.cli.logs.provider_logs import print_provider_log
-    from finetune_operator.cli.printing import note
-    from finetune_operator.cli.snapshot import snapshot
-    from finetune_operator.cli.table import backend_of
+    from finetune_operator.cli.output.printing import note
+    from finetune_operator.cli.output.snapshot import snapshot
+    from finetune_operator.cli.output.table import backend_of
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)

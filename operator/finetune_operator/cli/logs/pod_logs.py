@@ -11,8 +11,8 @@ from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
 from finetune_operator.cli.kube.pods import ended, pods_of, started
-from finetune_operator.cli.printing import note, out
-from finetune_operator.cli.snapshot import snapshot
+from finetune_operator.cli.output.printing import note, out
+from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError, BadRequest, NotFound, Unreachable
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.names import QUEUE_LABEL
-from finetune_operator.cli.times import age
+from finetune_operator.cli.output.humanize import age
 
 Object = Mapping[str, Any]
 

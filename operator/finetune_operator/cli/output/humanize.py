@@ -1,4 +1,4 @@
-"""Times and durations as kubectl shows them. Pure."""
+"""Times and durations as kubectl shows them, and sizes for people. Pure."""
 
 from __future__ import annotations
 
@@ -42,3 +42,16 @@ def clock(seconds: float) -> str:
     whole = max(0, int(seconds))
     minutes, hours = whole // 60 % 60, whole // 3600
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(count: object) -> str:
+    """`1.5 MiB`; empty where it is not known."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        return ""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.0f} {UNITS[unit]}" if unit == 0 or value >= 100 else f"{value:.1f} {UNITS[unit]}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.reasons import TERMINAL_PHASES, Phase
-from finetune_operator.cli.advice import advice
+from finetune_operator.cli.output.advice import advice
 
 
 @dataclass(frozen=True, slots=True)

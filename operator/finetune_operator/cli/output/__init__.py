@@ -1,0 +1,1 @@
+"""What the commands print: tables, a run at a glance, advice, times and sizes."""
