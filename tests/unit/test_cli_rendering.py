@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from finetune_operator.api.reasons import Phase, Reason
-from finetune_operator.cli.description import description
 from finetune_operator.cli.display import panel
 from finetune_operator.cli.ending import exit_code, farewell, interrupted
 from finetune_operator.cli.line import plain_line
@@ -22,6 +21,7 @@ from finetune_operator.cli.output.humanize import age, clock, duration, size
 from finetune_operator.cli.output.printing import clean
 from finetune_operator.cli.output.snapshot import Snapshot, snapshot
 from finetune_operator.cli.output.table import finetune_table
+from finetune_operator.cli.show.description import description
 from finetune_operator.cli.sparkline import sparkline
 from finetune_operator.kube.secrets import decoded
 

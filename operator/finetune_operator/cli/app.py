@@ -11,15 +11,15 @@ import typer
 from finetune_operator import __version__
 from finetune_operator.cli.artifacts.command import artifacts
 from finetune_operator.cli.convert.command import convert
-from finetune_operator.cli.describe import describe
 from finetune_operator.cli.doctor.command import doctor
 from finetune_operator.cli.errors import CommandError, ExitCode
-from finetune_operator.cli.get import get
 from finetune_operator.cli.lifecycle import cancel, resume, suspend
-from finetune_operator.cli.list import list_finetunes
 from finetune_operator.cli.logs.command import logs
 from finetune_operator.cli.output.printing import note
 from finetune_operator.cli.retry import retry
+from finetune_operator.cli.show.describe import describe
+from finetune_operator.cli.show.get import get
+from finetune_operator.cli.show.list import list_finetunes
 from finetune_operator.cli.submit import submit
 from finetune_operator.cli.watch import watch
 from finetune_operator.kube.errors import ApiError

@@ -9,13 +9,13 @@ from finetune_operator.cli.options import Context, Kubeconfig, Name, Namespace, 
 
 def describe(name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None) -> None:
     """Everything about a FineTune: what, where, how far, why, what it made, and what to do."""
-    from finetune_operator.cli.description import description
-    from finetune_operator.cli.events import events_of
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.kube.pods import pods_of
     from finetune_operator.cli.output.printing import out
     from finetune_operator.cli.output.table import backend_of
+    from finetune_operator.cli.show.description import description
+    from finetune_operator.cli.show.events import events_of
     from finetune_operator.kube.errors import ApiError
 
     cluster = connect(Target(kubeconfig, context, namespace))

@@ -1,0 +1,1 @@
+"""`kubectl finetune list`, `get` and `describe`."""
