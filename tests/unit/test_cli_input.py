@@ -15,13 +15,13 @@ import yaml
 
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.cli import submit
 from finetune_operator.cli.app import run
-from finetune_operator.cli.building import Wishes, built, changed, checked, from_file
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.kube.finetunes import plain_name
 from finetune_operator.cli.lifecycle import cancelled, git_warning, resumed, suspended
-from finetune_operator.cli.values import assign
+from finetune_operator.cli.submit import command as submit
+from finetune_operator.cli.submit.assignments import assign
+from finetune_operator.cli.submit.manifest import Wishes, built, changed, checked, from_file
 from tests.api.finetunes import fine_tune
 from tests.cluster.paths import CHECKOUT
 

@@ -16,11 +16,11 @@ from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.lifecycle import cancel, resume, suspend
 from finetune_operator.cli.logs.command import logs
 from finetune_operator.cli.output.printing import note
-from finetune_operator.cli.retry import retry
 from finetune_operator.cli.show.describe import describe
 from finetune_operator.cli.show.get import get
 from finetune_operator.cli.show.list import list_finetunes
-from finetune_operator.cli.submit import submit
+from finetune_operator.cli.submit.command import submit
+from finetune_operator.cli.submit.retry import retry
 from finetune_operator.cli.watch import watch
 from finetune_operator.kube.errors import ApiError
 

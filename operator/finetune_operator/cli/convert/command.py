@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_operator.cli.submit import read
+from finetune_operator.cli.submit.command import read
 
 Provider = StrEnum("Provider", {"OXEN": "oxen", "SCENARIO": "scenario", "BFL": "bfl", "OCTOAI": "octoai"})
 

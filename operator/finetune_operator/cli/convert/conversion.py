@@ -12,11 +12,11 @@ from finetune_operator.api import convert
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION, KIND
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.cli.building import checked
-from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.output.table import backend_of
-from finetune_operator.cli.values import split_assignment
+from finetune_operator.cli.submit.assignments import split_assignment
+from finetune_operator.cli.submit.manifest import checked
+from finetune_operator.cli.submit.yaml_files import documents
 
 
 @dataclass(frozen=True, slots=True)

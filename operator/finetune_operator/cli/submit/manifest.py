@@ -18,11 +18,11 @@ from finetune_operator.api.objects import Object
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
-from finetune_operator.cli import lacking
-from finetune_operator.cli.documents import documents
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.output.table import backend_of, recipe_of
-from finetune_operator.cli.values import Schema, assign, split_assignment
+from finetune_operator.cli.submit import validation
+from finetune_operator.cli.submit.assignments import Schema, assign, split_assignment
+from finetune_operator.cli.submit.yaml_files import documents
 
 SIMPLE: Mapping[str, str] = {
     "model": "baseModel",
@@ -127,15 +127,15 @@ def changed(spec: Object, wishes: Wishes) -> Object:
 
 def checked(finetune: Mapping[str, Any]) -> FineTuneSpec:
     """The spec, once it is complete and its backend can honour it."""
-    if lacks := lacking.missing(finetune):
+    if lacks := validation.missing(finetune):
         raise lacks
     spec = finetune["spec"]
     try:
         parsed = FineTuneSpec.model_validate(spec)
     except ValidationError as error:
-        raise lacking.invalid(error, spec) from None
+        raise validation.invalid(error, spec) from None
     if findings := list(unsupported(parsed)):
-        raise lacking.unsupported(findings)
+        raise validation.unsupported(findings)
     return parsed
 
 

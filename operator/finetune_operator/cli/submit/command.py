@@ -12,7 +12,7 @@ from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.options import Context, Kubeconfig, Namespace, Output, OutputFormat, Target
 
 if TYPE_CHECKING:
-    from finetune_operator.cli.building import Wishes
+    from finetune_operator.cli.submit.manifest import Wishes
 
 LARGEST_FILE = 4 * 2**20
 RECIPES = (
@@ -93,7 +93,7 @@ def submit(
     From a file:    kubectl finetune submit -f finetune.yaml -p loraRank=32
     Parameters of a recipe, with defaults:  kubectl explain finetune.spec.recipe.imageToText
     """
-    from finetune_operator.cli.building import Wishes
+    from finetune_operator.cli.submit.manifest import Wishes
 
     wishes = Wishes(
         name=name,
@@ -134,7 +134,7 @@ def submit(
 
 
 def _made(file: str | None, wishes: Wishes) -> dict[str, Any]:
-    from finetune_operator.cli.building import built, checked, from_file
+    from finetune_operator.cli.submit.manifest import built, checked, from_file
 
     start = from_file(read(file), file) if file else None
     finetune = built(wishes, start)

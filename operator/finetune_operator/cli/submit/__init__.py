@@ -1,0 +1,1 @@
+"""`kubectl finetune submit` and `retry`: a new run."""
