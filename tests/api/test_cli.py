@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_operator.cli import following
 from finetune_operator.cli.app import run
+from finetune_operator.cli.watch import follow
 from tests.api.finetunes import create, delete, fine_tune, get, patch
 from tests.cluster import binary
 from tests.cluster.control_plane import ControlPlane
@@ -230,13 +230,13 @@ def test_watch_ends_with_the_run(
 ) -> None:
     progress = {"summary": "10% 1/10", "percentage": 10, "step": 1, "totalSteps": 10, "loss": "2.0"}
     say(api, stored, phase="Running", reason="PodsRunning", progress=progress)
-    look = following._look
+    look = follow._look
 
     def end_and_look(*arguments: Any) -> Any:
         pretend_ended(api, stored, phase, reason, "why", progress=progress)
         return look(*arguments)
 
-    monkeypatch.setattr(following, "_look", end_and_look)
+    monkeypatch.setattr(follow, "_look", end_and_look)
     ended, said, _ = command("watch", stored)
     assert ended == code
     lines = said.splitlines()

@@ -10,19 +10,17 @@ import pytest
 from rich.console import Console
 
 from finetune_operator.api.reasons import Phase, Reason
-from finetune_operator.cli.display import panel
-from finetune_operator.cli.ending import exit_code, farewell, interrupted
-from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.logs.provider_log_sources import lines_in
 from finetune_operator.cli.logs.provider_logs import new_lines
-from finetune_operator.cli.losses import losses_in
 from finetune_operator.cli.output.advice import ADVICE
 from finetune_operator.cli.output.humanize import age, clock, duration, size
 from finetune_operator.cli.output.printing import clean
 from finetune_operator.cli.output.snapshot import Snapshot, snapshot
 from finetune_operator.cli.output.table import finetune_table
 from finetune_operator.cli.show.description import description
-from finetune_operator.cli.sparkline import sparkline
+from finetune_operator.cli.watch.display import panel, plain_line, sparkline
+from finetune_operator.cli.watch.follow import exit_code, farewell, interrupted
+from finetune_operator.cli.watch.losses import losses_in
 from finetune_operator.kube.secrets import decoded
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

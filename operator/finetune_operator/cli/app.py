@@ -21,7 +21,7 @@ from finetune_operator.cli.show.get import get
 from finetune_operator.cli.show.list import list_finetunes
 from finetune_operator.cli.submit.command import submit
 from finetune_operator.cli.submit.retry import retry
-from finetune_operator.cli.watch import watch
+from finetune_operator.cli.watch.command import watch
 from finetune_operator.kube.errors import ApiError
 
 PROGRAM = "kubectl finetune"

@@ -41,7 +41,6 @@ def logs(
     With -f it goes on through failed, preempted and resumed attempts until the run is over. Ctrl-C stops the reading,
     not the run.
     """
-    from finetune_operator.cli.ending import interrupted
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
     from finetune_operator.cli.logs.pod_logs import PodLogs
@@ -49,6 +48,7 @@ def logs(
     from finetune_operator.cli.output.printing import note
     from finetune_operator.cli.output.snapshot import snapshot
     from finetune_operator.cli.output.table import backend_of
+    from finetune_operator.cli.watch.follow import interrupted
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)

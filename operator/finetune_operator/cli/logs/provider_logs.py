@@ -11,11 +11,11 @@ from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
-from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.logs.provider_log_sources import LOGS, NO_LOG
 from finetune_operator.cli.output.printing import note, out
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.cli.output.table import backend_of
+from finetune_operator.cli.watch.display import plain_line
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
 from finetune_operator.kube.secrets import decoded

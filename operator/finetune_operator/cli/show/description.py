@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION, QUEUE_LABEL
-from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.output.humanize import age, duration, parsed, size
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.cli.output.table import aligned, backend_of, recipe_of
 from finetune_operator.cli.show.events import event_time
+from finetune_operator.cli.watch.display import plain_line
 
 Object = Mapping[str, Any]
 INDENT = "  "

@@ -167,9 +167,9 @@ def _print(finetune: dict[str, Any], output: Output) -> None:
 
 
 def _send(finetune: dict[str, Any], target: Target, output: Output, *, watch: bool, server_dry_run: bool) -> None:
-    from finetune_operator.cli.following import follow
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.output.printing import out, serialized
+    from finetune_operator.cli.watch.follow import follow
     from finetune_operator.kube import resources
     from finetune_operator.kube.errors import AlreadyExists
 

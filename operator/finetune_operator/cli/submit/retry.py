@@ -41,13 +41,13 @@ def retry(
 
     The old run stays in the history (the last five). With -p, --backend-param or --set the new run has other values.
     """
-    from finetune_operator.cli.following import follow
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import change, find
     from finetune_operator.cli.lifecycle import git_warning
     from finetune_operator.cli.output.printing import note, out
     from finetune_operator.cli.output.snapshot import snapshot
     from finetune_operator.cli.submit.manifest import Wishes, changed, checked
+    from finetune_operator.cli.watch.follow import follow
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)

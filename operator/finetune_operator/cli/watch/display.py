@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from finetune_operator.cli.line import plain_line
 from finetune_operator.cli.output.humanize import clock
 from finetune_operator.cli.output.printing import clean, out
 from finetune_operator.cli.output.snapshot import Snapshot
-from finetune_operator.cli.sparkline import sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -84,6 +85,24 @@ class LiveDisplay:
         self._live.update(panel(now, self._losses))
 
 
+def plain_line(now: Snapshot) -> str:
+    """`Running    42% step 420/1000  loss 0.1234  eta 3:20`; reason and message while nothing is computed."""
+    parts = [f"{now.phase or 'Waiting':<10}"]
+    if now.percentage is not None:
+        parts.append(f"{now.percentage}%")
+    if now.step is not None:
+        parts.append(f"step {now.step}/{now.total_steps}" if now.total_steps else f"step {now.step}")
+    if now.loss_text:
+        parts.append(f"loss {now.loss_text}")
+    if now.remaining_seconds is not None and not now.over:
+        parts.append(f"eta {clock(now.remaining_seconds)}")
+    if now.attempts > 1:
+        parts.append(f"attempt {now.attempts}")
+    if now.phase != "Running" or now.step is None:
+        parts.append(f"{now.reason}: {now.message}" if now.message else now.reason)
+    return "  ".join(part for part in parts if part).rstrip()
+
+
 _COLOURS = {"Succeeded": "green", "Running": "cyan", "Failed": "red", "Cancelled": "yellow", "Stalled": "red"}
 
 
@@ -111,3 +130,24 @@ def panel(now: Snapshot, losses: list[float]) -> RenderableType:
     if (now.phase != "Running" or now.step is None) and (now.reason or now.message):
         rows.append(Text(clean(f"{now.reason}: {now.message}" if now.message else now.reason), style="dim"))
     return Group(*rows)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """At most `width` bars, the newest last; where there are more values, each bar is the mean of its share."""
+    finite = [value for value in values if math.isfinite(value)]
+    shown = _means(finite, width) if len(finite) > width else finite
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    if high == low:
+        return BARS[0] * len(shown)
+    scale = (len(BARS) - 1) / (high - low)
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+def _means(values: Sequence[float], width: int) -> list[float]:
+    edges = [round(index * len(values) / width) for index in range(width + 1)]
+    return [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from finetune_operator.cli.display import display
-from finetune_operator.cli.ending import exit_code, farewell, interrupted
 from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
-from finetune_operator.cli.losses import losses_so_far
 from finetune_operator.cli.output.printing import note, out
 from finetune_operator.cli.output.snapshot import Snapshot, snapshot
+from finetune_operator.cli.watch.display import display
+from finetune_operator.cli.watch.losses import losses_so_far
 from finetune_operator.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
 
 POLL_SECONDS = 1.0
@@ -77,3 +76,29 @@ def _look(cluster: Cluster, name: str) -> Snapshot | None:
                 raise
             with suppress(OSError):
                 time.sleep(2 * POLL_SECONDS)
+
+
+def exit_code(now: Snapshot) -> ExitCode:
+    """Success only for a run that has ended well."""
+    return ExitCode.SUCCESS if now.succeeded else ExitCode.FAILED
+
+
+def farewell(now: Snapshot, flags: str = "") -> Iterator[str]:
+    """How it ended, why, and what to do. `flags`: those that the next command needs to find the same cluster."""
+    how = now.phase or "without a word"
+    yield f"{now.name} run {now.run}: {how}" + (f" ({now.reason})" if now.reason else "")
+    if now.message:
+        yield f"  {now.message}"
+    if now.succeeded:
+        yield f"  next: kubectl finetune artifacts download {now.name}{flags}"
+    elif now.advice:
+        yield f"  what to do: {now.advice}"
+
+
+def interrupted(now: Snapshot | None, name: str, flags: str = "") -> Iterator[str]:
+    """What Ctrl-C has not stopped."""
+    if now is not None and now.over:
+        return
+    yield f"{name} goes on running; only the watching has stopped."
+    yield f"  come back: kubectl finetune watch {name}{flags}"
+    yield f"  stop it:   kubectl finetune cancel {name}{flags}"

@@ -26,9 +26,9 @@ def watch(
     On a terminal a live bar; elsewhere, and with NO_COLOR, one line for each change. Ends with exit code 0 when the
     run has succeeded and 1 when it has failed, was cancelled or is stuck. Ctrl-C stops the watching, not the run.
     """
-    from finetune_operator.cli.following import follow
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import find
+    from finetune_operator.cli.watch.follow import follow
 
     target = Target(kubeconfig, context, namespace)
     cluster = connect(target)

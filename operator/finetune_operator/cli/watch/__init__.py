@@ -1,0 +1,1 @@
+"""`kubectl finetune watch`: a run followed to its end."""
