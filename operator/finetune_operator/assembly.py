@@ -17,8 +17,8 @@ from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.transfer.spool import Disk
-from finetune_operator.controller.accounting import Accounting
 from finetune_operator.controller.act import Actor
+from finetune_operator.controller.burst import Rush
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.health import Contact, Limits, LoopLag, Snapshot, problems
@@ -28,8 +28,8 @@ from finetune_operator.controller.observe import Observer
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.reports import Reports
+from finetune_operator.controller.run_metrics import Accounting
 from finetune_operator.controller.runner import Runner
-from finetune_operator.controller.rush import Rush
 from finetune_operator.controller.watch import Watches
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient

@@ -22,7 +22,7 @@ from finetune_operator.controller.model import (
     Refusal,
 )
 from finetune_operator.controller.observe import Memory
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import stamp
 from finetune_operator.kube import resources

@@ -272,3 +272,11 @@ class Decision:
     announcement: Announcement | None = None
     claim: str | None = None
     """The status records an attempt to make a billed call: it is written only onto the version that was seen."""
+
+
+def delay_of(rules: Rules, *, in_a_rush: bool) -> float:
+    """Age in seconds from which on a Job that has not started is worth a look and a status write.
+
+    In a rush every such write would stand in the way of three Jobs: then it waits for the next look at what is missing.
+    """
+    return max(rules.pending_status_delay, rules.recheck_interval if in_a_rush else 0.0)

@@ -24,12 +24,12 @@ from finetune_operator.controller.model import (
     Refusal,
     Rules,
     UpstreamView,
+    delay_of,
     read_finetune,
 )
-from finetune_operator.controller.policies.ownership import controller_of, is_ours
-from finetune_operator.controller.policies.patience import delay_of
-from finetune_operator.controller.readings import Readings
+from finetune_operator.controller.ownership import controller_of, is_ours
 from finetune_operator.controller.runner import Runner
+from finetune_operator.controller.spec_cache import Readings
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient

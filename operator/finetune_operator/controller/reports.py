@@ -6,7 +6,7 @@ from finetune_operator.api.names import named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key
-from finetune_operator.controller.policies.ownership import controller_of
+from finetune_operator.controller.ownership import controller_of
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient

@@ -7,7 +7,7 @@ from finetune_operator.api.unsupported import unsupported
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Missing, Observation
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 
 _REASON_BY_KIND = {"Secret": Reason.SECRET_NOT_FOUND, "PersistentVolumeClaim": Reason.CLAIM_NOT_FOUND}
 

@@ -6,7 +6,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Delete, Observation
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import stamp
 
 

@@ -10,9 +10,8 @@ from finetune_operator.backends.job.manifest import Identity, build_claim, build
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Create, Observation, Patch
-from finetune_operator.controller.policies.ownership import is_ours, is_predecessors
-from finetune_operator.controller.policies.patience import delay_of
+from finetune_operator.controller.model import Create, Observation, Patch, delay_of
+from finetune_operator.controller.ownership import is_ours, is_predecessors
 
 
 def ensure(observation: Observation, draft: Draft) -> bool:

@@ -7,7 +7,7 @@ from finetune_operator.backends.job.interpret import finished
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Delete, Observation
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import seconds_since
 
 

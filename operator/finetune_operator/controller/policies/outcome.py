@@ -10,7 +10,7 @@ from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import seconds_since
 
 LONGEST_RECHECK = 300.0

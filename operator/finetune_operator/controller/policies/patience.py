@@ -5,16 +5,8 @@ from __future__ import annotations
 from finetune_operator.api.reasons import Phase
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import CONTINUE, Draft
-from finetune_operator.controller.model import Observation, Rules
+from finetune_operator.controller.model import Observation, delay_of
 from finetune_operator.controller.times import seconds_since
-
-
-def delay_of(rules: Rules, *, in_a_rush: bool) -> float:
-    """Age in seconds from which on a Job that has not started is worth a look and a status write.
-
-    In a rush every such write would stand in the way of three Jobs: then it waits for the next look at what is missing.
-    """
-    return max(rules.pending_status_delay, rules.recheck_interval if in_a_rush else 0.0)
 
 
 def wait(observation: Observation, draft: Draft) -> bool:

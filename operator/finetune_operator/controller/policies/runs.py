@@ -11,7 +11,7 @@ from finetune_operator.backends.job.interpret import finished, interpret
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, Draft
 from finetune_operator.controller.model import Action, Delete, Observation, Patch
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import stamp
 
 _RECORDED = ("startTime", "completionTime", "attempts", "job", "upstream", "parameters", "artifacts", "cost")

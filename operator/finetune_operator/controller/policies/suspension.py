@@ -10,7 +10,7 @@ from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATIO
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation, Patch
-from finetune_operator.controller.policies.ownership import is_ours
+from finetune_operator.controller.ownership import is_ours
 
 _POINTER = "/metadata/annotations/" + SUSPENDED_BY_SPEC_ANNOTATION.replace("/", "~1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.controller.rush import Rush
+from finetune_operator.controller.burst import Rush
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.controller.policies.ownership import is_ours, is_predecessors
+from finetune_operator.controller.ownership import is_ours, is_predecessors
 from tests.unit.observations import ANOTHER_UID, UID, finetune
 
 CONTROLLER = {
