@@ -12,15 +12,15 @@ from finetune_operator.api.reasons import ConditionType
 from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
 from finetune_operator.controller.draft import Draft, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
-from finetune_operator.controller.policies import (
+from finetune_operator.controller.policies.job import (
     acceptance,
     cancellation,
     children,
     deletion,
-    expiry,
+    new_run,
     outcome,
-    patience,
-    runs,
+    pending_delay,
+    retention,
     suspension,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
@@ -38,14 +38,14 @@ from finetune_operator.controller.times import stamp
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
-    runs.begin,  # a raised run archives the last one, stops its Job, and starts clean
-    expiry.keep_finished,  # a finished run stays finished; only its children expire
+    new_run.begin,  # a raised run archives the last one, stops its Job, and starts clean
+    retention.keep_finished,  # a finished run stays finished; only its children expire
     outcome.read,  # what the Job says of the run, if there is one
     cancellation.stop,  # spec.cancel ends the run and keeps the record
     acceptance.check,  # a spec that cannot run says why and waits for a better one
     suspension.hold,  # spec.suspend holds the run back, before its start and during it
     children.ensure,  # exactly one Job, created once, and never a stranger's
-    patience.wait,  # a Job that starts within moments is one status write, not two
+    pending_delay.wait,  # a Job that starts within moments is one status write, not two
 )
 
 UPSTREAM_POLICIES: tuple[Policy, ...] = (

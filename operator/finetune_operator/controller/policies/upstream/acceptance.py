@@ -8,7 +8,7 @@ from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.policies import acceptance
+from finetune_operator.controller.policies.job import acceptance
 from finetune_operator.controller.policies.upstream.record import record_of, traits_of
 
 

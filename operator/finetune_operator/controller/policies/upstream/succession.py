@@ -8,7 +8,7 @@ from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Announcement, Finalize, Observation
-from finetune_operator.controller.policies import runs
+from finetune_operator.controller.policies.job import new_run
 from finetune_operator.controller.policies.upstream.leftover import leftover
 from finetune_operator.controller.policies.upstream.record import Record, belongs, is_live, record_of
 from finetune_operator.controller.policies.upstream.stopping import Stop, stop_in_time
@@ -37,7 +37,7 @@ def make_way(observation: Observation, draft: Draft) -> bool:
 
 def begin(observation: Observation, draft: Draft) -> bool:
     """As for a Job; what was observed is about the old run, so that everything else waits for the next look."""
-    runs.begin(observation, draft)
+    new_run.begin(observation, draft)
     recorded = observation.status.get("run")
     if recorded is None or recorded == observation.finetune.run:
         return CONTINUE

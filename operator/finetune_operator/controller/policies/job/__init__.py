@@ -1,0 +1,1 @@
+"""The rules of Jobs, one per file, pure. `plan.py` holds their order."""
