@@ -24,15 +24,12 @@ from finetune_operator.controller.policies.job import (
     suspension,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
-from finetune_operator.controller.policies.upstream import (
-    advance,
-    departure,
-    ending,
-    record,
-    succession,
-)
+from finetune_operator.controller.policies.upstream import advance, record
 from finetune_operator.controller.policies.upstream import cancellation as upstream_cancellation
+from finetune_operator.controller.policies.upstream import deletion as upstream_deletion
+from finetune_operator.controller.policies.upstream import new_run as upstream_new_run
 from finetune_operator.controller.policies.upstream import outcome as upstream_outcome
+from finetune_operator.controller.policies.upstream import retention as upstream_retention
 from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
 from finetune_operator.controller.times import stamp
 
@@ -50,10 +47,10 @@ POLICIES: tuple[Policy, ...] = (
 
 UPSTREAM_POLICIES: tuple[Policy, ...] = (
     record.read,  # what the calls have taught: the id, the start, the provider's words
-    departure.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
-    ending.keep_finished,  # a finished run stays finished, and lets the FineTune go
-    succession.make_way,  # a raised run stops the last one first,
-    succession.begin,  # archives it, and starts clean
+    upstream_deletion.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
+    upstream_retention.keep_finished,  # a finished run stays finished, and lets the FineTune go
+    upstream_new_run.make_way,  # a raised run stops the last one first,
+    upstream_new_run.begin,  # archives it, and starts clean
     upstream_cancellation.cancel,  # spec.cancel ends the run and keeps the record
     upstream_cancellation.expire,  # so does its deadline
     upstream_cancellation.go_on,  # whoever takes that back before it has happened takes it back whole
