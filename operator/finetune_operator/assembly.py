@@ -20,7 +20,6 @@ from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.act import Actor
 from finetune_operator.controller.burst import Rush
 from finetune_operator.controller.cache import Cache
-from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.health import Contact, Limits, LoopLag, Snapshot, problems
 from finetune_operator.controller.lease import AlwaysLeader, Lease, LeaseLost, own_identity
 from finetune_operator.controller.model import Key, Rules
@@ -29,7 +28,8 @@ from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.reports import Reports
 from finetune_operator.controller.run_metrics import Accounting
-from finetune_operator.controller.runner import Runner
+from finetune_operator.controller.upstream.credentials import Credentials
+from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.controller.watch import Watches
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient

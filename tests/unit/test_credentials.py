@@ -7,8 +7,8 @@ import base64
 from typing import Any, cast
 
 from finetune_operator.backends.providers.bfl.provider import TRAITS
-from finetune_operator.controller import credentials
-from finetune_operator.controller.credentials import Credentials
+from finetune_operator.controller.upstream import credentials
+from finetune_operator.controller.upstream.credentials import Credentials
 from finetune_operator.kube.client import KubeClient
 from tests.upstream.kits import run_of
 

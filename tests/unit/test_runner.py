@@ -17,9 +17,9 @@ from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.provider_run import Outcome, Sighting, Step
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.controller.credentials import Credentials
 from finetune_operator.controller.model import Key
-from finetune_operator.controller.runner import HEAVY_PER_PROVIDER, Runner
+from finetune_operator.controller.upstream.credentials import Credentials
+from finetune_operator.controller.upstream.runner import HEAVY_PER_PROVIDER, Runner
 from tests.upstream.kits import run_of
 
 RUN = run_of("https://data.example.com/dogs.zip")

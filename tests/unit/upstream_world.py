@@ -1,8 +1,8 @@
 """A world for the policies of upstream runs: one FineTune, a provider, and operators with memories and caches of their
 own, all simulated and under the test's hand, moment by moment.
 
-Nothing here decides anything: decisions are `plan`'s. What is simulated is what act.py, runner.py and the API server
-do with them; the sweep does the same with the real ones.
+Nothing here decides anything: decisions are `plan`'s. What is simulated is what act.py, upstream/runner.py and the API
+server do with them; the sweep does the same with the real ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from finetune_operator.controller.model import (
     read_finetune,
 )
 from finetune_operator.controller.plan import plan
-from finetune_operator.controller.policies.upstream.consent import objection
+from finetune_operator.controller.upstream.preflight import objection
 from tests.unit.observations import NOW, body
 
 Object = dict[str, Any]

@@ -23,8 +23,8 @@ from finetune_operator.controller.model import (
 )
 from finetune_operator.controller.observe import Memory
 from finetune_operator.controller.ownership import is_ours
-from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.times import stamp
+from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound

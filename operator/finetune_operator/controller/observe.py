@@ -28,9 +28,9 @@ from finetune_operator.controller.model import (
     read_finetune,
 )
 from finetune_operator.controller.ownership import controller_of, is_ours
-from finetune_operator.controller.runner import Runner
 from finetune_operator.controller.spec_cache import Readings
 from finetune_operator.controller.times import seconds_since
+from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, NotFound

@@ -24,7 +24,7 @@ from finetune_operator.controller.policies.job import (
     suspension,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
-from finetune_operator.controller.policies.upstream import advance, record
+from finetune_operator.controller.policies.upstream import advance
 from finetune_operator.controller.policies.upstream import cancellation as upstream_cancellation
 from finetune_operator.controller.policies.upstream import deletion as upstream_deletion
 from finetune_operator.controller.policies.upstream import new_run as upstream_new_run
@@ -32,6 +32,7 @@ from finetune_operator.controller.policies.upstream import outcome as upstream_o
 from finetune_operator.controller.policies.upstream import retention as upstream_retention
 from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
 from finetune_operator.controller.times import stamp
+from finetune_operator.controller.upstream import record
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.provider_run import Step
-from finetune_operator.controller.policies.upstream.stopping import LATE_ATTEMPTS
+from finetune_operator.controller.upstream.stop import LATE_ATTEMPTS
 from tests.api.finetunes import fine_tune
 from tests.unit.policies.upstream.test_life import ALL, TRUSTED, condition, look, run_on, running, until
 from tests.unit.upstream_world import (

@@ -9,7 +9,7 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.job import acceptance
-from finetune_operator.controller.policies.upstream.record import record_of, traits_of
+from finetune_operator.controller.upstream.record import record_of, traits_of
 
 
 def check(observation: Observation, draft: Draft) -> bool:

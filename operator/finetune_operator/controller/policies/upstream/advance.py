@@ -15,11 +15,12 @@ from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import STOP, Draft
 from finetune_operator.controller.model import Ended, Finalize, Observation
-from finetune_operator.controller.policies.upstream.calling import LOST_AFTER, begin, call
-from finetune_operator.controller.policies.upstream.lookup import Fate, adopted, may_create_again, settle
 from finetune_operator.controller.policies.upstream.outcome import VANISHED_AFTER, say
-from finetune_operator.controller.policies.upstream.pace import poll_every, poll_left, wait_left
-from finetune_operator.controller.policies.upstream.record import (
+from finetune_operator.controller.times import stamp
+from finetune_operator.controller.upstream.backoff import poll_every, poll_left, wait_left
+from finetune_operator.controller.upstream.calls import LOST_AFTER, begin, call
+from finetune_operator.controller.upstream.lost_create import Fate, adopted, may_create_again, settle
+from finetune_operator.controller.upstream.record import (
     Record,
     attempt_number,
     attempt_text,
@@ -28,7 +29,6 @@ from finetune_operator.controller.policies.upstream.record import (
     record_of,
     traits_of,
 )
-from finetune_operator.controller.times import stamp
 
 
 def advance(observation: Observation, draft: Draft) -> bool:

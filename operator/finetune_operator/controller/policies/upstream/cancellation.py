@@ -8,9 +8,9 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.upstream.outcome import seen_state
-from finetune_operator.controller.policies.upstream.record import Record, record_of, traits_of
-from finetune_operator.controller.policies.upstream.stopping import Stop, forget, stop, time_left
 from finetune_operator.controller.times import seconds_since, stamp
+from finetune_operator.controller.upstream.record import Record, record_of, traits_of
+from finetune_operator.controller.upstream.stop import Stop, forget, stop, time_left
 
 AGAIN = "Set it to false and raise spec.run to run again."
 

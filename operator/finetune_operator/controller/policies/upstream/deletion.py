@@ -8,8 +8,8 @@ from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Announcement, Finalize, Observation
 from finetune_operator.controller.policies.upstream.leftover import leftover
-from finetune_operator.controller.policies.upstream.record import Record, record_of
-from finetune_operator.controller.policies.upstream.stopping import Stop, stop_in_time
+from finetune_operator.controller.upstream.record import Record, record_of
+from finetune_operator.controller.upstream.stop import Stop, stop_in_time
 
 
 def leave(observation: Observation, draft: Draft) -> bool:

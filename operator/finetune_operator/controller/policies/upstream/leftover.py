@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.policies.upstream.record import Record, traits_of
+from finetune_operator.controller.upstream.record import Record, traits_of
 
 
 def leftover(observation: Observation, record: Record) -> str:

@@ -10,8 +10,8 @@ from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Announcement, Finalize, Observation
 from finetune_operator.controller.policies.job import new_run
 from finetune_operator.controller.policies.upstream.leftover import leftover
-from finetune_operator.controller.policies.upstream.record import Record, belongs, is_live, record_of
-from finetune_operator.controller.policies.upstream.stopping import Stop, stop_in_time
+from finetune_operator.controller.upstream.record import Record, belongs, is_live, record_of
+from finetune_operator.controller.upstream.stop import Stop, stop_in_time
 
 
 def make_way(observation: Observation, draft: Draft) -> bool:

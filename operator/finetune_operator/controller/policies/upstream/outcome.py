@@ -12,9 +12,9 @@ from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Ended, Observation
-from finetune_operator.controller.policies.upstream.calling import call
-from finetune_operator.controller.policies.upstream.record import Record, record_of, traits_of
 from finetune_operator.controller.times import seconds_since, stamp
+from finetune_operator.controller.upstream.calls import call
+from finetune_operator.controller.upstream.record import Record, record_of, traits_of
 
 VANISHED_AFTER = 3
 """So often in a row the provider must say that it knows no such run."""

@@ -7,7 +7,7 @@ from finetune_operator.backends.provider_run import Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.policies.upstream.record import record_of, traits_of
+from finetune_operator.controller.upstream.record import record_of, traits_of
 
 
 def hold(observation: Observation, draft: Draft) -> bool:

@@ -15,9 +15,9 @@ from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Step, Traits
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.policies.upstream.calling import call
-from finetune_operator.controller.policies.upstream.pace import lost_window
-from finetune_operator.controller.policies.upstream.record import Record, attempt_time
+from finetune_operator.controller.upstream.backoff import lost_window
+from finetune_operator.controller.upstream.calls import call
+from finetune_operator.controller.upstream.record import Record, attempt_time
 
 
 class Fate(Enum):

@@ -36,9 +36,9 @@ from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.backends.providers.protocol import Upstream
 from finetune_operator.backends.transfer.call_context import Kit
 from finetune_operator.backends.transfer.spool import Disk
-from finetune_operator.controller.credentials import Credentials, SecretMissing
 from finetune_operator.controller.model import Ended, Key, UpstreamView
-from finetune_operator.controller.policies.upstream.consent import objection
+from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
+from finetune_operator.controller.upstream.preflight import objection
 from finetune_operator.kube.errors import ApiError, NotFound
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from finetune_operator.backends.provider_run import Step
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Call, Observation
-from finetune_operator.controller.policies.upstream.calling import UNHURRIED, interrupt
-from finetune_operator.controller.policies.upstream.lookup import Fate, adopted, settle
-from finetune_operator.controller.policies.upstream.record import Record, run_of, traits_of
 from finetune_operator.controller.times import seconds_since, stamp
+from finetune_operator.controller.upstream.calls import UNHURRIED, interrupt
+from finetune_operator.controller.upstream.lost_create import Fate, adopted, settle
+from finetune_operator.controller.upstream.record import Record, run_of, traits_of
 
 LATE_ATTEMPTS = 3
 """So many may begin after the bound; the first one that ends in vain is the last."""

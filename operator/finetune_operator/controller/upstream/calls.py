@@ -5,8 +5,8 @@ from __future__ import annotations
 from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Call, Observation
-from finetune_operator.controller.policies.upstream.pace import wait_left
-from finetune_operator.controller.policies.upstream.record import Record, run_of
+from finetune_operator.controller.upstream.backoff import wait_left
+from finetune_operator.controller.upstream.record import Record, run_of
 
 UNHURRIED = (Step.CREATE, Step.START)
 """Calls that are never broken off: they may have been carried out."""
