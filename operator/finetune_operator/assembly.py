@@ -18,7 +18,7 @@ from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.act import Actor
-from finetune_operator.controller.burst import Rush
+from finetune_operator.controller.burst import Burst
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.health import Contact, Limits, LoopLag, Snapshot, problems
 from finetune_operator.controller.lease import AlwaysLeader, Lease, LeaseLost, own_identity
@@ -27,7 +27,7 @@ from finetune_operator.controller.observe import Observer
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.reports import Reports
-from finetune_operator.controller.run_metrics import Accounting
+from finetune_operator.controller.run_metrics import RunMetrics
 from finetune_operator.controller.upstream.credentials import Credentials
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.controller.watch import Watches
@@ -148,7 +148,7 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
         reports = Reports(client, cache, queue)
         progress = await stack.enter_async_context(_progress(settings, unguarded, reports, lease, metrics))
         runner = await stack.enter_async_context(_upstream(settings, client, queue, metrics))
-        rush = Rush(time.monotonic)
+        burst = Burst(time.monotonic)
 
         def gone(uid: str) -> None:
             reports.forget(uid)
@@ -168,10 +168,10 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
                     rules=_rules(settings),
                     defaults=_defaults(settings, progress),
                     report_of=reports.newest,
-                    in_a_rush=rush.is_on,
+                    in_a_burst=burst.is_on,
                     runner=runner,
                 ),
-                Actor(client, cache, Accounting(metrics).status_written, runner, rush.created),
+                Actor(client, cache, RunMetrics(metrics).status_written, runner, burst.created),
                 metrics.reconciled,
                 on_gone=gone,
             ),

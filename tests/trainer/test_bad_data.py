@@ -20,7 +20,7 @@ from finetune_trainer.data import sources
 from tests.trainer.datasets import encoded, picture, write_jsonl, write_rows
 from tests.trainer.runs import Result, TrainerRun
 from tests.upstream import archives
-from tests.upstream.kits import zipped
+from tests.upstream.contexts import zipped
 
 NewRun = Callable[..., TrainerRun]
 GOOD = {"question": "Which number?", "answer": "It is 0", "image": "images/0.png"}

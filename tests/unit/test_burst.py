@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.controller.burst import Rush
+from finetune_operator.controller.burst import Burst
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from finetune_operator.controller.burst import Rush
 )
 def test_ten_within_two_seconds(times: list[float], now: float, on: bool) -> None:
     clock = iter([*times, now])
-    rush = Rush(lambda: next(clock, now))
+    burst = Burst(lambda: next(clock, now))
     for _ in times:
-        rush.created()
-    assert rush.is_on() is on
+        burst.created()
+    assert burst.is_on() is on

@@ -21,7 +21,7 @@ from finetune_operator.cli.kube.finetunes import plain_name
 from finetune_operator.cli.lifecycle import cancelled, git_warning, resumed, suspended
 from finetune_operator.cli.submit import command as submit
 from finetune_operator.cli.submit.assignments import assign
-from finetune_operator.cli.submit.manifest import Wishes, built, changed, checked, from_file
+from finetune_operator.cli.submit.manifest import SubmitFlags, built, changed, checked, from_file
 from tests.api.finetunes import fine_tune
 from tests.cluster.paths import CHECKOUT
 
@@ -82,15 +82,15 @@ def test_a_wrong_value_is_named(path: str, text: str, says: str) -> None:
     assert path in caught.value.message
 
 
-def wishes(**changes: Any) -> Wishes:
+def flags(**changes: Any) -> SubmitFlags:
     values = {"model": "org/model", "dataset": "s3://b/train.parquet", "storage": "1Gi"}
     values |= changes.pop("values", {})
     parameters = ("questionColumn=q", "answerColumn=a", "imageColumns=image")
-    return Wishes(**{"name": "x", "recipe": "imageToText", "parameters": parameters, "values": values, **changes})
+    return SubmitFlags(**{"name": "x", "recipe": "imageToText", "parameters": parameters, "values": values, **changes})
 
 
 def test_flags_alone_make_a_whole_finetune() -> None:
-    made = built(wishes(queue="gpu", labels=("team=a",)))
+    made = built(flags(queue="gpu", labels=("team=a",)))
     checked(made)
     assert made["metadata"] == {"name": "x", "labels": {"team": "a", "kueue.x-k8s.io/queue-name": "gpu"}}
     assert list(made["spec"]) == ["baseModel", "recipe", "dataset", "backend"]
@@ -118,7 +118,7 @@ def test_flags_alone_make_a_whole_finetune() -> None:
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_sent(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        checked(built(wishes(**changes)))
+        checked(built(flags(**changes)))
     assert says in f"{caught.value.message} {caught.value.hint}"
     assert "secret@" not in caught.value.message
 
@@ -126,14 +126,14 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_sent(changes: dict[
 def test_a_file_s_other_backend_gives_way_to_the_flag() -> None:
     backend = {"secret": "oxen", "storage": None}
     parameters = ("namespace=ox", "repository=r")
-    made = built(wishes(backend="oxen", backend_parameters=parameters, values=backend), fine_tune("x"))
+    made = built(flags(backend="oxen", backend_parameters=parameters, values=backend), fine_tune("x"))
     assert made["spec"]["backend"] == {"oxen": {"secretRef": {"name": "oxen"}, "namespace": "ox", "repository": "r"}}
     checked(made)
 
 
 def test_a_change_for_another_run_keeps_the_rest() -> None:
     before = fine_tune("x")["spec"]
-    after = changed(copy.deepcopy(before), Wishes(parameters=("loraRank=64",)))
+    after = changed(copy.deepcopy(before), SubmitFlags(parameters=("loraRank=64",)))
     assert after["recipe"]["imageToText"].pop("loraRank") == 64
     assert after == before
 

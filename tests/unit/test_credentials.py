@@ -6,11 +6,11 @@ import asyncio
 import base64
 from typing import Any, cast
 
-from finetune_operator.backends.providers.bfl.provider import TRAITS
+from finetune_operator.backends.providers.bfl.provider import CAPABILITIES
 from finetune_operator.controller.upstream import credentials
 from finetune_operator.controller.upstream.credentials import Credentials
 from finetune_operator.kube.client import KubeClient
-from tests.upstream.kits import run_of
+from tests.upstream.contexts import run_of
 
 RUN = run_of("https://data.example.com/dogs.zip")
 
@@ -30,7 +30,7 @@ class Secrets:
         return {"data": {"api-key": base64.b64encode(key.encode()).decode()}}
 
     async def key(self) -> str:
-        return (await self.credentials.provider(RUN, TRAITS))["api-key"]
+        return (await self.credentials.provider(RUN, CAPABILITIES))["api-key"]
 
 
 async def test_calls_that_come_together_read_once() -> None:

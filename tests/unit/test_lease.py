@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.controller.lease import AlwaysLeader, Lease, LeaseLost, Sighting, claimed, free, released, sight
+from finetune_operator.controller.lease import AlwaysLeader, Lease, LeaseLost, Observed, claimed, free, released, sight
 from finetune_operator.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound, Unreachable
 
 Object = dict[str, Any]
@@ -401,7 +401,7 @@ def spec(**changes: Any) -> Object:
     ],
 )
 def test_when_a_lease_is_free(lease: Object, age: float, is_free: bool) -> None:
-    assert free(Sighting(lease.get("spec", {}), 100.0), "me", 100.0 + age, 15.0) is is_free
+    assert free(Observed(lease.get("spec", {}), 100.0), "me", 100.0 + age, 15.0) is is_free
 
 
 def test_only_a_changed_spec_is_a_sign_of_life() -> None:

@@ -14,13 +14,13 @@ import pytest
 from finetune_operator.backends.errors import Transient
 from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.client import Client
-from finetune_operator.backends.provider_run import Outcome, Sighting, Step
+from finetune_operator.backends.provider_run import Outcome, PollResult, Step
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.upstream.credentials import Credentials
 from finetune_operator.controller.upstream.runner import HEAVY_PER_PROVIDER, Runner
-from tests.upstream.kits import run_of
+from tests.upstream.contexts import run_of
 
 RUN = run_of("https://data.example.com/dogs.zip")
 KEY = Key(RUN.namespace, RUN.name)
@@ -30,18 +30,18 @@ REST = 30.0
 class Scripted(BflUpstream):
     """A provider that says one thing after the other; an exception is raised."""
 
-    def __init__(self, *answers: Sighting | Exception) -> None:
+    def __init__(self, *answers: PollResult | Exception) -> None:
         super().__init__()
-        self._answers: Iterator[Sighting | Exception] = iter(answers)
+        self._answers: Iterator[PollResult | Exception] = iter(answers)
 
-    async def poll(self, run: Any, kit: Any) -> Sighting:
+    async def poll(self, run: Any, context: Any) -> PollResult:
         await asyncio.sleep(0)
         answer = next(self._answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def prepare(self, run: Any, kit: Any) -> Outcome:
+    async def prepare(self, run: Any, context: Any) -> Outcome:
         return Outcome()
 
 
@@ -57,11 +57,11 @@ class Keys:
         return {}, {}
 
 
-def seen(step: int) -> Sighting:
-    return Sighting(state=RunState(stage=Stage.RUNNING, reason="Running", message="", progress={"step": step}))
+def seen(step: int) -> PollResult:
+    return PollResult(state=RunState(stage=Stage.RUNNING, reason="Running", message="", progress={"step": step}))
 
 
-def runner_of(client: Client, tell: Callable[[Any], None], *answers: Sighting | Exception) -> Runner:
+def runner_of(client: Client, tell: Callable[[Any], None], *answers: PollResult | Exception) -> Runner:
     """With one call of a kind at a time, but two that may be long."""
     return Runner(
         {"bfl": Scripted(*answers)},
@@ -76,7 +76,7 @@ def runner_of(client: Client, tell: Callable[[Any], None], *answers: Sighting | 
     )
 
 
-async def woken(*answers: Sighting | Exception, rest: float | None = REST, watched: bool = False) -> list[Any]:
+async def woken(*answers: PollResult | Exception, rest: float | None = REST, watched: bool = False) -> list[Any]:
     """What the queue hears of polls that are made one after the other."""
     told: asyncio.Queue[Any] = asyncio.Queue()
     client = Client(AddressGuard())

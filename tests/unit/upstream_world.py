@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.backends.errors import CREDENTIALS_UNREADABLE, Failure, FailureKind
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.errors import Failure, FailureKind
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.model import (
     Call,
+    CallResult,
     Decision,
-    Ended,
     Finalize,
     Observation,
     Rules,
@@ -45,7 +46,7 @@ URL = "https://example.com/runs"
 """Where a person finds what was created."""
 
 
-def traits(name: str, **more: Any) -> Traits:
+def capabilities(name: str, **more: Any) -> Capabilities:
     """A provider of each kind: `oxen` bills the start, `octoai` the create, `bfl` the create and lists with a lag."""
     starts = name in ("oxen", "scenario")
     fields: dict[str, Any] = {
@@ -61,10 +62,10 @@ def traits(name: str, **more: Any) -> Traits:
         "gives_weights": name != "bfl",
         "retired": "2025-10-31" if name == "bfl" else None,
     }
-    return Traits(**{**fields, **more})
+    return Capabilities(**{**fields, **more})
 
 
-TRAITS = {name: traits(name) for name in ("oxen", "scenario", "bfl", "octoai")}
+CAPABILITIES = {name: capabilities(name) for name in ("oxen", "scenario", "bfl", "octoai")}
 RECIPES = {"oxen": "imageToText"}
 
 
@@ -85,9 +86,9 @@ class Operator:
 
     seen: Object | None = None
     run: int = 1
-    ended: dict[Step, Ended] = field(default_factory=dict)
-    sighting: Sighting | None = None
-    sighted: datetime | None = None
+    results: dict[Step, CallResult] = field(default_factory=dict)
+    poll_result: PollResult | None = None
+    polled_at: datetime | None = None
     claimed: str | None = None
     call: Call | None = None
     sent: bool = False
@@ -98,16 +99,16 @@ class Operator:
             return UpstreamView()
         return UpstreamView(
             in_flight=self.call.step if self.call else None,
-            ended=dict(self.ended),
-            sighting=self.sighting,
-            sighted=self.sighted,
+            results=dict(self.results),
+            poll_result=self.poll_result,
+            polled_at=self.polled_at,
             claimed=self.claimed,
         )
 
     def turn_to(self, run: int) -> None:
         """Forget what was known of another run."""
         if run != self.run:
-            self.run, self.ended, self.sighting, self.sighted, self.claimed = run, {}, None, None, None
+            self.run, self.results, self.poll_result, self.polled_at, self.claimed = run, {}, None, None, None
             self.call, self.sent = None, False
 
 
@@ -185,7 +186,7 @@ class World:
             finetune=finetune,
             status=status,
             rules=RULES,
-            traits=TRAITS,
+            capabilities=CAPABILITIES,
             upstream=who.view(int(status.get("run") or finetune.run)),
         )
 
@@ -272,7 +273,7 @@ class World:
     def _create(self, run: UpstreamRun) -> None:
         made = f"run-{len(self.remotes) + 1}"
         lag = timedelta(seconds=self.list_lag)
-        starts = TRAITS[self.provider].starts
+        starts = CAPABILITIES[self.provider].starts
         self.remotes[made] = Remote(made, run.marker, self.now + lag, "created" if starts else "running")
         if not starts:
             self.billed.append(run.marker)
@@ -289,10 +290,10 @@ class World:
         outcome = None
         if failure is None:
             outcome, failure = self._answer(step, run)
-        failures = (who.ended[step].failures if step in who.ended else 0) + 1 if failure else 0
-        who.ended[step] = Ended(step=step, time=self.now, outcome=outcome, failure=failure, failures=failures)
-        if isinstance(outcome, Sighting):
-            who.sighting, who.sighted = outcome, self.now
+        failures = (who.results[step].failures if step in who.results else 0) + 1 if failure else 0
+        who.results[step] = CallResult(step=step, time=self.now, outcome=outcome, failure=failure, failures=failures)
+        if isinstance(outcome, PollResult):
+            who.poll_result, who.polled_at = outcome, self.now
         who.call, who.sent = None, False
 
     def _answer(self, step: Step, run: UpstreamRun) -> tuple[Outcome | None, Failure | None]:
@@ -321,7 +322,7 @@ class World:
         }
         odd = remote.state == "odd"
         state = RunState(stage=stages[remote.state], reason="UpstreamSaysSo", message=remote.state, uncertain=odd)
-        return Sighting(state=state, startable=remote.state == "created", stage=remote.state), None
+        return PollResult(state=state, startable=remote.state == "created", stage=remote.state), None
 
     # In one go
 
@@ -345,7 +346,7 @@ class World:
 
 AMBIGUOUS = Failure(kind=FailureKind.AMBIGUOUS, reason="UpstreamUnavailable", message="lost")
 TRANSIENT = Failure(kind=FailureKind.TRANSIENT, reason="UpstreamUnavailable", message="refused")
-UNREADABLE = Failure(kind=FailureKind.TRANSIENT, reason=CREDENTIALS_UNREADABLE, message="etcd is away")
+UNREADABLE = Failure(kind=FailureKind.TRANSIENT, reason=Reason.CREDENTIALS_UNREADABLE, message="etcd is away")
 BLOCKED = Failure(kind=FailureKind.BLOCKED, reason="UpstreamAuthFailed", message="the key is wrong", status=401)
 PERMANENT = Failure(kind=FailureKind.PERMANENT, reason="UpstreamRejected", message="no such model", status=400)
 GONE = Failure(kind=FailureKind.GONE, reason="UpstreamGone", message="404", status=404)

@@ -7,7 +7,7 @@ import stat
 import struct
 import zipfile
 
-from tests.upstream.kits import png, zipped
+from tests.upstream.contexts import png, zipped
 
 ONE = {"a.png": png(), "a.txt": b"one"}
 

@@ -21,9 +21,9 @@ from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.provider_run import Outcome, Sighting, UpstreamRun
+from finetune_operator.backends.provider_run import Outcome, PollResult, UpstreamRun
 from finetune_operator.backends.providers.protocol import Upstream
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 
 MARKER = "ft-8d3b61f2-0123456789ab"
 BUCKET = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "dataset-secret"}
@@ -113,19 +113,19 @@ class Bench:
         )
 
     async def call(self, step: str) -> Any:
-        """One call with a fresh kit; what it teaches is kept."""
+        """One call with a fresh context; what it teaches is kept."""
         headers = self.provider.headers(self.credentials)
         redact = Redactor([*self.credentials.values(), *headers.values()])
         api = Api(
             self.client,
-            self.provider.traits.title,
+            self.provider.capabilities.title,
             self.base_url,
             headers,
             redact=redact,
             explain=self.provider.explain,
         )
         with tempfile.TemporaryDirectory() as spool:
-            kit = Kit(
+            context = CallContext(
                 api=api,
                 fetcher=Fetcher(self.client, redact),
                 credentials=self.credentials,
@@ -134,14 +134,14 @@ class Bench:
                 spool=Path(spool),
                 now=datetime.now(UTC),
             )
-            outcome = await getattr(self.provider, step)(self.run, kit)
+            outcome = await getattr(self.provider, step)(self.run, context)
         if outcome is not None:
             self.learn(outcome)
         return outcome
 
-    async def poll_until_over(self, most: int = 40) -> list[Sighting]:
-        """Every sighting until the run has ended."""
-        seen: list[Sighting] = []
+    async def poll_until_over(self, most: int = 40) -> list[PollResult]:
+        """Every poll result until the run has ended."""
+        seen: list[PollResult] = []
         for _ in range(most):
             seen.append(await self.call("poll"))
             if seen[-1].state.stage.terminal:

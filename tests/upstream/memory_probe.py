@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.transfer.spool import Disk
-from tests.upstream.kits import PICTURES, client, kit_of, run_of
+from tests.upstream.contexts import PICTURES, client, context_of, run_of
 
 
 def peak_kib() -> int:
@@ -30,13 +30,13 @@ async def main(dataset: str, small: str, sink: str, folder: Path) -> None:
     hosts = [urlsplit(url).netloc for url in (dataset, sink)]
     async with client(hosts) as http:
         for number, url in enumerate((small, dataset)):
-            kit = kit_of(http, folder / str(number), disk=Disk(2**30))
-            async with examples(run_of(url), kit, PICTURES) as found:
-                archive = kit.spool / "dataset.zip"
+            context = context_of(http, folder / str(number), disk=Disk(2**30))
+            async with examples(run_of(url), context, PICTURES) as found:
+                archive = context.spool / "dataset.zip"
                 await pack(found, archive)
                 body = json_with_file({"mode": "general"}, "file_data", archive)
                 headers = {"Content-Length": str(body.length), "Content-Type": "application/json"}
-                await kit.fetcher.call("POST", sink, headers=headers, content=body.chunks())
+                await context.fetcher.call("POST", sink, headers=headers, content=body.chunks())
             print(peak_kib())
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.prepare import Example, Media
-from tests.upstream.kits import png, zipped
+from tests.upstream.contexts import png, zipped
 from tests.upstream.web import Site, serving
 
 MIB = 2**20

@@ -10,7 +10,7 @@ import pytest
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.errors import Refused, UpstreamError
-from tests.upstream.kits import PICTURES, client, kit_of, png, run_of
+from tests.upstream.contexts import PICTURES, client, context_of, png, run_of
 from tests.upstream.web import Site, redirecting, serving
 
 PRIVATE = [
@@ -50,7 +50,7 @@ class Names:
 async def refusal(uri: str, folder: Path, hosts: Sequence[str] = (), names: Names | None = None) -> UpstreamError:
     async with client(hosts, names) as http:
         with pytest.raises(UpstreamError) as refused:
-            async with examples(run_of(uri), kit_of(http, folder / "spool"), PICTURES):
+            async with examples(run_of(uri), context_of(http, folder / "spool"), PICTURES):
                 pass
     return refused.value
 
@@ -142,9 +142,9 @@ async def test_addresses_inside_a_table(cell: str, tmp_path: Path) -> None:
 async def test_endpoints_out_of_secrets(uri: str, key: str, endpoint: str, tmp_path: Path) -> None:
     names = Names({"minio.example.com": [["10.0.0.1"]]})
     async with client([], names) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset={key: endpoint})
+        context = context_of(http, tmp_path / "spool", dataset={key: endpoint})
         with pytest.raises(Refused):
-            async with examples(run_of(uri), kit, PICTURES):
+            async with examples(run_of(uri), context, PICTURES):
                 pass
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import Example, examples, originals
-from tests.upstream.kits import PAIRS, PICTURES, RECORDINGS, client, kit_of, parquet, png, run_of, wav, zipped
+from tests.upstream.contexts import PAIRS, PICTURES, RECORDINGS, client, context_of, parquet, png, run_of, wav, zipped
 from tests.upstream.web import Site, breaking_off, serving
 
 CAPTIONS = ["a red square", "ein grünes Quadrat", "青い四角"]
@@ -30,12 +30,12 @@ WITH_CAPTIONS = {f"{number}.png": data for number, data in enumerate(PNGS)} | {
 async def taken_apart(site: Site, path: str, needs: Needs, folder: Path) -> list[tuple[str, bytes, str, bytes | None]]:
     """(name, picture, caption, source) of each example."""
     async with client([site.host]) as http:
-        kit = kit_of(http, folder / "spool")
-        async with examples(run_of(site.url(path)), kit, needs) as found:
+        context = context_of(http, folder / "spool")
+        async with examples(run_of(site.url(path)), context, needs) as found:
             read = [_content(each) for each in found]
-            assert kit.disk.used > 0
-        assert kit.disk.used == 0
-        assert not list(kit.spool.iterdir())
+            assert context.disk.used > 0
+        assert context.disk.used == 0
+        assert not list(context.spool.iterdir())
     return read
 
 
@@ -114,8 +114,8 @@ async def test_urls_in_cells_are_fetched(tmp_path: Path) -> None:
         other.files["/x/a.png"] = PNGS[1]
         site.files["/t.csv"] = f"image,caption\n{other.url('/x/a.png?signature=s3cret')},hello\n".encode()
         async with client([site.host, other.host]) as http:
-            kit = kit_of(http, tmp_path / "spool")
-            async with examples(run_of(site.url("/t.csv")), kit, PICTURES) as found:
+            context = context_of(http, tmp_path / "spool")
+            async with examples(run_of(site.url("/t.csv")), context, PICTURES) as found:
                 assert [_content(each)[1:3] for each in found] == [(PNGS[1], "hello")]
     assert other.requests[0][1] == "/x/a.png?signature=s3cret"
 
@@ -143,8 +143,8 @@ async def test_the_format_is_what_the_bytes_say(tmp_path: Path) -> None:
     async with serving(Site()) as site:
         site.files["/z.zip"] = zipped({"a.png": jpeg, "a.txt": b"one"})
         async with client([site.host]) as http:
-            kit = kit_of(http, tmp_path / "spool")
-            async with examples(run_of(site.url("/z.zip")), kit, PICTURES) as [example]:
+            context = context_of(http, tmp_path / "spool")
+            async with examples(run_of(site.url("/z.zip")), context, PICTURES) as [example]:
                 assert (example.media.suffix, example.media.media_type) == (".jpg", "image/jpeg")
 
 
@@ -165,6 +165,6 @@ async def test_originals_go_as_they_are(tmp_path: Path) -> None:
     async with serving(Site()) as site:
         site.files["/qa.parquet"] = table
         async with client([site.host]) as http:
-            kit = kit_of(http, tmp_path / "spool")
-            async with originals(run_of(site.url("/qa.parquet")), kit, ("question", "answer")) as [file]:
+            context = context_of(http, tmp_path / "spool")
+            async with originals(run_of(site.url("/qa.parquet")), context, ("question", "answer")) as [file]:
                 assert (file.name, file.path.read_bytes(), file.size) == ("qa.parquet", table, len(table))

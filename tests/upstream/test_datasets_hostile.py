@@ -16,7 +16,7 @@ from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, Transient
 from finetune_operator.backends.transfer.spool import Disk
 from tests.upstream.archives import ONE, broken_crc, encrypted, lying_about_size, overlapping, symlinked, twice
-from tests.upstream.kits import PAIRS, PICTURES, RECORDINGS, client, kit_of, parquet, png, run_of, wav, zipped
+from tests.upstream.contexts import PAIRS, PICTURES, RECORDINGS, client, context_of, parquet, png, run_of, wav, zipped
 from tests.upstream.web import Site, serving
 
 CSV = b"image,caption\n"
@@ -261,16 +261,16 @@ async def test_it_is_refused_in_words(case: str, tmp_path: Path) -> None:
     path, files, needs, words = HOSTILE[case]
     async with serving(Site()) as site, client([site.host]) as http:
         site.files |= files
-        kit = kit_of(http, tmp_path / "spool")
+        context = context_of(http, tmp_path / "spool")
         with pytest.raises(Permanent) as refused:
-            async with examples(run_of(site.url(path)), kit, needs):
+            async with examples(run_of(site.url(path)), context, needs):
                 pass
     assert words in refused.value.message
     assert refused.value.message.startswith("dataset: ")
     assert refused.value.reason in (Reason.DATA_VALIDATION_FAILED, Reason.DATASET_NOT_FOUND)
     assert len(refused.value.message) < 4096
-    assert kit.disk.used == 0
-    assert not list(kit.spool.iterdir())
+    assert context.disk.used == 0
+    assert not list(context.spool.iterdir())
     assert not (tmp_path / "etc").exists()
 
 
@@ -280,24 +280,24 @@ async def test_a_parquet_bomb_ends_in_the_worker(tmp_path: Path) -> None:
     assert len(bomb) < 1_000_000
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/t.parquet"] = bomb
-        kit = kit_of(http, tmp_path / "spool")
+        context = context_of(http, tmp_path / "spool")
         with pytest.raises(Permanent) as refused:
-            async with examples(run_of(site.url("/t.parquet")), kit, PICTURES):
+            async with examples(run_of(site.url("/t.parquet")), context, PICTURES):
                 pass
     assert refused.value.reason == Reason.DATA_VALIDATION_FAILED
     for part in ("t.parquet: from row 0 on (row group 0), column 'image' takes more than the 1.0 GiB", "fewer rows in"):
         assert part in refused.value.message
-    assert kit.disk.used == 0
+    assert context.disk.used == 0
 
 
 async def test_a_dataset_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/z.zip"] = zipped({"a.png": png(0, 3_000_000), "a.txt": b"one"})
-        kit = kit_of(http, tmp_path / "spool", disk=Disk(2_000_000))
+        context = context_of(http, tmp_path / "spool", disk=Disk(2_000_000))
         with pytest.raises(Permanent, match="--spool-limit"):
-            async with examples(run_of(site.url("/z.zip")), kit, PICTURES):
+            async with examples(run_of(site.url("/z.zip")), context, PICTURES):
                 pass
-        assert kit.disk.used == 0
+        assert context.disk.used == 0
 
 
 async def test_a_disk_that_others_fill_is_waited_for(tmp_path: Path) -> None:
@@ -306,12 +306,12 @@ async def test_a_disk_that_others_fill_is_waited_for(tmp_path: Path) -> None:
         disk = Disk(4_000_000)
         disk.used = 3_500_000
         with pytest.raises(Transient, match="waits for disk"):
-            async with examples(run_of(site.url("/z.zip")), kit_of(http, tmp_path / "a", disk=disk), PICTURES):
+            async with examples(run_of(site.url("/z.zip")), context_of(http, tmp_path / "a", disk=disk), PICTURES):
                 pass
         assert disk.used == 3_500_000
         disk.used = 0
         disk.limit = 10_000_000
-        async with examples(run_of(site.url("/z.zip")), kit_of(http, tmp_path / "b", disk=disk), PICTURES) as found:
+        async with examples(run_of(site.url("/z.zip")), context_of(http, tmp_path / "b", disk=disk), PICTURES) as found:
             assert len(found) == 1
 
 
@@ -339,7 +339,7 @@ async def test_what_a_server_answers(
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/t.csv"] = answer
         with pytest.raises(kind) as failed:
-            async with examples(run_of(site.url("/t.csv")), kit_of(http, tmp_path / "spool"), PICTURES):
+            async with examples(run_of(site.url("/t.csv")), context_of(http, tmp_path / "spool"), PICTURES):
                 pass
     assert failed.value.reason == reason  # type: ignore[attr-defined]
     assert not isinstance(failed.value, Blocked)
@@ -349,7 +349,9 @@ async def test_missing_columns_are_seen_before_a_table_is_sent_on(tmp_path: Path
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/t.parquet"] = parquet({"question": ["a"]})
         with pytest.raises(Permanent, match=r"t\.parquet has no column 'answer'; its columns are 'question'"):
-            async with originals(run_of(site.url("/t.parquet")), kit_of(http, tmp_path / "s"), ("question", "answer")):
+            async with originals(
+                run_of(site.url("/t.parquet")), context_of(http, tmp_path / "s"), ("question", "answer")
+            ):
                 pass
 
 
@@ -357,5 +359,5 @@ async def test_missing_columns_are_seen_before_a_table_is_sent_on(tmp_path: Path
 async def test_other_schemes_do_not_come_through_here(uri: str, tmp_path: Path) -> None:
     async with client([]) as http:
         with pytest.raises(Permanent, match="cannot be sent to this provider"):
-            async with originals(run_of(uri), kit_of(http, tmp_path / "s")):
+            async with originals(run_of(uri), context_of(http, tmp_path / "s")):
                 pass

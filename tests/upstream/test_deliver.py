@@ -15,8 +15,8 @@ from finetune_operator.backends.transfer import spool as spool_module
 from finetune_operator.backends.transfer.deliver import Weights, deliver, from_api, from_url
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.backends.transfer.stores import s3
+from tests.upstream.contexts import client, context_of, run_of
 from tests.upstream.hub import Hub
-from tests.upstream.kits import client, kit_of, run_of
 from tests.upstream.s3_server import S3Server, s3_server
 from tests.upstream.web import Site, breaking_off, serving
 
@@ -48,14 +48,16 @@ async def test_to_s3_from_the_api_and_from_a_presigned_address(
     server: S3Server, provider: Site, tmp_path: Path
 ) -> None:
     async with client([server.host, provider.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", output=server.secret, api_url=provider.url())
-        presigned = from_url(kit, provider.url("/model.safetensors?X-Signature=s3cret"), "the weights")
+        context = context_of(http, tmp_path / "spool", output=server.secret, api_url=provider.url())
+        presigned = from_url(context, provider.url("/model.safetensors?X-Signature=s3cret"), "the weights")
         weights = [
-            Weights("adapter.safetensors", "oxen://a/b/main/adapter.safetensors", from_api(kit, "/model.safetensors")),
+            Weights(
+                "adapter.safetensors", "oxen://a/b/main/adapter.safetensors", from_api(context, "/model.safetensors")
+            ),
             Weights("extra/second.safetensors", "scenario:model_1", presigned),
         ]
-        fetched = await deliver(run_of(DATASET, "s3://bucket/out"), kit, weights)
-        assert kit.disk.used == 0
+        fetched = await deliver(run_of(DATASET, "s3://bucket/out"), context, weights)
+        assert context.disk.used == 0
     assert fetched.artifacts == (
         {
             "name": "adapter.safetensors",
@@ -80,9 +82,9 @@ async def test_to_the_hub_in_one_commit(provider: Site, tmp_path: Path) -> None:
         hub.install()
         async with client([site.host, storage.host, provider.host]) as http:
             output = {"HF_TOKEN": hub.token, "HF_ENDPOINT": site.url()}
-            kit = kit_of(http, tmp_path / "spool", output=output, api_url=provider.url())
-            weights = [Weights("adapter.safetensors", "", from_api(kit, "/model.safetensors"))]
-            fetched = await deliver(run_of(DATASET, "hf://org/dogs/v1"), kit, weights)
+            context = context_of(http, tmp_path / "spool", output=output, api_url=provider.url())
+            weights = [Weights("adapter.safetensors", "", from_api(context, "/model.safetensors"))]
+            fetched = await deliver(run_of(DATASET, "hf://org/dogs/v1"), context, weights)
         assert hub.repositories["models/org/dogs"] == {"v1/adapter.safetensors": WEIGHTS}
         assert hub.summaries == ["Add the result of FineTune team/dogs, run 1"]
     assert fetched.artifacts[0]["uri"] == "hf://org/dogs/v1/adapter.safetensors"
@@ -91,9 +93,9 @@ async def test_to_the_hub_in_one_commit(provider: Site, tmp_path: Path) -> None:
 
 async def test_without_output_the_place_is_recorded_and_nothing_is_fetched(provider: Site, tmp_path: Path) -> None:
     async with client([provider.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", api_url=provider.url())
-        weights = [Weights("a.safetensors", "oxen://a/b/main/a.safetensors", from_api(kit, "/model.safetensors"))]
-        fetched = await deliver(run_of(DATASET), kit, weights)
+        context = context_of(http, tmp_path / "spool", api_url=provider.url())
+        weights = [Weights("a.safetensors", "oxen://a/b/main/a.safetensors", from_api(context, "/model.safetensors"))]
+        fetched = await deliver(run_of(DATASET), context, weights)
     assert fetched.artifacts == ({"name": "a.safetensors", "uri": "oxen://a/b/main/a.safetensors"},)
     assert not provider.requests
 
@@ -103,12 +105,12 @@ async def test_a_download_that_breaks_off_gives_the_right_bytes(
 ) -> None:
     provider.files["/model.safetensors"] = breaking_off(WEIGHTS, 1_500_000, 2)
     async with client([server.host, provider.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", output=server.secret, api_url=provider.url())
+        context = context_of(http, tmp_path / "spool", output=server.secret, api_url=provider.url())
         url = provider.url("/model.safetensors")
-        for opened in (from_url(kit, url, "weights"), from_api(kit, "/model.safetensors")):
-            fetched = await deliver(run_of(DATASET, "s3://bucket/x"), kit, [Weights("w", "", opened)])
+        for opened in (from_url(context, url, "weights"), from_api(context, "/model.safetensors")):
+            fetched = await deliver(run_of(DATASET, "s3://bucket/x"), context, [Weights("w", "", opened)])
             assert fetched.artifacts[0]["digest"] == f"sha256:{DIGEST}"
-            assert kit.disk.used == 0
+            assert context.disk.used == 0
     assert any("Range" in headers for _, _, headers in provider.requests)
 
 
@@ -153,10 +155,10 @@ async def test_an_output_that_cannot_be_written_is_not_the_providers_fault(
         pass
     secret = {**server.secret, **{key: value.format(closed=closed.url()) for key, value in change.items()}}
     async with client([server.host, provider.host, closed.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", output=secret, api_url=provider.url())
+        context = context_of(http, tmp_path / "spool", output=secret, api_url=provider.url())
         with pytest.raises(kind) as failed:
-            await deliver(run_of(DATASET, output), kit, [Weights("w", "", from_api(kit, "/model.safetensors"))])
-        assert kit.disk.used == 0
+            await deliver(run_of(DATASET, output), context, [Weights("w", "", from_api(context, "/model.safetensors"))])
+        assert context.disk.used == 0
     assert (failed.value.reason, failed.value.message[:8]) == (reason, "output: ")
     assert words in failed.value.message
     assert secret["AWS_SECRET_ACCESS_KEY"] not in failed.value.message
@@ -165,9 +167,9 @@ async def test_an_output_that_cannot_be_written_is_not_the_providers_fault(
 @pytest.mark.parametrize("name", ["../../other/key", "/etc/passwd", "a\\b", "", "x\0y"])
 async def test_a_provider_cannot_write_outside_the_output(name: str, provider: Site, tmp_path: Path) -> None:
     async with client([provider.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", api_url=provider.url())
+        context = context_of(http, tmp_path / "spool", api_url=provider.url())
         with pytest.raises(Permanent, match="names a file badly"):
-            await deliver(run_of(DATASET, "s3://bucket/x"), kit, [Weights(name, "", from_api(kit, "/x"))])
+            await deliver(run_of(DATASET, "s3://bucket/x"), context, [Weights(name, "", from_api(context, "/x"))])
 
 
 @pytest.mark.parametrize(
@@ -179,24 +181,24 @@ async def test_weights_that_are_not_there(
 ) -> None:
     provider.files["/empty"] = b""
     async with client([provider.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", api_url=provider.url())
+        context = context_of(http, tmp_path / "spool", api_url=provider.url())
         with pytest.raises(kind, match=words):
-            await deliver(run_of(DATASET, "s3://bucket/x"), kit, [Weights("w", "", from_api(kit, path))])
+            await deliver(run_of(DATASET, "s3://bucket/x"), context, [Weights("w", "", from_api(context, path))])
 
 
 async def test_succeeded_without_weights_is_no_success(provider: Site, tmp_path: Path) -> None:
     async with client([provider.host]) as http:
         with pytest.raises(Permanent, match="gives no weights"):
-            await deliver(run_of(DATASET, "s3://bucket/x"), kit_of(http, tmp_path / "spool"), [])
+            await deliver(run_of(DATASET, "s3://bucket/x"), context_of(http, tmp_path / "spool"), [])
 
 
 async def test_endless_weights_end_at_the_disks_limit(provider: Site, tmp_path: Path) -> None:
     async with client([provider.host]) as http:
         disk = Disk(2_000_000)
-        kit = kit_of(http, tmp_path / "spool", api_url=provider.url(), disk=disk)
+        context = context_of(http, tmp_path / "spool", api_url=provider.url(), disk=disk)
         with pytest.raises(Permanent, match="--spool-limit"):
             await deliver(
-                run_of(DATASET, "s3://bucket/x"), kit, [Weights("w", "", from_api(kit, "/model.safetensors"))]
+                run_of(DATASET, "s3://bucket/x"), context, [Weights("w", "", from_api(context, "/model.safetensors"))]
             )
         assert disk.used == 0
-        assert not list(kit.spool.iterdir())
+        assert not list(context.spool.iterdir())

@@ -19,8 +19,8 @@ from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.transfer.spool import Stored
 from finetune_operator.backends.transfer.stores.hub import Hub as Client
 from finetune_operator.backends.transfer.stores.hub import Upload
+from tests.upstream.contexts import PICTURES, client, context_of, parquet, png, run_of
 from tests.upstream.hub import CHUNK, Hub
-from tests.upstream.kits import PICTURES, client, kit_of, parquet, png, run_of
 from tests.upstream.web import Site, serving
 
 FILES = {
@@ -93,8 +93,8 @@ async def test_a_dataset_of_pictures(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["datasets/org/dogs"] = files | {"README.md": b"# Dogs", ".gitattributes": b""}
     hub.private.add("datasets/org/dogs")
     async with client([hub.site.host, hub.storage.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset=secret(hub))
-        async with examples(run_of("hf://datasets/org/dogs/train"), kit, PICTURES) as found:
+        context = context_of(http, tmp_path / "spool", dataset=secret(hub))
+        async with examples(run_of("hf://datasets/org/dogs/train"), context, PICTURES) as found:
             assert [(each.media.path.read_bytes(), each.caption) for each in found] == [
                 (png(number), f"{number}.txt") for number in range(4)
             ]
@@ -111,8 +111,8 @@ async def test_splits_of_a_repository(hub: Hub, tmp_path: Path) -> None:
         "data/test-00000-of-00001.parquet": parquet({"image": [png(3)], "caption": ["three"]}),
     }
     async with client([hub.site.host, hub.storage.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset={"HF_ENDPOINT": hub.site.url()})
-        async with examples(run_of("hf://datasets/org/dogs@main"), kit, PICTURES) as found:
+        context = context_of(http, tmp_path / "spool", dataset={"HF_ENDPOINT": hub.site.url()})
+        async with examples(run_of("hf://datasets/org/dogs@main"), context, PICTURES) as found:
             assert [each.caption for each in found] == ["one", "two"]
 
 
@@ -132,7 +132,7 @@ async def test_what_is_wrong_is_said(
 ) -> None:
     async with client([hub.site.host]) as http:
         with pytest.raises(kind) as failed:
-            async with originals(run_of(uri), kit_of(http, tmp_path / "spool", dataset=secret(hub))):
+            async with originals(run_of(uri), context_of(http, tmp_path / "spool", dataset=secret(hub))):
                 pass
     assert failed.value.reason == reason
     assert hub.token not in failed.value.message
@@ -150,9 +150,9 @@ async def test_a_wrong_token(hub: Hub, tmp_path: Path) -> None:
 async def test_a_hub_that_answers_nonsense(page: bytes, tmp_path: Path) -> None:
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/api/datasets/a/b/tree/main"] = page
-        kit = kit_of(http, tmp_path / "spool", dataset={"HF_ENDPOINT": site.url()})
+        context = context_of(http, tmp_path / "spool", dataset={"HF_ENDPOINT": site.url()})
         with pytest.raises(UpstreamError):
-            async with examples(run_of("hf://datasets/a/b"), kit, PICTURES):
+            async with examples(run_of("hf://datasets/a/b"), context, PICTURES):
                 pass
 
 

@@ -15,7 +15,7 @@ from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
 from finetune_operator.api.recipes import Voice
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.provider_run import PollResult
 from finetune_operator.backends.providers.bfl import provider as bfl
 from finetune_operator.backends.providers.bfl import responses as bfl_responses
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
@@ -249,15 +249,15 @@ def test_scenario_names_stay_within_their_limits() -> None:
     ids=str,
 )
 def test_bfl_states(body: Body, data: dict[str, str], stage: Stage, reason: str) -> None:
-    state = bfl_responses.sighting_of(body, data).state
+    state = bfl_responses.poll_result_of(body, data).state
     assert (state.stage, state.reason) == (stage, reason)
     assert state.uncertain == (reason == UNKNOWN)
 
 
 def test_bfl_errors_are_counted_in_a_row_only() -> None:
-    assert bfl_responses.sighting_of({"status": "Error"}, {"seen": "true"}).data == {"errors": "1"}
-    assert bfl_responses.sighting_of({"status": "Pending"}, {"seen": "true", "errors": "2"}).data == {"errors": "0"}
-    assert bfl_responses.sighting_of({"status": "Pending"}, {"seen": "true"}).data == {}
+    assert bfl_responses.poll_result_of({"status": "Error"}, {"seen": "true"}).data == {"errors": "1"}
+    assert bfl_responses.poll_result_of({"status": "Pending"}, {"seen": "true", "errors": "2"}).data == {"errors": "0"}
+    assert bfl_responses.poll_result_of({"status": "Pending"}, {"seen": "true"}).data == {}
 
 
 @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ def test_bfl_errors_are_counted_in_a_row_only() -> None:
     ],
 )
 def test_bfl_task_not_found(known: bool, data: dict[str, str], stage: Stage | None) -> None:
-    sighting = bfl_responses.sighting_of_unknown(known, data)
-    assert (sighting.state.stage if sighting else None) == stage
+    poll_result = bfl_responses.poll_result_of_unknown(known, data)
+    assert (poll_result.state.stage if poll_result else None) == stage
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_bfl_lists_of_any_shape() -> None:
 )
 def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
     tune = {"id": "t", "status": status, "output_lora_ids": ["asset_1"] if status == "succeeded" else []}
-    state = octoai_responses.sighting_of(tune, "https://tunes.example.com").state
+    state = octoai_responses.poll_result_of(tune, "https://tunes.example.com").state
     assert (state.stage, state.reason) == (stage, reason)
     assert state.uncertain == (reason == UNKNOWN)
 
@@ -324,18 +324,18 @@ def test_octoai_states(status: str | None, stage: Stage, reason: str) -> None:
 def test_octoai_says_why_and_which() -> None:
     result = {"rejected_assets": ["a", "b"], "unready_assets": ["c"]}
     tune = {"id": "t", "status": "failed", "status_details": "No pictures.", "result": result}
-    message = octoai_responses.sighting_of(tune, "").state.message
+    message = octoai_responses.poll_result_of(tune, "").state.message
     assert message == "The tune has failed: No pictures. Rejected assets: a, b. Unready assets: c."
-    made = octoai_responses.sighting_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
+    made = octoai_responses.poll_result_of({"status": "succeeded", "output_lora_ids": ["l", 7]}, "https://x")
     assert made.data == {"loras": "l,7"}
     assert made.state.artifacts
     assert made.state.artifacts[0] == {"name": "l", "uri": "https://x/v1/assets/l"}
     result = {"output_assets": ["m"]}
-    assert octoai_responses.sighting_of({"status": "succeeded", "result": result}, "").data == {"loras": "m"}
-    nothing = octoai_responses.sighting_of({"status": "succeeded", "output_lora_ids": None}, "").state
+    assert octoai_responses.poll_result_of({"status": "succeeded", "result": result}, "").data == {"loras": "m"}
+    nothing = octoai_responses.poll_result_of({"status": "succeeded", "output_lora_ids": None}, "").state
     assert (nothing.stage, nothing.reason) == (Stage.FAILED, "UpstreamWithoutArtifacts")
     with pytest.raises(Gone):
-        octoai_responses.sighting_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
+        octoai_responses.poll_result_of({"status": "running", "deleted_at": "2026-01-01T00:00:00Z"}, "")
 
 
 @pytest.mark.parametrize(
@@ -385,9 +385,9 @@ def test_octoai_says_why_and_which() -> None:
     ids=str,
 )
 def test_scenario_model_states(model: Body, stage: Stage, reason: str, startable: bool) -> None:
-    sighting = scenario_responses.sighting_of(model)
-    assert (sighting.state.stage, sighting.state.reason, sighting.startable) == (stage, reason, startable)
-    assert sighting.state.uncertain == (reason == UNKNOWN)
+    poll_result = scenario_responses.poll_result_of(model)
+    assert (poll_result.state.stage, poll_result.state.reason, poll_result.startable) == (stage, reason, startable)
+    assert poll_result.state.uncertain == (reason == UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -405,20 +405,20 @@ def test_scenario_model_states(model: Body, stage: Stage, reason: str, startable
     ],
 )
 def test_scenario_job_states(status: str, stage: Stage) -> None:
-    assert scenario_responses.sighting_of({"status": "training"}, {"status": status}).state.stage is stage
+    assert scenario_responses.poll_result_of({"status": "training"}, {"status": status}).state.stage is stage
 
 
 @pytest.mark.parametrize("model", [{"status": "new", "deletedAt": "2026-01-01"}, {"status": "deleted"}], ids=str)
 def test_scenario_deleted_models_are_gone(model: Body) -> None:
     with pytest.raises(Gone):
-        scenario_responses.sighting_of(model)
+        scenario_responses.poll_result_of(model)
     assert not scenario_requests.is_ours({**model, "shortDescription": marked("", MARKER)}, MARKER)
 
 
 def test_scenario_progress_is_bounded_and_coarse() -> None:
     def progress(**more: Any) -> Body | None:
         model = {"status": "training", "trainingProgress": {"stage": "running-train", **more}}
-        return scenario_responses.sighting_of(model).state.progress
+        return scenario_responses.poll_result_of(model).state.progress
 
     assert progress(progress=0.421, remainingTimeMs=61_000) == {"percentage": 42, "estimatedRemainingSeconds": 120}
     assert progress(progress=1) == {"percentage": 99}
@@ -505,13 +505,13 @@ def test_no_answer_breaks_a_mapping(body: Any) -> None:
             assert read(body).state.message
 
 
-def _scenario(body: Body) -> Sighting:
-    return scenario_responses.sighting_of(body, body)
+def _scenario(body: Body) -> PollResult:
+    return scenario_responses.poll_result_of(body, body)
 
 
-def _octoai(body: Body) -> Sighting:
-    return octoai_responses.sighting_of(body, "")
+def _octoai(body: Body) -> PollResult:
+    return octoai_responses.poll_result_of(body, "")
 
 
-def _bfl(body: Body) -> Sighting:
-    return bfl_responses.sighting_of(body, {})
+def _bfl(body: Body) -> PollResult:
+    return bfl_responses.poll_result_of(body, {})

@@ -17,7 +17,7 @@ import pytest
 
 from finetune_operator.api.status import FineTuneStatus
 from finetune_operator.backends.errors import UpstreamError
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting
+from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import Bench, bench
@@ -73,7 +73,7 @@ async def living(name: str) -> AsyncIterator[tuple[Fake, Bench]]:
         yield fake, run
 
 
-async def whole_life(run: Bench) -> tuple[Sighting, Fetched]:
+async def whole_life(run: Bench) -> tuple[PollResult, Fetched]:
     """From the upload to the weights."""
     for step in ("prepare", "create", "equip", "start"):
         outcome = await run.call(step)
@@ -250,7 +250,7 @@ def valid(outcome: Outcome) -> None:
         status["cost"] = dict(outcome.cost)
     if isinstance(outcome, Fetched):
         status["artifacts"] = [dict(each) for each in outcome.artifacts]
-    if isinstance(outcome, Sighting):
+    if isinstance(outcome, PollResult):
         state = outcome.state
         known = {
             "message": state.message,

@@ -352,9 +352,9 @@ async def test_one_request_for_each_poll_of_a_running_run() -> None:
     ],
 )
 def test_every_state(status: str | None, stage: Stage, startable: bool) -> None:
-    sighting = oxen_responses.sighting_of({"id": "ft_1", "status": status})
-    assert (sighting.state.stage, sighting.startable) == (stage, startable)
-    assert sighting.state.uncertain == (status in ("contemplating", None))
+    poll_result = oxen_responses.poll_result_of({"id": "ft_1", "status": status})
+    assert (poll_result.state.stage, poll_result.startable) == (stage, startable)
+    assert poll_result.state.uncertain == (status in ("contemplating", None))
 
 
 @pytest.mark.parametrize("body", [{}, {"fine_tune": None}, {"fine_tune": []}, {"status": "success"}])
@@ -365,7 +365,7 @@ def test_an_answer_without_a_fine_tune_is_unreadable(body: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("value", [True, -1, 1e300, float("nan"), "seven", "-7", "1e999", None, {}, []])
 def test_odd_steps_are_no_progress(value: object) -> None:
-    state = oxen_responses.sighting_of({"id": "x", "status": "running", "current_step": value}).state
+    state = oxen_responses.poll_result_of({"id": "x", "status": "running", "current_step": value}).state
     assert not state.progress
 
 

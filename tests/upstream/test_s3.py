@@ -16,7 +16,7 @@ from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.transfer.spool import Spool, Stored
 from finetune_operator.backends.transfer.stores import s3
 from finetune_operator.backends.transfer.stores.s3 import PART_BYTES, Bucket, Place
-from tests.upstream.kits import PICTURES, client, kit_of, parquet, png, run_of
+from tests.upstream.contexts import PICTURES, client, context_of, parquet, png, run_of
 from tests.upstream.s3_server import S3Server, s3_server
 from tests.upstream.web import Site, serving
 
@@ -77,21 +77,21 @@ async def test_a_folder_of_pictures_and_captions(server: S3Server, tmp_path: Pat
     objects = {"dogs/a.png": png(1), "dogs/a.txt": b"one", "dogs/b.png": png(2), "dogs/b.txt": b"two"}
     await put(server, tmp_path, {**objects, "dogs2/c.png": png(3)})
     async with client([server.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset=server.secret)
-        async with examples(run_of("s3://bucket/dogs"), kit, PICTURES) as found:
+        context = context_of(http, tmp_path / "spool", dataset=server.secret)
+        async with examples(run_of("s3://bucket/dogs"), context, PICTURES) as found:
             assert [(each.media.path.read_bytes(), each.caption) for each in found] == [
                 (png(1), "one"),
                 (png(2), "two"),
             ]
-        assert kit.disk.used == 0
+        assert context.disk.used == 0
 
 
 async def test_a_folder_with_a_table(server: S3Server, tmp_path: Path) -> None:
     table = b"file_name,caption\nimg/a.png,one\n"
     await put(server, tmp_path, {"set/metadata.csv": table, "set/img/a.png": png(1)})
     async with client([server.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset=server.secret)
-        async with examples(run_of("s3://bucket/set/"), kit, PICTURES) as [example]:
+        context = context_of(http, tmp_path / "spool", dataset=server.secret)
+        async with examples(run_of("s3://bucket/set/"), context, PICTURES) as [example]:
             assert (example.media.path.read_bytes(), example.caption) == (png(1), "one")
 
 
@@ -99,8 +99,8 @@ async def test_originals_of_a_folder(server: S3Server, tmp_path: Path) -> None:
     table = parquet({"q": ["a"]})
     await put(server, tmp_path, {"text/a.parquet": table, "text/more/b.parquet": table})
     async with client([server.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset=server.secret)
-        async with originals(run_of("s3://bucket/text"), kit, ("q",)) as files:
+        context = context_of(http, tmp_path / "spool", dataset=server.secret)
+        async with originals(run_of("s3://bucket/text"), context, ("q",)) as files:
             assert [file.name for file in files] == ["a.parquet", "more/b.parquet"]
 
 
@@ -138,9 +138,9 @@ async def test_what_is_wrong_is_said(
 ) -> None:
     secret = {**server.secret, **change}
     async with client([server.host]) as http:
-        kit = kit_of(http, tmp_path / "spool", dataset=secret)
+        context = context_of(http, tmp_path / "spool", dataset=secret)
         with pytest.raises(kind) as failed:
-            async with originals(run_of(uri), kit):
+            async with originals(run_of(uri), context):
                 pass
     assert failed.value.reason == reason
     assert words in failed.value.message
@@ -164,9 +164,9 @@ async def test_a_hostile_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert await bucket.keys(Place("bucket", "a")) == []
         climbing = b"<ListBucketResult><Contents><Key>a/../../b.parquet</Key></Contents></ListBucketResult>"
         site.files["/bucket"] = climbing
-        kit = kit_of(http, tmp_path / "spool", dataset={"AWS_ENDPOINT_URL": site.url()})
+        context = context_of(http, tmp_path / "spool", dataset={"AWS_ENDPOINT_URL": site.url()})
         with pytest.raises(Permanent, match="leads out of the dataset"):
-            async with originals(run_of("s3://bucket/a"), kit):
+            async with originals(run_of("s3://bucket/a"), context):
                 pass
         site.files["/bucket"] = endless
         assert await bucket.keys(Place("bucket", "")) == []

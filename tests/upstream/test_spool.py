@@ -15,7 +15,7 @@ from finetune_operator.backends.errors import Permanent, Transient
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.min_throughput import keeping_pace
 from finetune_operator.backends.transfer.spool import Disk, Spool
-from tests.upstream.kits import PICTURES, client, kit_of, png, run_of
+from tests.upstream.contexts import PICTURES, client, context_of, png, run_of
 from tests.upstream.web import Site, serving
 
 
@@ -104,10 +104,10 @@ async def test_a_call_that_is_called_off_takes_its_worker_along(
     rows = b"".join(b'{"image": "a.png", "caption": 7, "more": "%d"}\n' % number for number in range(600_000))
     async with serving(Site()) as site, client([site.host]) as http:
         site.files |= {"/t.jsonl": rows, "/a.png": png()}
-        kit = kit_of(http, tmp_path / "spool", disk=Disk(2**30))
+        context = context_of(http, tmp_path / "spool", disk=Disk(2**30))
 
         async def read() -> None:
-            async with examples(run_of(site.url("/t.jsonl")), kit, PICTURES):
+            async with examples(run_of(site.url("/t.jsonl")), context, PICTURES):
                 pass
 
         task = asyncio.create_task(read())
@@ -119,8 +119,8 @@ async def test_a_call_that_is_called_off_takes_its_worker_along(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not workers()
-        assert kit.disk.used == 0
-        assert not list(kit.spool.iterdir())
+        assert context.disk.used == 0
+        assert not list(context.spool.iterdir())
     [environment] = started.values()
     assert set(environment) <= {
         "PYTHONPATH",

@@ -208,8 +208,8 @@ class JobBackend(SpecModel):
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         default=None,
-        description="imagePullPolicy is when the kubelet pulls the image: Always, IfNotPresent or Never. Defaults to the "
-        "policy in the operator's configuration.",
+        description="imagePullPolicy is when the kubelet pulls the image: Always, IfNotPresent or Never. Defaults to "
+        "the policy in the operator's configuration.",
     )
     image_pull_secrets: Annotated[list[ObjectRef], Field(max_length=16)] | None = Field(
         default=None, description="imagePullSecrets are the Secrets with the credentials for pulling the image."

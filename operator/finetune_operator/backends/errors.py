@@ -25,9 +25,6 @@ from enum import StrEnum
 
 from finetune_operator.api.reasons import Reason
 
-CREDENTIALS_UNREADABLE = "CredentialsUnreadable"
-"""Reason of a call that was not made, as the API server did not give the Secrets for it."""
-
 
 class FailureKind(StrEnum):
     """What a plan decides on."""

@@ -28,7 +28,7 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
+class Capabilities:
     """What the policies must know of a provider."""
 
     name: str
@@ -115,7 +115,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting(Outcome):
+class PollResult(Outcome):
     """What POLL has seen."""
 
     state: RunState

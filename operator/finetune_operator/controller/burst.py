@@ -11,7 +11,7 @@ WINDOW = 2.0
 """...within so many seconds are a rush."""
 
 
-class Rush:
+class Burst:
     """Hears of each creation. `clock` gives seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -65,25 +65,25 @@ def own_identity() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class Observed:
     """The Lease's spec as last read, and since when (own steady clock) it has been read unchanged."""
 
     spec: Object
     since: float
 
 
-def sight(before: Sighting | None, lease: Object, now: float) -> Sighting:
+def sight(before: Observed | None, lease: Object, now: float) -> Observed:
     """Only the spec counts as a sign of life: whoever labels the Lease does not prolong it."""
     spec = lease.get("spec") or {}
-    return before if before is not None and before.spec == spec else Sighting(spec, now)
+    return before if before is not None and before.spec == spec else Observed(spec, now)
 
 
-def free(sighting: Sighting, identity: str, now: float, duration: float) -> bool:
+def free(observed: Observed, identity: str, now: float, duration: float) -> bool:
     """Whether `identity` may take the Lease: released, its own, or unchanged for the longer of both durations."""
-    holder = sighting.spec.get("holderIdentity")
+    holder = observed.spec.get("holderIdentity")
     if not holder or holder == identity:
         return True
-    return now - sighting.since >= max(duration, sighting.spec.get("leaseDurationSeconds") or 0)
+    return now - observed.since >= max(duration, observed.spec.get("leaseDurationSeconds") or 0)
 
 
 def claimed(lease: Object, identity: str, duration: float, wall: datetime) -> Object:
@@ -170,13 +170,13 @@ class Lease:
             await self._release()
 
     async def _contend(self) -> None:
-        sighting: Sighting | None = None
+        observed: Observed | None = None
         while True:
             try:
                 async with asyncio.timeout(self._deadline / 2):
                     self._lease = await self._read()
-                    sighting = sight(sighting, self._lease, self._clock())
-                    if free(sighting, self.identity, self._clock(), self._duration):
+                    observed = sight(observed, self._lease, self._clock())
+                    if free(observed, self.identity, self._clock(), self._duration):
                         self._renewed = await self._claim()
                         break
             except (Conflict, NotFound):

@@ -14,7 +14,7 @@ from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.job.manifest import JobDefaults
-from finetune_operator.backends.provider_run import Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
 
 
 class Key(NamedTuple):
@@ -59,18 +59,18 @@ class FineTune:
         }
 
 
-Reading = tuple[FineTuneSpec | None, str | None]
+ParsedSpec = tuple[FineTuneSpec | None, str | None]
 """A parsed spec, or a sentence that names the first fields that are wrong."""
 
 
-def read_finetune(body: Object, reading: Reading | None = None) -> FineTune:
+def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
     """The typed view of a FineTune from the API server. A spec that the models refuse is kept as `spec_error`.
 
-    `reading`: what `read_spec` has said of this very spec.
+    `parsed`: what `read_spec` has said of this very spec.
     """
     metadata = body["metadata"]
     raw = body.get("spec") or {}
-    spec, error = reading or read_spec(raw)
+    spec, error = parsed or read_spec(raw)
     return FineTune(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -88,7 +88,7 @@ def read_finetune(body: Object, reading: Reading | None = None) -> FineTune:
     )
 
 
-def read_spec(raw: Object) -> Reading:
+def read_spec(raw: Object) -> ParsedSpec:
     """Parses it."""
     try:
         return FineTuneSpec.model_validate(raw), None
@@ -134,7 +134,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class CallResult:
     """The last call of one step, how it ended, and how often in a row it has failed."""
 
     step: Step
@@ -150,29 +150,29 @@ class UpstreamView:
     """What this process knows of the calls for one run; nothing after a restart."""
 
     in_flight: Step | None = None
-    ended: Mapping[Step, Ended] = field(default_factory=dict)
+    results: Mapping[Step, CallResult] = field(default_factory=dict)
     """The last call of each step."""
-    sighting: Sighting | None = None
+    poll_result: PollResult | None = None
     """The last successful POLL."""
-    sighted: datetime | None = None
+    polled_at: datetime | None = None
     """When that was."""
     claimed: str | None = None
     """The attempt that this process has recorded and not yet made: the one billed call that it may make."""
 
     @property
-    def last(self) -> Ended | None:
+    def last(self) -> CallResult | None:
         """The call that ended last."""
-        return max(self.ended.values(), key=lambda ended: ended.time, default=None)
+        return max(self.results.values(), key=lambda result: result.time, default=None)
 
-    def success(self, step: Step) -> Ended | None:
+    def success(self, step: Step) -> CallResult | None:
         """The last call of this step, where it went well."""
-        ended = self.ended.get(step)
-        return ended if ended is not None and ended.failure is None else None
+        result = self.results.get(step)
+        return result if result is not None and result.failure is None else None
 
-    def failure(self, step: Step) -> Ended | None:
+    def failure(self, step: Step) -> CallResult | None:
         """The last call of this step, where it failed."""
-        ended = self.ended.get(step)
-        return ended if ended is not None and ended.failure is not None else None
+        result = self.results.get(step)
+        return result if result is not None and result.failure is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,10 +198,10 @@ class Observation:
     """The claim that has the name which the run's claim needs, where it is not ours."""
     missing: Missing | None = None
     refusal: Refusal | None = None
-    traits: Mapping[str, Traits] = field(default_factory=dict)
+    capabilities: Mapping[str, Capabilities] = field(default_factory=dict)
     """The providers, by their names on the wire."""
     upstream: UpstreamView = field(default_factory=UpstreamView)
-    rush: bool = False
+    burst: bool = False
     """Many Jobs are being created at this moment."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
@@ -274,9 +274,9 @@ class Decision:
     """The status records an attempt to make a billed call: it is written only onto the version that was seen."""
 
 
-def delay_of(rules: Rules, *, in_a_rush: bool) -> float:
+def delay_of(rules: Rules, *, in_a_burst: bool) -> float:
     """Age in seconds from which on a Job that has not started is worth a look and a status write.
 
     In a rush every such write would stand in the way of three Jobs: then it waits for the next look at what is missing.
     """
-    return max(rules.pending_status_delay, rules.recheck_interval if in_a_rush else 0.0)
+    return max(rules.pending_status_delay, rules.recheck_interval if in_a_burst else 0.0)

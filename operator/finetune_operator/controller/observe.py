@@ -28,7 +28,7 @@ from finetune_operator.controller.model import (
     read_finetune,
 )
 from finetune_operator.controller.ownership import controller_of, is_ours
-from finetune_operator.controller.spec_cache import Readings
+from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
@@ -74,7 +74,7 @@ class Observer:
         rules: Rules,
         defaults: JobDefaults,
         report_of: Callable[[str, int], Object | None],
-        in_a_rush: Callable[[], bool] = lambda: False,
+        in_a_burst: Callable[[], bool] = lambda: False,
         runner: Runner | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -83,12 +83,12 @@ class Observer:
         self._rules = rules
         self._defaults = defaults
         self._report_of = report_of
-        self._in_a_rush = in_a_rush
+        self._in_a_burst = in_a_burst
         self._runner = runner
-        self._traits = {name: member.traits for name, member in runner.members.items()} if runner else {}
+        self._capabilities = {name: member.capabilities for name, member in runner.members.items()} if runner else {}
         self._clock = clock
         self._may_ask_kueue = True
-        self._readings = Readings()
+        self._specs = SpecCache()
 
     async def observe(self, key: Key, memory: Memory) -> Observation | None:
         """Everything that a decision about it depends on; None where there is no such FineTune."""
@@ -96,7 +96,7 @@ class Observer:
         if body is None:
             return None
         now = self._clock()
-        finetune = read_finetune(body, self._readings.of(body))
+        finetune = read_finetune(body, self._specs.of(body))
         memory.belongs_to(finetune.uid)
         status: Mapping[str, Any] = body.get("status") or {}
         job = await self._job(finetune, status, memory)
@@ -116,9 +116,9 @@ class Observer:
             foreign_claim=await self._foreign_claim(finetune, memory),
             missing=None if started else await self._missing(finetune),
             refusal=memory.refusal,
-            rush=self._in_a_rush(),
+            burst=self._in_a_burst(),
             report=self._report_of(finetune.uid, finetune.run),
-            traits=self._traits,
+            capabilities=self._capabilities,
             upstream=self._upstream(finetune, status),
         )
 
@@ -213,7 +213,7 @@ class Observer:
         if job["spec"].get("suspend") or job.get("status", {}).get("ready"):
             return False
         age = seconds_since(job["metadata"].get("creationTimestamp"), now)
-        return age is not None and age >= delay_of(self._rules, in_a_rush=self._in_a_rush())
+        return age is not None and age >= delay_of(self._rules, in_a_burst=self._in_a_burst())
 
     async def _events(self, finetune: FineTune, job: Object | None, now: datetime) -> tuple[Object, ...] | None:
         """Warnings about the Job and its pods, where the pod does not start: quotas and volumes speak only there."""

@@ -96,8 +96,8 @@ def _conclude(observation: Observation, draft: Draft) -> Decision:
 
 def _over(observation: Observation, draft: Draft) -> bool:
     """The run has just ended, and the finalizer is still there: our own write does not wake us."""
-    ended = draft.state is not None and draft.state.stage.terminal
-    return ended and FINALIZER in observation.finetune.finalizers
+    result = draft.state is not None and draft.state.stage.terminal
+    return result and FINALIZER in observation.finetune.finalizers
 
 
 def _status(observation: Observation, draft: Draft) -> Object:

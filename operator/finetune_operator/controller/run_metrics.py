@@ -13,7 +13,7 @@ from finetune_operator.controller.times import parse, seconds_since
 from finetune_operator.metrics import Metrics
 
 
-class Accounting:
+class RunMetrics:
     """Counts transitions, not states: each is seen once, in the process that wrote it."""
 
     def __init__(self, metrics: Metrics) -> None:

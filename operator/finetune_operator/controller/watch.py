@@ -47,7 +47,7 @@ CHUNK = 500
 """Objects of a list that are read at a time: most of each is what the API server keeps for itself, and is dropped."""
 
 
-class _Pace:
+class _Backoff:
     """Ever longer waits between tries that end soon; the first try after a long one that held is not held up."""
 
     def __init__(self) -> None:
@@ -209,7 +209,7 @@ class Watches:
                 self._queue.add(Key(*name))
 
     async def _follow(self, stream: Stream) -> None:
-        lists, watches = _Pace(), _Pace()
+        lists, watches = _Backoff(), _Backoff()
         while True:
             await lists.turn()
             try:
@@ -220,10 +220,10 @@ class Watches:
                 # Something between us and the API server has answered with what is no list and no event.
                 logger.exception("watch of %s ended", stream.resource.plural)
 
-    async def _stream_once(self, stream: Stream, pace: _Pace) -> None:
+    async def _stream_once(self, stream: Stream, backoff: _Backoff) -> None:
         """One list, and what follows it until it is time for the next: after a 410, or when the sweep is due."""
         loop = asyncio.get_running_loop()
-        session, context = await _connect(self._load_access(), pace)
+        session, context = await _connect(self._load_access(), backoff)
         over: asyncio.Future[None] = loop.create_future()
         sweep = loop.call_later(self._sweep_period * random.uniform(0.9, 1.1), over.set_result, None)
         token = auth.vault_var.set(_Credentials({"ours": context}))
@@ -260,12 +260,12 @@ def _owner_key(body: Object) -> Key:
     return Key(namespace, labels.get(NAME_LABEL) or finetune)
 
 
-async def _connect(access: Access, pace: _Pace) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:
+async def _connect(access: Access, backoff: _Backoff) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:
     headers = {"User-Agent": "finetune-operator"}
     if authorization := access.authorization():
         headers["Authorization"] = authorization
     trace = aiohttp.TraceConfig()
-    trace.on_request_start.append(pace.on_request)
+    trace.on_request_start.append(backoff.on_request)
     connector = aiohttp.TCPConnector(limit=0, ssl=access.ssl_context() or True)
     session = aiohttp.ClientSession(
         connector=connector,

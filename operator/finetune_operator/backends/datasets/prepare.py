@@ -1,7 +1,7 @@
 """A user's dataset as a provider takes it.
 
-    async with examples(run, kit, needs_of(recipe, formats=("png", "jpeg"), max_examples=20)) as found: ...
-    async with originals(run, kit) as files: ...
+    async with examples(run, context, needs_of(recipe, formats=("png", "jpeg"), max_examples=20)) as found: ...
+    async with originals(run, context) as files: ...
 
 Everything that can be wrong with a dataset is a Permanent that names file, row and column; what may come back is
 Transient; what a key or a right is missing for is Blocked.
@@ -34,7 +34,7 @@ from finetune_operator.backends.errors import (
     UpstreamError,
 )
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Spool
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name
@@ -87,27 +87,29 @@ class Original:
 
 
 @asynccontextmanager
-async def examples(run: UpstreamRun, kit: Kit, needs: Needs) -> AsyncIterator[list[Example]]:
+async def examples(run: UpstreamRun, context: CallContext, needs: Needs) -> AsyncIterator[list[Example]]:
     """The dataset taken apart. The files are there until the end of the `with`."""
-    with Spool(kit.spool, kit.disk) as spool:
-        source = _source(run, kit)
+    with Spool(context.spool, context.disk) as spool:
+        source = _source(run, context)
         found = await _translated(source, lambda: _found(source, needs, spool))
         sizes = asyncio.Semaphore(FETCHED_AT_ONCE)
-        fetch = _References(source, needs, spool, kit, sizes)
+        fetch = _References(source, needs, spool, context, sizes)
         yield await _translated(source, lambda: fetch.examples(found))
 
 
 @asynccontextmanager
-async def originals(run: UpstreamRun, kit: Kit, columns: Sequence[str] = ()) -> AsyncIterator[list[Original]]:
+async def originals(
+    run: UpstreamRun, context: CallContext, columns: Sequence[str] = ()
+) -> AsyncIterator[list[Original]]:
     """The dataset's own files, for a provider that reads tables itself. `columns`: must be in every table."""
-    with Spool(kit.spool, kit.disk) as spool:
-        source = _source(run, kit)
+    with Spool(context.spool, context.disk) as spool:
+        source = _source(run, context)
         yield await _translated(source, lambda: _originals(source, columns, spool))
 
 
-def _source(run: UpstreamRun, kit: Kit) -> Source:
+def _source(run: UpstreamRun, context: CallContext) -> Source:
     assert run.spec is not None
-    return source_of(run.spec.dataset.uri, kit.fetcher, kit.dataset_credentials)
+    return source_of(run.spec.dataset.uri, context.fetcher, context.dataset_credentials)
 
 
 async def _originals(source: Source, columns: Sequence[str], spool: Spool) -> list[Original]:
@@ -180,8 +182,10 @@ async def _read(
 class _References:
     """Fetches what the examples refer to."""
 
-    def __init__(self, source: Source, needs: Needs, spool: Spool, kit: Kit, slots: asyncio.Semaphore) -> None:
-        self._source, self._needs, self._spool, self._kit, self._slots = source, needs, spool, kit, slots
+    def __init__(
+        self, source: Source, needs: Needs, spool: Spool, context: CallContext, slots: asyncio.Semaphore
+    ) -> None:
+        self._source, self._needs, self._spool, self._context, self._slots = source, needs, spool, context, slots
 
     async def examples(self, found: Sequence[Mapping[str, Any]]) -> list[Example]:
         """In the same order. The first error ends all."""
@@ -241,7 +245,7 @@ class _References:
             return Path(reference["file"])
         place = reference["place"]
         if place.lower().startswith(("https://", "http://")):
-            return (await self._spool.download(self._kit.fetcher, place, _shown(place), limit=limit)).path
+            return (await self._spool.download(self._context.fetcher, place, _shown(place), limit=limit)).path
         return (await self._source.fetch(place, self._spool, limit)).path
 
 

@@ -9,22 +9,23 @@ from urllib.parse import urlsplit
 from finetune_operator.api.backends import UpstreamBackend
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Refused
-from finetune_operator.backends.provider_run import Traits
+from finetune_operator.backends.provider_run import Capabilities
 
 
-def base_url_of(backend: UpstreamBackend, traits: Traits, allowed: Collection[str]) -> str:
+def base_url_of(backend: UpstreamBackend, capabilities: Capabilities, allowed: Collection[str]) -> str:
     """Without a trailing slash. Raises Refused, saying what the administrator can do."""
-    own = [url for url in (traits.base_url, *traits.also) if url]
-    wanted = backend.base_url or traits.base_url
+    own = [url for url in (capabilities.base_url, *capabilities.also) if url]
+    wanted = backend.base_url or capabilities.base_url
     if wanted is None:
         raise Refused(
-            f"spec.backend.{traits.name}.baseURL: {traits.title} needs one", reason=Reason.BASE_URL_NOT_ALLOWED
+            f"spec.backend.{capabilities.name}.baseURL: {capabilities.title} needs one",
+            reason=Reason.BASE_URL_NOT_ALLOWED,
         )
     wanted = normal(wanted)
     if wanted in {normal(url) for url in (*own, *allowed)}:
         return wanted
     raise Refused(
-        f"spec.backend.{traits.name}.baseURL: {wanted} is not on the operator's allow list; "
+        f"spec.backend.{capabilities.name}.baseURL: {wanted} is not on the operator's allow list; "
         f"ask the administrator for --allow-base-url {wanted}",
         reason=Reason.BASE_URL_NOT_ALLOWED,
     )

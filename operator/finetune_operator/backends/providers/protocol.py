@@ -18,14 +18,14 @@ from typing import Protocol
 
 from finetune_operator.backends.errors import UpstreamError
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Traits, UpstreamRun
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, UpstreamRun
+from finetune_operator.backends.transfer.call_context import CallContext
 
 
 class Upstream(Protocol):
     """One provider. Stateless: one instance serves every FineTune."""
 
-    traits: Traits
+    capabilities: Capabilities
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """The authentication headers. Pure."""
@@ -33,29 +33,29 @@ class Upstream(Protocol):
     def explain(self, answer: Answer) -> UpstreamError | None:
         """What an answer that is not 2xx means at this provider; None: the general reading (`responses.explained`)."""
 
-    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Whatever must be there before `create` and costs nothing (uploads by deterministic names)."""
 
-    async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
+    async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """The run of this marker, with its `id`; None where the provider has none. Pages through everything."""
 
-    async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """POST it; the outcome has its `id`. An answer without a readable id is Ambiguous."""
 
-    async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Uploads that need the id; the price before the start goes into `cost`."""
 
-    async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Let it train. "It trains already" is success."""
 
-    async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
+    async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """What it does now. Raises Gone where the provider knows it no more."""
 
-    async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Stop it. Over already, or gone, is success."""
 
-    async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def delete(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Remove it at the provider. Gone already is success."""
 
-    async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
+    async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:
         """Stream the weights to `spec.output.uri`."""

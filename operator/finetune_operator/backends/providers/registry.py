@@ -12,4 +12,4 @@ from finetune_operator.backends.providers.scenario.provider import ScenarioUpstr
 def members() -> dict[str, Upstream]:
     """By their names on the wire."""
     all_of_them: tuple[Upstream, ...] = (OxenUpstream(), ScenarioUpstream(), BflUpstream(), OctoAiUpstream())
-    return {member.traits.name: member for member in all_of_them}
+    return {member.capabilities.name: member for member in all_of_them}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_operator.backends.provider_run import Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, UpstreamRun
 from finetune_operator.backends.providers.protocol import Upstream
 
 MASK: Final = "[masked]"
@@ -38,8 +38,8 @@ class Address:
     """Base URL and masked headers of a run's provider."""
 
     def __init__(self, run: UpstreamRun, member: Upstream) -> None:
-        self._base = _base_url(run, member.traits)
-        keys = member.traits.secret_keys[0]
+        self._base = _base_url(run, member.capabilities)
+        keys = member.capabilities.secret_keys[0]
         self._headers = {name: _masked(value) for name, value in member.headers(dict.fromkeys(keys, MASK)).items()}
 
     def request(self, method: str, path: str, body: Any, note: str) -> Request:
@@ -48,8 +48,8 @@ class Address:
         return Request(method, self._base + path, {**self._headers, **kind}, body, note)
 
 
-def _base_url(run: UpstreamRun, traits: Traits) -> str:
-    return (run.backend.base_url or traits.base_url or "").rstrip("/")
+def _base_url(run: UpstreamRun, capabilities: Capabilities) -> str:
+    return (run.backend.base_url or capabilities.base_url or "").rstrip("/")
 
 
 def _masked(header: str) -> str:

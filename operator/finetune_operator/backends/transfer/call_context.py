@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kit:
+class CallContext:
     """What a coroutine may use for one call."""
 
     api: Api

@@ -16,7 +16,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.errors import Blocked, Gone, Permanent, Refused, Transient, UpstreamError
 from finetune_operator.backends.provider_run import Fetched, UpstreamRun
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Opened, Spool, Stored
 from finetune_operator.backends.transfer.stores.hub import Hub, Upload, repository_of
 from finetune_operator.backends.transfer.stores.s3 import Bucket, Place
@@ -41,28 +41,28 @@ class Weights:
     opened: Opened
 
 
-def from_api(kit: Kit, path: str, params: Mapping[str, str] | None = None) -> Opened:
+def from_api(context: CallContext, path: str, params: Mapping[str, str] | None = None) -> Opened:
     """Weights below the provider's base URL, with its credentials."""
 
     def opened(_: Mapping[str, str]) -> Any:
-        return kit.api.open(path, params)
+        return context.api.open(path, params)
 
     return opened
 
 
-def from_url(kit: Kit, url: str, title: str) -> Opened:
+def from_url(context: CallContext, url: str, title: str) -> Opened:
     """Weights at a presigned address."""
 
     @asynccontextmanager
     async def opened(headers: Mapping[str, str]) -> AsyncIterator[Streamed]:
-        async with kit.fetcher.open("GET", url, title=title, headers=headers) as streamed:
-            await kit.fetcher.expect(streamed, title)
+        async with context.fetcher.open("GET", url, title=title, headers=headers) as streamed:
+            await context.fetcher.expect(streamed, title)
             yield streamed
 
     return opened
 
 
-async def deliver(run: UpstreamRun, kit: Kit, weights: Sequence[Weights]) -> Fetched:
+async def deliver(run: UpstreamRun, context: CallContext, weights: Sequence[Weights]) -> Fetched:
     """Write them below `spec.output.uri`; without one, record where they are. What is there is written over.
 
     Raises what reading from the provider raises; Blocked where the output cannot be written: the weights wait at the
@@ -76,29 +76,29 @@ async def deliver(run: UpstreamRun, kit: Kit, weights: Sequence[Weights]) -> Fet
     if output is None:
         return Fetched(artifacts=tuple({"name": each.name, "uri": each.address} for each in weights[:MAX_ARTIFACTS]))
     named = [(_name(each.name), each) for each in weights[:MAX_ARTIFACTS]]
-    with Spool(kit.spool, kit.disk) as spool:
+    with Spool(context.spool, context.disk) as spool:
         if output.uri.startswith("s3://"):
-            return Fetched(artifacts=await _to_s3(Place.of(output.uri), kit, named, spool))
+            return Fetched(artifacts=await _to_s3(Place.of(output.uri), context, named, spool))
         if output.uri.startswith("hf://"):
-            return Fetched(artifacts=await _to_hub(repository_of(output.uri, "models"), run, kit, named, spool))
+            return Fetched(artifacts=await _to_hub(repository_of(output.uri, "models"), run, context, named, spool))
     raise Permanent(f"{output.uri} cannot be written from here; use s3:// or hf://", reason=Reason.INVALID_SPEC)
 
 
 async def _to_s3(
-    folder: Place, kit: Kit, weights: Sequence[tuple[str, Weights]], spool: Spool
+    folder: Place, context: CallContext, weights: Sequence[tuple[str, Weights]], spool: Spool
 ) -> tuple[Mapping[str, Any], ...]:
     artifacts = []
     for name, each in weights:
         stored, place = await _received(each, name, spool), folder.below(name)
         with _writing():
-            await Bucket(kit.fetcher, kit.output_credentials).upload(place, stored)
+            await Bucket(context.fetcher, context.output_credentials).upload(place, stored)
         spool.free(stored)
         artifacts.append(_artifact(name, str(place), stored))
     return tuple(artifacts)
 
 
 async def _to_hub(
-    repository: Repository, run: UpstreamRun, kit: Kit, weights: Sequence[tuple[str, Weights]], spool: Spool
+    repository: Repository, run: UpstreamRun, context: CallContext, weights: Sequence[tuple[str, Weights]], spool: Spool
 ) -> tuple[Mapping[str, Any], ...]:
     uploads, artifacts = [], []
     for name, each in weights:
@@ -107,7 +107,7 @@ async def _to_hub(
         artifacts.append(_artifact(name, f"{repository}/{name}", stored))
     summary = SUMMARY.format(namespace=run.namespace, name=run.name, run=run.run)
     with _writing():
-        await Hub(kit.fetcher, kit.output_credentials).commit(repository, uploads, summary)
+        await Hub(context.fetcher, context.output_credentials).commit(repository, uploads, summary)
     return tuple(artifacts)
 
 

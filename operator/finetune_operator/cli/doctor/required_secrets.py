@@ -41,4 +41,4 @@ def provider_keys(provider: str) -> tuple[tuple[str, ...], ...]:
     """As the operator asks for them."""
     from finetune_operator.backends.providers.registry import members
 
-    return members()[provider].traits.secret_keys
+    return members()[provider].capabilities.secret_keys

@@ -74,7 +74,7 @@ class _Reader:
         self._provider = provider
         self._backend: Mapping[str, Any] = finetune["spec"]["backend"][provider]
         self._member = members()[provider]
-        self._base_url = str(self._backend.get("baseURL") or self._member.traits.base_url or "").rstrip("/")
+        self._base_url = str(self._backend.get("baseURL") or self._member.capabilities.base_url or "").rstrip("/")
         self._allow = allow
         self._credentials: dict[str, str] = {}
         self.problem = self._prepare()
@@ -85,8 +85,8 @@ class _Reader:
 
     def _prepare(self) -> str:
         """Why the provider cannot be asked; empty where it can."""
-        traits = self._member.traits
-        official = {each.rstrip("/") for each in (traits.base_url, *traits.also) if each}
+        capabilities = self._member.capabilities
+        official = {each.rstrip("/") for each in (capabilities.base_url, *capabilities.also) if each}
         if self._base_url not in official | {each.rstrip("/") for each in self._allow}:
             # Whoever wrote the FineTune chose that address; the Secret is not sent there on somebody else's word.
             return f"{self._base_url} is not {self._provider}'s own address: allow it with --allow-base-url"
@@ -97,11 +97,11 @@ class _Reader:
         except ApiError as error:
             return f"Secret {name} cannot be read ({error.message})"
         found = decoded(secret.get("data") or {})
-        for keys in traits.secret_keys:
+        for keys in capabilities.secret_keys:
             if all(found.get(key) for key in keys):
                 self._credentials = {key: found[key] for key in keys}
                 return ""
-        wanted = " or ".join(" and ".join(keys) for keys in traits.secret_keys)
+        wanted = " or ".join(" and ".join(keys) for keys in capabilities.secret_keys)
         return f"Secret {name} needs {wanted}"
 
     async def print(self, *, follow: bool, tail: int | None) -> None:

@@ -12,7 +12,7 @@ from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.options import Context, Kubeconfig, Namespace, Output, OutputFormat, Target
 
 if TYPE_CHECKING:
-    from finetune_operator.cli.submit.manifest import Wishes
+    from finetune_operator.cli.submit.manifest import SubmitFlags
 
 LARGEST_FILE = 4 * 2**20
 RECIPES = (
@@ -93,9 +93,9 @@ def submit(
     From a file:    kubectl finetune submit -f finetune.yaml -p loraRank=32
     Parameters of a recipe, with defaults:  kubectl explain finetune.spec.recipe.imageToText
     """
-    from finetune_operator.cli.submit.manifest import Wishes
+    from finetune_operator.cli.submit.manifest import SubmitFlags
 
-    wishes = Wishes(
+    flags = SubmitFlags(
         name=name,
         recipe=recipe,
         backend=backend,
@@ -126,18 +126,18 @@ def submit(
             "secret": secret,
         },
     )
-    finetune = _made(file, wishes)
+    finetune = _made(file, flags)
     if dry_run:
         _print(finetune, Output.YAML if output in (Output.TABLE, Output.WIDE) else output)
         return
     _send(finetune, Target(kubeconfig, context, namespace), output, watch=watch, server_dry_run=server_dry_run)
 
 
-def _made(file: str | None, wishes: Wishes) -> dict[str, Any]:
+def _made(file: str | None, flags: SubmitFlags) -> dict[str, Any]:
     from finetune_operator.cli.submit.manifest import built, checked, from_file
 
     start = from_file(read(file), file) if file else None
-    finetune = built(wishes, start)
+    finetune = built(flags, start)
     checked(finetune)
     return finetune
 

@@ -50,7 +50,7 @@ OF_BACKEND: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class SubmitFlags:
     """What the flags say. `values`: by the names in SIMPLE and OF_BACKEND; None where a flag was not given."""
 
     name: str | None = None
@@ -87,39 +87,39 @@ def from_file(text: str, source: str) -> Object:
     return found
 
 
-def built(wishes: Wishes, start: Object | None = None) -> Object:
+def built(flags: SubmitFlags, start: Object | None = None) -> Object:
     """A FineTune: `start` (of a file) with the flags over it. It is not checked yet."""
     finetune = start or {"apiVersion": API_VERSION, "kind": KIND, "metadata": {}, "spec": {}}
     metadata: Object = finetune["metadata"]
-    if wishes.name:
-        metadata["name"] = wishes.name
+    if flags.name:
+        metadata["name"] = flags.name
         metadata.pop("generateName", None)
-    _label(metadata, wishes)
-    finetune["spec"] = changed(finetune["spec"], wishes)
+    _label(metadata, flags)
+    finetune["spec"] = changed(finetune["spec"], flags)
     return finetune
 
 
-def changed(spec: Object, wishes: Wishes) -> Object:
+def changed(spec: Object, flags: SubmitFlags) -> Object:
     """A spec with the flags over it."""
     schema: Schema = FineTuneSpec.model_json_schema(by_alias=True)
-    recipe, backend = _chosen_recipe(spec, wishes), _chosen_backend(spec, wishes)
+    recipe, backend = _chosen_recipe(spec, flags), _chosen_backend(spec, flags)
     for flag, path in SIMPLE.items():
-        if (value := wishes.values.get(flag)) is not None:
+        if (value := flags.values.get(flag)) is not None:
             assign(spec, schema, path, value, _flag(flag))
     for flag, path in OF_BACKEND.items():
-        if (value := wishes.values.get(flag)) is not None:
+        if (value := flags.values.get(flag)) is not None:
             assign(spec, schema, path, value, _flag(flag), ("backend", _needed(backend, "backend")))
     for member, name, texts, flag in (
-        ("recipe", recipe, wishes.parameters, "--param"),
-        ("backend", backend, wishes.backend_parameters, "--backend-param"),
+        ("recipe", recipe, flags.parameters, "--param"),
+        ("backend", backend, flags.backend_parameters, "--backend-param"),
     ):
         for text in texts:
             path, value = split_assignment(text, flag)
             assign(spec, schema, path, value, flag, (member, _needed(name, member)))
-    for text in wishes.settings:
+    for text in flags.settings:
         path, value = split_assignment(text, "--set")
         assign(spec, schema, path.removeprefix("spec."), value)
-    if wishes.suspend:
+    if flags.suspend:
         spec["suspend"] = True
     order = {str(field.alias): place for place, field in enumerate(FineTuneSpec.model_fields.values())}
     return dict(sorted(spec.items(), key=lambda item: order.get(item[0], len(order))))
@@ -139,29 +139,29 @@ def checked(finetune: Mapping[str, Any]) -> FineTuneSpec:
     return parsed
 
 
-def _label(metadata: Object, wishes: Wishes) -> None:
-    given = [split_assignment(text, "--label") for text in wishes.labels]
-    given += [(QUEUE_LABEL, wishes.queue)] if wishes.queue else []
-    given += [(PRIORITY_CLASS_LABEL, wishes.priority_class)] if wishes.priority_class else []
+def _label(metadata: Object, flags: SubmitFlags) -> None:
+    given = [split_assignment(text, "--label") for text in flags.labels]
+    given += [(QUEUE_LABEL, flags.queue)] if flags.queue else []
+    given += [(PRIORITY_CLASS_LABEL, flags.priority_class)] if flags.priority_class else []
     if given:
         metadata["labels"] = {**(metadata.get("labels") or {}), **dict(given)}
 
 
-def _chosen_recipe(spec: Object, wishes: Wishes) -> str | None:
+def _chosen_recipe(spec: Object, flags: SubmitFlags) -> str | None:
     there = recipe_of(spec)
-    if wishes.recipe is None:
+    if flags.recipe is None:
         return there or None
-    recipe = SCRIPT_TYPES.get(wishes.recipe) or camel(wishes.recipe)
+    recipe = SCRIPT_TYPES.get(flags.recipe) or camel(flags.recipe)
     if recipe not in RECIPES:
-        raise UsageError(f"--recipe {wishes.recipe}: there is none of that name", f"Known are {', '.join(RECIPES)}.")
+        raise UsageError(f"--recipe {flags.recipe}: there is none of that name", f"Known are {', '.join(RECIPES)}.")
     if there != recipe:
         spec["recipe"] = {recipe: {}}
     return recipe
 
 
-def _chosen_backend(spec: Object, wishes: Wishes) -> str | None:
+def _chosen_backend(spec: Object, flags: SubmitFlags) -> str | None:
     there = backend_of(spec)
-    backend = wishes.backend or there or "job"
+    backend = flags.backend or there or "job"
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend}: there is none of that name", f"Known are {', '.join(BACKENDS)}.")
     if there != backend:

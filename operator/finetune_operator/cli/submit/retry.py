@@ -46,7 +46,7 @@ def retry(
     from finetune_operator.cli.lifecycle import git_warning
     from finetune_operator.cli.output.printing import note, out
     from finetune_operator.cli.output.snapshot import snapshot
-    from finetune_operator.cli.submit.manifest import Wishes, changed, checked
+    from finetune_operator.cli.submit.manifest import SubmitFlags, changed, checked
     from finetune_operator.cli.watch.follow import follow
 
     target = Target(kubeconfig, context, namespace)
@@ -59,8 +59,10 @@ def retry(
             f"Wait: kubectl finetune watch {plain}; or stop that run and begin another one: --force.",
         )
     before = finetune["spec"]
-    wishes = Wishes(parameters=parameters or (), backend_parameters=backend_parameters or (), settings=settings or ())
-    spec = changed(copy.deepcopy(before), wishes)
+    flags = SubmitFlags(
+        parameters=parameters or (), backend_parameters=backend_parameters or (), settings=settings or ()
+    )
+    spec = changed(copy.deepcopy(before), flags)
     spec |= {"run": max(int(before["run"]), int((finetune.get("status") or {}).get("run") or 0)) + 1}
     spec |= {"cancel": False, "suspend": False}
     checked({**finetune, "spec": spec})

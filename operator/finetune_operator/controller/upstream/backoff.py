@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Step
-from finetune_operator.controller.model import Ended, Observation
+from finetune_operator.controller.model import CallResult, Observation
 
 _SLOWEST = 4.0
 """Retries are never further apart than so many poll intervals, whatever has failed."""
 
 
-def wait_left(observation: Observation, ended: Ended) -> float:
+def wait_left(observation: Observation, result: CallResult) -> float:
     """Seconds until a failed call may be made again; 0 where it may be now.
 
     From a thirtieth of the poll interval, doubling; what only a person can mend is tried once per poll interval; a
     provider that names a wait gets it.
     """
-    failure = ended.failure
+    failure = result.failure
     if failure is None:
         return 0.0
     interval = observation.rules.poll_interval
     if failure.kind is FailureKind.BLOCKED:
         wait = interval
     else:
-        wait = min(_SLOWEST * interval, interval / 30.0 * 2.0 ** min(max(ended.failures, 1) - 1, 16))
+        wait = min(_SLOWEST * interval, interval / 30.0 * 2.0 ** min(max(result.failures, 1) - 1, 16))
     wait = max(wait, failure.retry_after or 0.0)
-    return max(0.0, wait - (observation.now - ended.time).total_seconds())
+    return max(0.0, wait - (observation.now - result.time).total_seconds())
 
 
 def poll_left(observation: Observation) -> float:
     """Seconds until the next poll is due."""
-    ended = observation.upstream.ended.get(Step.POLL)
-    if ended is None:
+    result = observation.upstream.results.get(Step.POLL)
+    if result is None:
         return 0.0
-    if ended.failure is not None:
-        return wait_left(observation, ended)
-    return max(0.0, poll_every(observation) - (observation.now - ended.time).total_seconds())
+    if result.failure is not None:
+        return wait_left(observation, result)
+    return max(0.0, poll_every(observation) - (observation.now - result.time).total_seconds())
 
 
 def poll_every(observation: Observation) -> float:

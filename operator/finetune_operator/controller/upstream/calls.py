@@ -19,8 +19,8 @@ def call(observation: Observation, draft: Draft, record: Record, step: Step) -> 
     if observation.upstream.in_flight is not None:
         draft.look_again(LOST_AFTER)
         return
-    ended = observation.upstream.ended.get(step)
-    left = wait_left(observation, ended) if ended is not None else 0.0
+    result = observation.upstream.results.get(step)
+    left = wait_left(observation, result) if result is not None else 0.0
     if left > 0:
         draft.look_again(left)
         return
@@ -43,8 +43,8 @@ def interrupt(observation: Observation, draft: Draft, record: Record, step: Step
     if in_flight in (*UNHURRIED, step):
         draft.look_again(LOST_AFTER)
         return
-    ended = observation.upstream.ended.get(step)
-    left = wait_left(observation, ended) if ended is not None else 0.0
+    result = observation.upstream.results.get(step)
+    left = wait_left(observation, result) if result is not None else 0.0
     if left > 0:
         draft.look_again(left)
         return

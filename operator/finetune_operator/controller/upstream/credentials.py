@@ -11,7 +11,7 @@ from cachetools import TTLCache
 from finetune_operator.api.base import SecretRef
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Blocked
-from finetune_operator.backends.provider_run import Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, UpstreamRun
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFound
@@ -37,17 +37,18 @@ class Credentials:
         self._kept: TTLCache[tuple[str, str], dict[str, str]] = TTLCache(KEPT, KEPT_SECONDS, clock)
         self._reading: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def provider(self, run: UpstreamRun, traits: Traits) -> dict[str, str]:
+    async def provider(self, run: UpstreamRun, capabilities: Capabilities) -> dict[str, str]:
         """The keys that the provider needs, and only them. Raises SecretMissing and ApiError."""
         name = run.backend.secret_ref.name
-        secret = await self._read(run, run.backend.secret_ref, f"backend.{traits.name}.secretRef")
-        for keys in traits.secret_keys:
+        secret = await self._read(run, run.backend.secret_ref, f"backend.{capabilities.name}.secretRef")
+        for keys in capabilities.secret_keys:
             if all(secret.get(key) for key in keys):
                 return {key: secret[key] for key in keys}
-        wanted = " or ".join(" and ".join(keys) for keys in traits.secret_keys)
+        wanted = " or ".join(" and ".join(keys) for keys in capabilities.secret_keys)
         raise SecretMissing(
             Blocked(
-                f"spec.backend.{traits.name}.secretRef: Secret {name} in namespace {run.namespace} needs {wanted}",
+                f"spec.backend.{capabilities.name}.secretRef: "
+                f"Secret {name} in namespace {run.namespace} needs {wanted}",
                 reason=Reason.SECRET_KEY_MISSING,
             )
         )

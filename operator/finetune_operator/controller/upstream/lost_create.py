@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION
 from finetune_operator.backends.errors import FailureKind
-from finetune_operator.backends.provider_run import Step, Traits
+from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.upstream.backoff import lost_window
@@ -31,7 +31,7 @@ class Fate(Enum):
     """Nobody can tell."""
 
 
-def settle(observation: Observation, draft: Draft, record: Record, traits: Traits) -> Fate:
+def settle(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> Fate:
     """What became of the recorded attempt that gave no id. Asks for the look-ups that it needs."""
     view = observation.upstream
     if view.in_flight is not None:
@@ -40,11 +40,11 @@ def settle(observation: Observation, draft: Draft, record: Record, traits: Trait
     since = lost_since(observation, record)
     if since is None:
         return Fate.NOT_MADE
-    window = lost_window(observation, trusted=traits.lookup_trusted, billed=traits.bills is Step.CREATE)
+    window = lost_window(observation, trusted=capabilities.lookup_trusted, billed=capabilities.bills is Step.CREATE)
     age = (observation.now - since).total_seconds()
     looked = view.success(Step.FIND)
     if looked is not None and (looked.time - since).total_seconds() >= window:
-        return Fate.NOT_MADE if traits.lookup_trusted else Fate.UNKNOWN
+        return Fate.NOT_MADE if capabilities.lookup_trusted else Fate.UNKNOWN
     due = 0.0
     if looked is not None and looked.time > since:
         pause = observation.rules.poll_interval - (observation.now - looked.time).total_seconds()
@@ -64,12 +64,12 @@ def lost_since(observation: Observation, record: Record) -> datetime | None:
         return observation.now
     if observation.upstream.claimed == text:
         return None
-    ended = observation.upstream.ended.get(Step.CREATE)
-    if ended is None or ended.time < attempt:
+    result = observation.upstream.results.get(Step.CREATE)
+    if result is None or result.time < attempt:
         return attempt
-    if ended.failure is not None and ended.failure.kind is not FailureKind.AMBIGUOUS:
+    if result.failure is not None and result.failure.kind is not FailureKind.AMBIGUOUS:
         return None
-    return ended.time
+    return result.time
 
 
 def adopted(observation: Observation) -> str | None:

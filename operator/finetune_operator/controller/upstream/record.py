@@ -18,9 +18,9 @@ from typing import Any
 from finetune_operator.api.backends import BackendSpec, UpstreamBackend
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION
 from finetune_operator.api.objects import Object
-from finetune_operator.backends.provider_run import Outcome, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Outcome, Step, UpstreamRun
 from finetune_operator.controller.draft import CONTINUE, Draft
-from finetune_operator.controller.model import Ended, FineTune, Observation
+from finetune_operator.controller.model import CallResult, FineTune, Observation
 from finetune_operator.controller.times import parse, stamp
 
 _MARKS = {Step.PREPARE: "prepared", Step.EQUIP: "equipped", Step.CANCEL: "stopped", Step.DELETE: "stopped"}
@@ -116,13 +116,13 @@ def marker_of(uid: str, run: int) -> str:
     return f"ft-{uid.replace('-', '')[:8].lower()}-{digest}"
 
 
-def traits_of(observation: Observation, record: Record) -> Traits | None:
+def capabilities_of(observation: Observation, record: Record) -> Capabilities | None:
     """The provider of the recorded run, else of the spec."""
     provider = record.provider()
     spec = observation.finetune.spec
     if provider is None and spec is not None:
         provider = spec.backend.kind
-    return observation.traits.get(provider or "")
+    return observation.capabilities.get(provider or "")
 
 
 def run_of(observation: Observation, record: Record, status: Mapping[str, Any]) -> UpstreamRun | None:
@@ -170,47 +170,47 @@ def read(observation: Observation, draft: Draft) -> bool:
     """What the calls have taught goes into the record. Reading the same calls again changes nothing."""
     record = record_of(draft)
     view = observation.upstream
-    for ended in sorted(view.ended.values(), key=lambda ended: ended.time):
-        if ended.failure is None and ended.outcome is not None:
-            _learn(record, ended, ended.outcome)
+    for result in sorted(view.results.values(), key=lambda result: result.time):
+        if result.failure is None and result.outcome is not None:
+            _learn(record, result, result.outcome)
     last = view.last
     if last is not None and last.failure is not None:
         record.fields["message"] = last.failure.message[:_WORDS]
     elif last is not None:
         record.fields["message"] = last.outcome.message[:_WORDS] if last.outcome and last.outcome.message else None
-    traits = traits_of(observation, record)
-    if traits is not None:
-        _note_start(record, traits, observation)
-    if traits is not None and view.ended:
-        record.fields.setdefault("provider", traits.name)  # called, and the write that said so was lost
+    capabilities = capabilities_of(observation, record)
+    if capabilities is not None:
+        _note_start(record, capabilities, observation)
+    if capabilities is not None and view.results:
+        record.fields.setdefault("provider", capabilities.name)  # called, and the write that said so was lost
     if record.fields.get("provider") or record.id:
         record.save(draft)
     _note_cost(observation, draft)
     return CONTINUE
 
 
-def _learn(record: Record, ended: Ended, outcome: Outcome) -> None:
+def _learn(record: Record, result: CallResult, outcome: Outcome) -> None:
     found = {"url": outcome.url, "jobId": outcome.job_id, "resource": outcome.resource, "stage": outcome.stage}
     record.fields.update({name: value for name, value in found.items() if value is not None})
     if outcome.id is not None and record.id is None:
         record.fields["id"] = outcome.id
     record.fields["queuePosition"] = outcome.queue_position
     record.data.update({name: value[:_WORDS] for name, value in outcome.data.items()})
-    if mark := _MARKS.get(ended.step):
+    if mark := _MARKS.get(result.step):
         record.data[mark] = "true"
 
 
-def _note_start(record: Record, traits: Traits, observation: Observation) -> None:
+def _note_start(record: Record, capabilities: Capabilities, observation: Observation) -> None:
     """It was started when START went well, when a poll says so, or, where CREATE starts it, when it is there."""
     if record.started or record.id is None:
         return
     view = observation.upstream
-    if not traits.starts:
+    if not capabilities.starts:
         record.fields["startedTime"] = _stamp_of_attempt(record, "attempt", observation)
     elif (started := view.success(Step.START)) is not None:
         record.fields["startedTime"] = stamp(started.time)
-    elif view.sighting is not None and not view.sighting.startable and not view.sighting.state.uncertain:
-        record.fields["startedTime"] = view.sighting.state.start_time or _stamp_of_attempt(
+    elif view.poll_result is not None and not view.poll_result.startable and not view.poll_result.state.uncertain:
+        record.fields["startedTime"] = view.poll_result.state.start_time or _stamp_of_attempt(
             record, "starting", observation
         )
 
@@ -221,6 +221,6 @@ def _stamp_of_attempt(record: Record, name: str, observation: Observation) -> st
 
 
 def _note_cost(observation: Observation, draft: Draft) -> None:
-    for ended in sorted(observation.upstream.ended.values(), key=lambda ended: ended.time):
-        if ended.outcome is not None and ended.outcome.cost:
-            draft.status["cost"] = {**(draft.status.get("cost") or {}), **ended.outcome.cost}
+    for result in sorted(observation.upstream.results.values(), key=lambda result: result.time):
+        if result.outcome is not None and result.outcome.cost:
+            draft.status["cost"] = {**(draft.status.get("cost") or {}), **result.outcome.cost}

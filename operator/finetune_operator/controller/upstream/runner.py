@@ -20,7 +20,6 @@ from typing import Any
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
-    CREDENTIALS_UNREADABLE,
     Failure,
     FailureKind,
     Transient,
@@ -31,12 +30,12 @@ from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.provider_run import Outcome, Sighting, Step, UpstreamRun
+from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.backends.providers.protocol import Upstream
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Disk
-from finetune_operator.controller.model import Ended, Key, UpstreamView
+from finetune_operator.controller.model import CallResult, Key, UpstreamView
 from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
 from finetune_operator.controller.upstream.preflight import objection
 from finetune_operator.kube.errors import ApiError, NotFound
@@ -52,9 +51,9 @@ BILLED = (Step.CREATE, Step.START)
 @dataclass(slots=True)
 class _Memory:
     run: int
-    ended: dict[Step, Ended] = field(default_factory=dict)
-    sighting: Sighting | None = None
-    sighted: datetime | None = None
+    results: dict[Step, CallResult] = field(default_factory=dict)
+    poll_result: PollResult | None = None
+    polled_at: datetime | None = None
     claimed: str | None = None
     step: Step | None = None
     task: asyncio.Task[None] | None = None
@@ -64,9 +63,9 @@ class _Memory:
     def view(self) -> UpstreamView:
         return UpstreamView(
             in_flight=self.step,
-            ended=dict(self.ended),
-            sighting=self.sighting,
-            sighted=self.sighted,
+            results=dict(self.results),
+            poll_result=self.poll_result,
+            polled_at=self.polled_at,
             claimed=self.claimed,
         )
 
@@ -182,7 +181,7 @@ class Runner:
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
-            failure = Failure(kind=FailureKind.TRANSIENT, reason=CREDENTIALS_UNREADABLE, message=error.message)
+            failure = Failure(kind=FailureKind.TRANSIENT, reason=Reason.CREDENTIALS_UNREADABLE, message=error.message)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -204,11 +203,11 @@ class Runner:
 
     def _end(self, memory: _Memory, step: Step, outcome: Outcome | None, failure: Failure | None) -> None:
         now = self._clock()
-        before = memory.ended.get(step)
+        before = memory.results.get(step)
         failures = (before.failures if before else 0) + 1 if failure else 0
-        memory.ended[step] = Ended(step=step, time=now, outcome=outcome, failure=failure, failures=failures)
-        if isinstance(outcome, Sighting):
-            memory.sighting, memory.sighted = outcome, now
+        memory.results[step] = CallResult(step=step, time=now, outcome=outcome, failure=failure, failures=failures)
+        if isinstance(outcome, PollResult):
+            memory.poll_result, memory.polled_at = outcome, now
         memory.step, memory.task = None, None
 
     def _slot(self, provider: str, run: UpstreamRun, step: Step) -> asyncio.Semaphore:
@@ -221,9 +220,9 @@ class Runner:
         return self._slots.setdefault((origin, lane), asyncio.Semaphore(bound))
 
     async def _carry_out(self, member: Upstream, run: UpstreamRun, step: Step) -> Outcome | None:
-        base_url = base_url_of(run.backend, member.traits, self._allowed)
+        base_url = base_url_of(run.backend, member.capabilities, self._allowed)
         try:
-            own = await self._credentials.provider(run, member.traits)
+            own = await self._credentials.provider(run, member.capabilities)
             dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
         except SecretMissing as error:
             raise error.failure from None
@@ -231,9 +230,9 @@ class Runner:
             await self._confirm(run, step)
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
-        api = Api(self._client, member.traits.title, base_url, headers, redact=redact, explain=member.explain)
+        api = Api(self._client, member.capabilities.title, base_url, headers, redact=redact, explain=member.explain)
         with self._spool() if step in HEAVY else nullcontext(self._nowhere) as spool:
-            kit = Kit(
+            context = CallContext(
                 api=api,
                 fetcher=Fetcher(self._client, redact),
                 credentials=own,
@@ -244,7 +243,7 @@ class Runner:
                 disk=self._disk,
             )
             try:
-                return await _METHODS[step](member, run, kit)
+                return await _METHODS[step](member, run, context)
             except UpstreamError as error:
                 raise type(error)(
                     redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
@@ -274,15 +273,15 @@ def _value(header: str) -> str:
     return header.rpartition(" ")[2]
 
 
-_Method = Callable[[Upstream, UpstreamRun, Kit], Awaitable[Outcome | None]]
+_Method = Callable[[Upstream, UpstreamRun, CallContext], Awaitable[Outcome | None]]
 _METHODS: Mapping[Step, _Method] = {
-    Step.PREPARE: lambda member, run, kit: member.prepare(run, kit),
-    Step.FIND: lambda member, run, kit: member.find(run, kit),
-    Step.CREATE: lambda member, run, kit: member.create(run, kit),
-    Step.EQUIP: lambda member, run, kit: member.equip(run, kit),
-    Step.START: lambda member, run, kit: member.start(run, kit),
-    Step.POLL: lambda member, run, kit: member.poll(run, kit),
-    Step.CANCEL: lambda member, run, kit: member.cancel(run, kit),
-    Step.DELETE: lambda member, run, kit: member.delete(run, kit),
-    Step.FETCH: lambda member, run, kit: member.fetch(run, kit),
+    Step.PREPARE: lambda member, run, context: member.prepare(run, context),
+    Step.FIND: lambda member, run, context: member.find(run, context),
+    Step.CREATE: lambda member, run, context: member.create(run, context),
+    Step.EQUIP: lambda member, run, context: member.equip(run, context),
+    Step.START: lambda member, run, context: member.start(run, context),
+    Step.POLL: lambda member, run, context: member.poll(run, context),
+    Step.CANCEL: lambda member, run, context: member.cancel(run, context),
+    Step.DELETE: lambda member, run, context: member.delete(run, context),
+    Step.FETCH: lambda member, run, context: member.fetch(run, context),
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from finetune_operator.backends.errors import CREDENTIALS_UNREADABLE, FailureKind
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Step
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import Draft
@@ -17,7 +18,7 @@ from finetune_operator.controller.model import Call, Observation
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import UNHURRIED, interrupt
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, settle
-from finetune_operator.controller.upstream.record import Record, run_of, traits_of
+from finetune_operator.controller.upstream.record import Record, capabilities_of, run_of
 
 LATE_ATTEMPTS = 3
 """So many may begin after the bound; the first one that ends in vain is the last."""
@@ -41,7 +42,7 @@ class Stop(Enum):
 def stop(observation: Observation, draft: Draft, record: Record, *, remove: bool = False) -> Stop:
     """One more step towards the stop. `remove`: delete what cannot be cancelled, as nobody will look at it again."""
     view = observation.upstream
-    traits = traits_of(observation, record)
+    capabilities = capabilities_of(observation, record)
     if record.stopped or not record.begun:
         if view.in_flight in UNHURRIED:
             draft.look_again(1.0)
@@ -51,18 +52,18 @@ def stop(observation: Observation, draft: Draft, record: Record, *, remove: bool
     if view.in_flight in UNHURRIED:
         draft.look_again(60.0)
         return Stop.WAITING
-    if traits is None or run_of(observation, record, draft.status) is None:  # written by another version
+    if capabilities is None or run_of(observation, record, draft.status) is None:  # written by another version
         return Stop.UNKNOWN
     if record.id is None:
         if named := adopted(observation):
             record.fields["id"] = named
             record.save(draft)
         else:
-            fate = settle(observation, draft, record, traits)
+            fate = settle(observation, draft, record, capabilities)
             return {Fate.NOT_MADE: Stop.DONE, Fate.LOOKING: Stop.WAITING, Fate.UNKNOWN: Stop.UNKNOWN}[fate]
     if _over(observation):
         return Stop.DONE
-    step = _step(record, can_cancel=traits.can_cancel, starts=traits.starts, remove=remove)
+    step = _step(record, can_cancel=capabilities.can_cancel, starts=capabilities.starts, remove=remove)
     if step is None:
         return Stop.UNSTOPPABLE
     failed = view.failure(step)
@@ -112,9 +113,10 @@ def forget(draft: Draft, record: Record) -> None:
 def _tried(observation: Observation, record: Record) -> bool:
     """Whether this process has made the call that is needed, and it has ended."""
     steps = (Step.FIND,) if record.id is None else (Step.CANCEL, Step.DELETE)
-    ended = (observation.upstream.ended.get(step) for step in steps)
+    result = (observation.upstream.results.get(step) for step in steps)
     return any(
-        each is not None and (each.failure is None or each.failure.reason != CREDENTIALS_UNREADABLE) for each in ended
+        each is not None and (each.failure is None or each.failure.reason != Reason.CREDENTIALS_UNREADABLE)
+        for each in result
     )
 
 
@@ -133,10 +135,12 @@ def _step(record: Record, *, can_cancel: bool, starts: bool, remove: bool) -> St
 
 
 def _over(observation: Observation) -> bool:
-    sighting = observation.upstream.sighting
-    ended = observation.upstream.failure(Step.POLL)
-    gone = ended is not None and ended.failure is not None and ended.failure.kind is FailureKind.GONE
-    return gone or (sighting is not None and sighting.state.stage in (Stage.SUCCEEDED, Stage.FAILED, Stage.CANCELLED))
+    poll_result = observation.upstream.poll_result
+    result = observation.upstream.failure(Step.POLL)
+    gone = result is not None and result.failure is not None and result.failure.kind is FailureKind.GONE
+    return gone or (
+        poll_result is not None and poll_result.state.stage in (Stage.SUCCEEDED, Stage.FAILED, Stage.CANCELLED)
+    )
 
 
 def _note_the_beginning(observation: Observation, draft: Draft, record: Record) -> None:

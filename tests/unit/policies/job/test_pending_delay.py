@@ -42,16 +42,16 @@ def test_a_second_pending_is_told_at_once() -> None:
     ("age", "written", "requeue"), [(0, False, 30), (2, False, 28), (29, False, 1), (30, True, 30), (500, True, 50)]
 )
 def test_in_a_rush_it_waits_for_the_next_recheck(age: float, written: bool, requeue: float) -> None:
-    decision = plan(observe(job=job(age=age), rush=True))
+    decision = plan(observe(job=job(age=age), burst=True))
     assert (decision.status is not None) is written
     assert decision.requeue == requeue
 
 
-@pytest.mark.parametrize(("rush", "requeue"), [(False, 2), (True, 30)])
-def test_a_job_that_says_nothing_after_its_creation_is_looked_at(rush: bool, requeue: float) -> None:
-    assert plan(observe(rush=rush)).requeue == requeue
+@pytest.mark.parametrize(("burst", "requeue"), [(False, 2), (True, 30)])
+def test_a_job_that_says_nothing_after_its_creation_is_looked_at(burst: bool, requeue: float) -> None:
+    assert plan(observe(burst=burst)).requeue == requeue
 
 
 @pytest.mark.parametrize("what", [{"status": RUNNING}, {"status": COMPLETE}, {"status": failed()}])
 def test_in_a_rush_what_has_started_is_told_at_once(what: dict[str, Any]) -> None:
-    assert plan(observe(job=job(age=0, **what), rush=True)).status is not None
+    assert plan(observe(job=job(age=0, **what), burst=True)).status is not None

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.plan import plan
-from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, GONE, PERMANENT, RULES, TRAITS, TRANSIENT, World
+from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, CAPABILITIES, GONE, PERMANENT, RULES, TRANSIENT, World
 
 FAILURES = st.sampled_from([AMBIGUOUS, TRANSIENT, BLOCKED, PERMANENT, GONE])
 WHO = st.integers(0, 1)
@@ -28,7 +28,7 @@ class Upstream(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(provider=st.sampled_from(sorted(TRAITS)), lag=st.sampled_from([0.0, 20.0]))
+    @initialize(provider=st.sampled_from(sorted(CAPABILITIES)), lag=st.sampled_from([0.0, 20.0]))
     def begin(self, provider: str, lag: float) -> None:
         # Only where the look-up is not trusted may a listing lag for long.
         self.world = World(provider, list_lag=300.0 if provider == "bfl" and lag else 0.0)

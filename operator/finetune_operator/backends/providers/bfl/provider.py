@@ -23,14 +23,19 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Gone, Rejected, UpstreamError
 from finetune_operator.backends.http.auth import header_value
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
-from finetune_operator.backends.providers.bfl.responses import finetune_id, listed_ids, sighting_of, sighting_of_unknown
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.providers.bfl.responses import (
+    finetune_id,
+    listed_ids,
+    poll_result_of,
+    poll_result_of_unknown,
+)
 from finetune_operator.backends.providers.marker import bears, marked
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Spool
 
-TRAITS: Final = Traits(
+CAPABILITIES: Final = Capabilities(
     name="bfl",
     title="Black Forest Labs",
     base_url="https://api.us1.bfl.ai",
@@ -65,7 +70,7 @@ def finetune_request(run: UpstreamRun) -> dict[str, Any]:
 class BflUpstream:
     """BFL behind the protocol of `providers/protocol.py`. Remembers which comment which run has: that never changes."""
 
-    traits = TRAITS
+    capabilities = CAPABILITIES
 
     def __init__(self) -> None:
         self._comments: LRUCache[tuple[str, str], str] = LRUCache(REMEMBERED)
@@ -78,24 +83,24 @@ class BflUpstream:
         """Nothing of its own."""
         return None
 
-    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Look at the pictures, which travel inside the create: what is wrong with them is said before it."""
-        async with examples(run, kit, _needs(run)) as found:
+        async with examples(run, context, _needs(run)) as found:
             return Outcome(data={"pictures": str(len(found))})
 
-    async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
+    async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By the comments of all runs of the account. A run that was just created may not be listed yet."""
-        listed = listed_ids((await kit.api.get("/v1/my_finetunes")).object())
+        listed = listed_ids((await context.api.get("/v1/my_finetunes")).object())
         for known in reversed(listed):
-            if bears(await self._comment(known, kit), run.marker):
-                return Outcome(id=known, url=_url(kit, known))
+            if bears(await self._comment(known, context), run.marker):
+                return Outcome(id=known, url=_url(context, known))
         return None
 
-    async def _comment(self, known: str, kit: Kit) -> str:
-        place = (kit.api.base_url, known)
+    async def _comment(self, known: str, context: CallContext) -> str:
+        place = (context.api.base_url, known)
         if place not in self._comments:
             try:
-                comment = (await _details(known, kit) or {}).get("finetune_comment")
+                comment = (await _details(known, context) or {}).get("finetune_comment")
             except (Gone, Rejected):
                 return ""
             if not isinstance(comment, str) or not comment:
@@ -103,16 +108,16 @@ class BflUpstream:
             self._comments[place] = comment
         return self._comments[place]
 
-    async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Download the pictures, and stream them as a ZIP in base64 inside the one call that creates and bills."""
-        folder = kit.spool / "bundle"
+        folder = context.spool / "bundle"
         folder.mkdir(exist_ok=True)
-        async with examples(run, kit, _needs(run)) as found:
-            with Spool(folder, kit.disk) as spool:
+        async with examples(run, context, _needs(run)) as found:
+            with Spool(folder, context.disk) as spool:
                 archive = spool.new(".zip")
                 spool.take(await pack(found, archive), "the ZIP of the dataset")
                 body = json_with_file(finetune_request(run), "file_data", archive)
-                answer = await kit.api.call(
+                answer = await context.api.call(
                     "POST",
                     "/v1/finetune",
                     content=body.chunks(),
@@ -120,51 +125,51 @@ class BflUpstream:
                     timeout=UPLOAD_SECONDS,
                 )
         made = finetune_id(answer.body)
-        return Outcome(id=made, url=_url(kit, made))
+        return Outcome(id=made, url=_url(context, made))
 
-    async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
         """Nothing."""
         return Outcome()
 
-    async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
         """Nothing: the create has started it."""
         return Outcome()
 
-    async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
+    async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`get_result`; where that knows nothing, `finetune_details` decides: results expire, runs do not."""
         assert run.id is not None
         with suppress(Gone, Rejected):  # some answer 404 or 422 with the same words
-            body = (await kit.api.get("/v1/get_result", {"id": run.id})).object()
+            body = (await context.api.get("/v1/get_result", {"id": run.id})).object()
             if body.get("status") != "Task not found":
-                return _with_artifact(sighting_of(body, run.data), run, kit)
+                return _with_artifact(poll_result_of(body, run.data), run, context)
         words = ""
         try:
-            known = await _details(run.id, kit) is not None
+            known = await _details(run.id, context) is not None
         except (Gone, Rejected) as error:
             known, words = False, f": {error.message}"
-        sighting = sighting_of_unknown(known, run.data)
-        if sighting is None:
+        poll_result = poll_result_of_unknown(known, run.data)
+        if poll_result is None:
             raise Gone(f"Black Forest Labs knows the run {run.id} no more{words}")
-        return _with_artifact(sighting, run, kit)
+        return _with_artifact(poll_result, run, context)
 
-    async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
-        """Impossible, as `traits` say."""
+    async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
+        """Impossible, as `capabilities` say."""
         return Outcome(message="Black Forest Labs cannot stop a run: it goes on and is billed.")
 
-    async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def delete(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """`delete_finetune`; an unknown id is answered 404 or 422, and gone."""
         with suppress(Gone, Rejected):
-            await kit.api.call("POST", "/v1/delete_finetune", json={"finetune_id": run.id}, repeatable=True)
+            await context.api.call("POST", "/v1/delete_finetune", json={"finetune_id": run.id}, repeatable=True)
         return Outcome()
 
-    async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:  # noqa: ARG002
-        """Impossible, as `traits` say."""
+    async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:  # noqa: ARG002
+        """Impossible, as `capabilities` say."""
         return Fetched(artifacts=())
 
 
-async def _details(known: str, kit: Kit) -> Mapping[str, Any] | None:
+async def _details(known: str, context: CallContext) -> Mapping[str, Any] | None:
     """What is known of a run; None where the answer holds nothing."""
-    body = (await kit.api.get("/v1/finetune_details", {"finetune_id": known})).object()
+    body = (await context.api.get("/v1/finetune_details", {"finetune_id": known})).object()
     details = body.get("finetune_details", body)
     return details if isinstance(details, dict) else None
 
@@ -174,13 +179,13 @@ def _needs(run: UpstreamRun) -> Needs:
     return needs_of(run.spec.recipe, FORMATS, captions_optional=True)
 
 
-def _with_artifact(sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
+def _with_artifact(poll_result: PollResult, run: UpstreamRun, context: CallContext) -> PollResult:
     """What there is to record of a model that cannot be downloaded: its id, and where it is described."""
-    if sighting.state.stage is not Stage.SUCCEEDED or run.id is None:
-        return sighting
-    artifact = {"name": run.id, "uri": _url(kit, run.id)}
-    return replace(sighting, state=replace(sighting.state, artifacts=(artifact,)))
+    if poll_result.state.stage is not Stage.SUCCEEDED or run.id is None:
+        return poll_result
+    artifact = {"name": run.id, "uri": _url(context, run.id)}
+    return replace(poll_result, state=replace(poll_result.state, artifacts=(artifact,)))
 
 
-def _url(kit: Kit, known: str) -> str:
-    return f"{kit.api.base_url}/v1/finetune_details?finetune_id={known}"
+def _url(context: CallContext, known: str) -> str:
+    return f"{context.api.base_url}/v1/finetune_details?finetune_id={known}"

@@ -10,7 +10,7 @@ import orjson
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
-from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.provider_run import PollResult
 from finetune_operator.backends.providers.json_values import identifier, items, number, rows
 from finetune_operator.backends.run_state import RunState, Stage
 
@@ -48,7 +48,7 @@ def listed_ids(body: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def sighting_of(body: Mapping[str, Any], data: Mapping[str, str]) -> Sighting:
+def poll_result_of(body: Mapping[str, Any], data: Mapping[str, str]) -> PollResult:
     """What a `ResultResponse` says, given what was remembered. `Task not found` is not for this function."""
     word = str(body.get("status"))
     before = int(data.get("errors") or 0)
@@ -56,10 +56,12 @@ def sighting_of(body: Mapping[str, Any], data: Mapping[str, str]) -> Sighting:
     learnt = {} if data.get("seen") else {"seen": "true"}
     if errors != before:
         learnt["errors"] = str(errors)
-    return Sighting(state=_state(word, body, errors), stage=plain(word)[:64], message=_words(body) or None, data=learnt)
+    return PollResult(
+        state=_state(word, body, errors), stage=plain(word)[:64], message=_words(body) or None, data=learnt
+    )
 
 
-def sighting_of_unknown(details: bool, data: Mapping[str, str]) -> Sighting | None:
+def poll_result_of_unknown(details: bool, data: Mapping[str, str]) -> PollResult | None:
     """`get_result` says Task not found: the result of a run that was seen has expired; another is not visible yet.
 
     `details`: whether `finetune_details` knows it. None: it is gone.
@@ -68,8 +70,8 @@ def sighting_of_unknown(details: bool, data: Mapping[str, str]) -> Sighting | No
     if 0 < unseen <= UNSEEN_POLLS:
         message = "Black Forest Labs does not show the new run yet."
         state = RunState(stage=Stage.PENDING, reason=Reason.UPSTREAM_QUEUED, message=message)
-        return Sighting(state=state, stage="Task not found", data={"unseen": str(unseen)})
-    return sighting_of({"status": "Ready"}, data) if details else None
+        return PollResult(state=state, stage="Task not found", data={"unseen": str(unseen)})
+    return poll_result_of({"status": "Ready"}, data) if details else None
 
 
 def _state(word: str, body: Mapping[str, Any], errors: int) -> RunState:

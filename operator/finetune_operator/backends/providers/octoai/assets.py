@@ -14,7 +14,7 @@ from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, rows
 from finetune_operator.backends.providers.octoai.requests import Body, asset_name, asset_path, asset_request, lora_file
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import Weights, from_url
 from finetune_operator.backends.transfer.files import chunks, file_digest
 
@@ -34,11 +34,11 @@ class Judged:
     unready: int
 
 
-async def pages(kit: Kit, path: str, query: Mapping[str, str]) -> AsyncIterator[Body]:
+async def pages(context: CallContext, path: str, query: Mapping[str, str]) -> AsyncIterator[Body]:
     """All rows of a listing; a page may be shorter than asked for."""
     offset = 0
     for _ in range(MAX_PAGES):
-        page = (await kit.api.get(path, {**query, "offset": str(offset), "limit": str(PAGE)})).object()
+        page = (await context.api.get(path, {**query, "offset": str(offset), "limit": str(PAGE)})).object()
         for row in rows(page, "data"):
             yield row
         if not page["data"] or not page.get("has_more"):
@@ -47,45 +47,45 @@ async def pages(kit: Kit, path: str, query: Mapping[str, str]) -> AsyncIterator[
     raise Transient(f"the listing {path} has more than {MAX_PAGES} pages")
 
 
-async def upload_pictures(run: UpstreamRun, kit: Kit) -> list[dict[str, str]]:
+async def upload_pictures(run: UpstreamRun, context: CallContext) -> list[dict[str, str]]:
     """Every picture an asset, under a name that says run, place and content: the `files` of a tune."""
     assert run.spec is not None
-    there = await _ours(run, kit, run.marker)
+    there = await _ours(run, context, run.marker)
     files: list[dict[str, str]] = []
-    async with examples(run, kit, needs_of(run.spec.recipe, FORMATS, captions_optional=True)) as found:
+    async with examples(run, context, needs_of(run.spec.recipe, FORMATS, captions_optional=True)) as found:
         for index, example in enumerate(found):
             name = asset_name(run, index, await file_digest(example.media.path))
             asset, address = there.get(name), None
             if asset is None:
-                asset, address = await _register(run, kit, name, example)
+                asset, address = await _register(run, context, name, example)
             if asset.get("status") in NOT_UPLOADED:
-                await _upload(kit, str(asset["id"]), address, example)
+                await _upload(context, str(asset["id"]), address, example)
             file = {"file_id": str(asset["id"])}
             files.append({**file, "caption": example.caption} if example.caption else file)
     return files
 
 
-async def _ours(run: UpstreamRun, kit: Kit, asked: str) -> dict[str, Body]:
+async def _ours(run: UpstreamRun, context: CallContext, asked: str) -> dict[str, Body]:
     """The run's assets that an earlier attempt has left, by name; none where the service has no such listing.
 
     Whether `name` filters by part or exactly is not documented.
     """
     try:
-        found = [row async for row in pages(kit, "/v1/assets", {"name": asked} if asked else {})]
+        found = [row async for row in pages(context, "/v1/assets", {"name": asked} if asked else {})]
     except (Gone, Retired, Rejected):
         return {}
     return {row["name"]: row for row in found if _usable(row) and row["name"].startswith(f"{run.marker}-")}
 
 
-async def _register(run: UpstreamRun, kit: Kit, name: str, example: Example) -> tuple[Body, str | None]:
+async def _register(run: UpstreamRun, context: CallContext, name: str, example: Example) -> tuple[Body, str | None]:
     """The asset, and where its bytes go, if the answer says so."""
     body = asset_request(name, example.media.format)
     try:
-        answer = await kit.api.call("POST", "/v1/assets", json=body, repeatable=True)
+        answer = await context.api.call("POST", "/v1/assets", json=body, repeatable=True)
     except Rejected as error:
         # The name is taken: by ourselves, where the answer to an earlier attempt was lost.
         for asked in (run.marker, name, ""):
-            if (mine := (await _ours(run, kit, asked)).get(name)) is not None:
+            if (mine := (await _ours(run, context, asked)).get(name)) is not None:
                 return mine, None
         raise Rejected(f"{example.where}: {error.message}", status=error.status) from None
     made = asset_of(answer.object())
@@ -94,32 +94,32 @@ async def _register(run: UpstreamRun, kit: Kit, name: str, example: Example) -> 
     return made, _address(answer.object(), "put_url")
 
 
-async def _upload(kit: Kit, asset_id: str, address: str | None, example: Example) -> None:
+async def _upload(context: CallContext, asset_id: str, address: str | None, example: Example) -> None:
     """Bytes to the presigned address, without credentials; then tell the service."""
     if address is None:
-        seen = await kit.api.get(asset_path(asset_id), {"transfer_api_type": "presigned-url"})
+        seen = await context.api.get(asset_path(asset_id), {"transfer_api_type": "presigned-url"})
         address = _address(seen.object(), "put_url")
     if address is None:
         raise Permanent("the service offers no presigned address for uploads (transfer_api.put_url)")
-    await kit.fetcher.call(
+    await context.fetcher.call(
         "PUT",
         address,
         title="the service's storage",
         headers={"Content-Length": str(example.media.size)},
         content=chunks(example.media.path),
     )
-    answer = await kit.api.call("POST", f"{asset_path(asset_id)}/complete-upload", json={}, repeatable=True)
+    answer = await context.api.call("POST", f"{asset_path(asset_id)}/complete-upload", json={}, repeatable=True)
     if isinstance(answer.body, dict) and answer.body.get("error"):
         said = plain(str(answer.body["error"]))
         raise Transient(f"{example.where}: the upload was not completed: {said}")
 
 
-async def judged(kit: Kit, files: Iterable[Mapping[str, str]]) -> Judged:
+async def judged(context: CallContext, files: Iterable[Mapping[str, str]]) -> Judged:
     """Each picture as the service sees it now."""
     rejected, unready = [], 0
     for file in files:
         try:
-            answer = await kit.api.get(asset_path(file["file_id"]))
+            answer = await context.api.get(asset_path(file["file_id"]))
         except Gone:  # of the asset, not of the endpoint that creates tunes
             rejected.append(f"{file['file_id']} (deleted at the service)")
             continue
@@ -132,14 +132,14 @@ async def judged(kit: Kit, files: Iterable[Mapping[str, str]]) -> Judged:
     return Judged(tuple(rejected), unready)
 
 
-async def lora_weights(kit: Kit, lora: str) -> Weights:
+async def lora_weights(context: CallContext, lora: str) -> Weights:
     """A LoRA that a tune has made, from the address that the service signs for it."""
-    answer = await kit.api.get(asset_path(lora), {"transfer_api_type": "presigned-url"})
+    answer = await context.api.get(asset_path(lora), {"transfer_api_type": "presigned-url"})
     address = _address(answer.object(), "get_url")
     if address is None:
         raise Permanent(f"the service offers no address to download {lora} from (transfer_api.get_url)")
-    opened = from_url(kit, address, f"the LoRA {lora}")
-    return Weights(lora_file(lora, asset_of(answer.object())), f"{kit.api.base_url}/v1/assets/{lora}", opened)
+    opened = from_url(context, address, f"the LoRA {lora}")
+    return Weights(lora_file(lora, asset_of(answer.object())), f"{context.api.base_url}/v1/assets/{lora}", opened)
 
 
 def asset_of(body: Body) -> Body:

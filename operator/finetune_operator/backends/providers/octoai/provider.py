@@ -17,7 +17,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier
 from finetune_operator.backends.providers.octoai.assets import judged, lora_weights, pages, upload_pictures
 from finetune_operator.backends.providers.octoai.requests import (
@@ -29,11 +29,11 @@ from finetune_operator.backends.providers.octoai.requests import (
     tune_request,
     unpacked,
 )
-from finetune_operator.backends.providers.octoai.responses import sighting_of, word_of
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.providers.octoai.responses import poll_result_of, word_of
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import deliver
 
-TRAITS: Final = Traits(
+CAPABILITIES: Final = Capabilities(
     name="octoai",
     title="OctoAI",
     base_url=None,
@@ -56,7 +56,7 @@ CONFLICT: Final = 409
 class OctoAiUpstream:
     """A service with OctoAI's API behind the protocol of `providers/protocol.py`."""
 
-    traits = TRAITS
+    capabilities = CAPABILITIES
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """Bearer."""
@@ -66,40 +66,40 @@ class OctoAiUpstream:
         """Nothing of its own."""
         return None
 
-    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Every picture an asset; then wait a little until they are looked at. `create` looks again."""
-        files = await upload_pictures(run, kit)
+        files = await upload_pictures(run, context)
         outcome = Outcome(data=packed(files))
         for _ in range(SETTLE_ROUNDS):
-            if not (await judged(kit, files)).unready:
+            if not (await judged(context, files)).unready:
                 break
-            await asyncio.sleep(kit.api.poll_interval * UNREADY / SETTLE_ROUNDS)
+            await asyncio.sleep(context.api.poll_interval * UNREADY / SETTLE_ROUNDS)
         return outcome
 
-    async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
+    async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By name; whether `name` filters exactly, by part or not at all is not documented, so it is compared here."""
         for query in ({"name": tune_name(run)}, {}):
-            async for tune in pages(kit, "/v1/tunes", query):
+            async for tune in pages(context, "/v1/tunes", query):
                 if bears_name(tune.get("name"), run.marker) and not tune.get("deleted_at"):
-                    return self._made(run, kit, tune)
+                    return self._made(run, context, tune)
         return None
 
-    def _made(self, run: UpstreamRun, kit: Kit, tune: Mapping[str, Any]) -> Outcome:
+    def _made(self, run: UpstreamRun, context: CallContext, tune: Mapping[str, Any]) -> Outcome:
         known = identifier(tune.get("id"))
         if known is None:
             raise Ambiguous("the service names no id of the tune", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         return Outcome(
             id=known,
-            url=f"{kit.api.base_url}/v1/tune/{quote(known, safe='')}",
+            url=f"{context.api.base_url}/v1/tune/{quote(known, safe='')}",
             stage=word_of(tune),
             data=cleared(run.data),
         )
 
-    async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """The one call that creates, starts and bills the tune; not before the service has looked at every picture."""
         assert isinstance(run.backend, OctoAi)
         files = unpacked(run.data)
-        verdict = await judged(kit, files)
+        verdict = await judged(context, files)
         if verdict.rejected and not run.backend.continue_on_rejection:
             raise Rejected(
                 f"the service rejects {len(verdict.rejected)} of {len(files)} pictures: "
@@ -110,51 +110,51 @@ class OctoAiUpstream:
             raise Transient(
                 f"the service has not yet looked at {verdict.unready} of {len(files)} pictures",
                 reason=Reason.UPSTREAM_PREPARING,
-                retry_after=kit.api.poll_interval * UNREADY,
+                retry_after=context.api.poll_interval * UNREADY,
             )
         try:
-            answer = await kit.api.call("POST", "/v1/tune", json=tune_request(run, files))
+            answer = await context.api.call("POST", "/v1/tune", json=tune_request(run, files))
         except Rejected as error:
             # Where names are unique, ours may be taken by ourselves: by a create whose answer was lost.
-            found = await self.find(run, kit) if error.status == CONFLICT else None
+            found = await self.find(run, context) if error.status == CONFLICT else None
             if found is None:
                 raise
             return found
-        return self._made(run, kit, answer.object())
+        return self._made(run, context, answer.object())
 
-    async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
         """Nothing."""
         return Outcome()
 
-    async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
         """Nothing: the create has started it."""
         return Outcome()
 
-    async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
+    async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`GET /v1/tune/{id}`."""
-        return sighting_of((await kit.api.get(tune_path(run))).object(), kit.api.base_url)
+        return poll_result_of((await context.api.get(tune_path(run))).object(), context.api.base_url)
 
-    async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """How the service answers for a tune that is over is not documented: then it is looked at."""
         try:
-            answer = await kit.api.call("POST", f"{tune_path(run)}/cancel", repeatable=True)
+            answer = await context.api.call("POST", f"{tune_path(run)}/cancel", repeatable=True)
         except (Permanent, Gone):
             try:
-                sighting = await self.poll(run, kit)
+                poll_result = await self.poll(run, context)
             except Gone:
                 return Outcome()
-            if sighting.state.stage.terminal:
-                return Outcome(stage=sighting.stage)
+            if poll_result.state.stage.terminal:
+                return Outcome(stage=poll_result.stage)
             raise
         return Outcome(stage=word_of(answer.body) if isinstance(answer.body, dict) and answer.body else None)
 
-    async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def delete(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """The tune, not what it has made."""
         with suppress(Gone):
-            await kit.api.call("DELETE", tune_path(run))
+            await context.api.call("DELETE", tune_path(run))
         return Outcome()
 
-    async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
+    async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:
         """Every LoRA that the tune has made."""
         loras = filter(None, run.data.get("loras", "").split(","))
-        return await deliver(run, kit, [await lora_weights(kit, lora) for lora in loras])
+        return await deliver(run, context, [await lora_weights(context, lora) for lora in loras])

@@ -9,7 +9,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.errors import Gone
 from finetune_operator.backends.http.responses import plain
-from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.provider_run import PollResult
 from finetune_operator.backends.providers.json_values import identifiers, texts, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
 
@@ -17,13 +17,13 @@ MAX_DATA: Final = 4000
 """Characters of one text in `status.upstream.data`."""
 
 
-def sighting_of(tune: Mapping[str, Any], base_url: str) -> Sighting:
+def poll_result_of(tune: Mapping[str, Any], base_url: str) -> PollResult:
     """What a Tune says of itself. Raises Gone for a deleted one."""
     if tune.get("deleted_at"):
         raise Gone(f"the tune {tune.get('id')} was deleted at {tune['deleted_at']}")
     loras = loras_of(tune)
     word = str(tune.get("status"))
-    return Sighting(
+    return PollResult(
         state=_state(word, tune, {lora: f"{base_url}/v1/assets/{lora}" for lora in loras}),
         stage=plain(word)[:64],
         message=_details(tune) or None,

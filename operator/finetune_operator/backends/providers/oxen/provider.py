@@ -18,7 +18,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import Answer, plain
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier
 from finetune_operator.backends.providers.marker import marked
 from finetune_operator.backends.providers.oxen import responses
@@ -33,9 +33,9 @@ from finetune_operator.backends.providers.oxen.paths import (
 from finetune_operator.backends.providers.oxen.uploads import upload_dataset
 from finetune_operator.backends.providers.oxen.weights import fetch_weights
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 
-TRAITS: Final = Traits(
+CAPABILITIES: Final = Capabilities(
     name="oxen",
     title="Oxen",
     base_url="https://hub.oxen.ai",
@@ -55,12 +55,12 @@ REMEMBERED: Final = 10_000
 
 
 class OxenUpstream:
-    """Oxen behind the protocol of `providers/protocol.py`. Remembers the last sightings of running fine-tunes."""
+    """Oxen behind the protocol of `providers/protocol.py`. Remembers the last poll results of running fine-tunes."""
 
-    traits = TRAITS
+    capabilities = CAPABILITIES
 
     def __init__(self) -> None:
-        self._seen: LRUCache[tuple[str, str], tuple[int, Sighting]] = LRUCache(REMEMBERED)
+        self._seen: LRUCache[tuple[str, str], tuple[int, PollResult]] = LRUCache(REMEMBERED)
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """A bearer token."""
@@ -70,46 +70,46 @@ class OxenUpstream:
         """Nothing beyond the general reading."""
         return None
 
-    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Upload the dataset to the run's own folder, unless it is in the repository already."""
         assert run.spec is not None
         oxen = backend_of(run)
         home = f"oxen://{oxen.namespace}/{oxen.repository}/"
         if run.spec.dataset.uri.startswith(home):
             return Outcome(resource=run.spec.dataset.uri.removeprefix(home))
-        return Outcome(resource=await upload_dataset(run, kit))
+        return Outcome(resource=await upload_dataset(run, context))
 
-    async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
+    async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By the marker, newest first. The server may cut pages short: only an empty one is the last."""
         seen = set[str]()
         for page in range(1, MAX_PAGES + 1):
             params = {"page": str(page), "page_size": str(PAGE_SIZE), "sort": "newest"}
-            listed = responses.listed((await kit.api.get(fine_tunes_path(run), params)).object())
+            listed = responses.listed((await context.api.get(fine_tunes_path(run), params)).object())
             fresh = [each for each in listed if each["id"] not in seen]
             for each in fresh:
                 seen.add(each["id"])
-                if await self._is_it(each, run, kit):
-                    return _outcome(each["id"], run, kit)
+                if await self._is_it(each, run, context):
+                    return _outcome(each["id"], run, context)
             if not fresh:
                 return None
         return None
 
-    async def _is_it(self, listed: Mapping[str, Any], run: UpstreamRun, kit: Kit) -> bool:
+    async def _is_it(self, listed: Mapping[str, Any], run: UpstreamRun, context: CallContext) -> bool:
         if not shows_no_marker(listed):
             return bears_marker(listed, run)
         if responses.older_than(listed, run.intent_time):
             return False
         with suppress(Gone):
-            return bears_marker(await _get(run, kit, listed["id"]), run)
+            return bears_marker(await _get(run, context, listed["id"]), run)
         return False
 
-    async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """POST it; then, if that works, write the marker into its description."""
         body = to_oxen(run.manifest(), resource=run.resource)
         try:
-            answer = await kit.api.call("POST", fine_tunes_path(run), json=body)
+            answer = await context.api.call("POST", fine_tunes_path(run), json=body)
         except Gone as error:
-            if error.status == 410 or await _is_there(run, kit):
+            if error.status == 410 or await _is_there(run, context):
                 raise  # the dataset is there: it is the endpoint that is not
             raise Rejected(
                 f"there is no such repository, or no {run.resource} in it: {error.message}", status=error.status
@@ -119,99 +119,99 @@ class OxenUpstream:
             raise Ambiguous("Oxen has taken the create and names no id", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         with suppress(UpstreamError):
             words = {"description": marked(f"{run.namespace}/{run.name}", run.marker)}
-            await kit.api.call("PATCH", fine_tune_path(run, made), json=words, repeatable=True)
-        return _outcome(made, run, kit)
+            await context.api.call("PATCH", fine_tune_path(run, made), json=words, repeatable=True)
+        return _outcome(made, run, context)
 
-    async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
         """Nothing."""
         return Outcome()
 
-    async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Run it. What a refusal means is not documented: where it runs already, only a look can tell."""
         try:
-            answer = await kit.api.call("POST", f"{fine_tune_path(run)}/actions/run")
+            answer = await context.api.call("POST", f"{fine_tune_path(run)}/actions/run")
         except (Permanent, Gone):
-            sighting = responses.sighting_of(await _get(run, kit))
-            if sighting.startable:
+            poll_result = responses.poll_result_of(await _get(run, context))
+            if poll_result.startable:
                 raise
-            return Outcome(stage=sighting.stage)
+            return Outcome(stage=poll_result.stage)
         found = responses.fine_tune(answer.object())
         return Outcome(stage=plain(str(found["status"]))[:64] if "status" in found else None)
 
-    async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
+    async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """One request, but at the end: the state, or now and then the checkpoints of what was seen running."""
-        place = (kit.api.base_url + fine_tunes_path(run), run.id or "")
+        place = (context.api.base_url + fine_tunes_path(run), run.id or "")
         polls, before = self._seen.get(place, (0, None))
-        sighting = None
+        poll_result = None
         if before is not None and before.state.stage is Stage.RUNNING and polls % CHECKPOINTS_EVERY == 1:
             with suppress(UpstreamError):  # nice to have; whether the run is there, its state tells
-                sighting = responses.with_checkpoints(before, await _checkpoints(run, kit), run)
-        if sighting is None:
-            sighting = responses.still(responses.sighting_of(await _get(run, kit), run), before)
-        if sighting.state.stage in (Stage.SUCCEEDED, Stage.FAILED):
-            sighting = await self._at_the_end(sighting, run, kit)
-        self._remember(place, polls + 1, sighting)
-        return sighting
+                poll_result = responses.with_checkpoints(before, await _checkpoints(run, context), run)
+        if poll_result is None:
+            poll_result = responses.still(responses.poll_result_of(await _get(run, context), run), before)
+        if poll_result.state.stage in (Stage.SUCCEEDED, Stage.FAILED):
+            poll_result = await self._at_the_end(poll_result, run, context)
+        self._remember(place, polls + 1, poll_result)
+        return poll_result
 
-    def _remember(self, place: tuple[str, str], polls: int, sighting: Sighting) -> None:
-        if sighting.state.stage.terminal:
+    def _remember(self, place: tuple[str, str], polls: int, poll_result: PollResult) -> None:
+        if poll_result.state.stage.terminal:
             self._seen.pop(place, None)
         else:
-            self._seen[place] = (polls, sighting)
+            self._seen[place] = (polls, poll_result)
 
-    async def _at_the_end(self, sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
+    async def _at_the_end(self, poll_result: PollResult, run: UpstreamRun, context: CallContext) -> PollResult:
         """With the last checkpoint, and the last words of what failed; both are nice to have."""
         with suppress(UpstreamError):
-            sighting = responses.with_checkpoints(sighting, await _checkpoints(run, kit), run)
-        if sighting.state.stage is Stage.FAILED:
+            poll_result = responses.with_checkpoints(poll_result, await _checkpoints(run, context), run)
+        if poll_result.state.stage is Stage.FAILED:
             with suppress(UpstreamError):
-                logs = (await kit.api.get(f"{fine_tune_path(run)}/logs")).body
-                sighting = responses.with_logs(sighting, logs)
-        return sighting
+                logs = (await context.api.get(f"{fine_tune_path(run)}/logs")).body
+                poll_result = responses.with_logs(poll_result, logs)
+        return poll_result
 
-    async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Stop what is queued or running. What a refusal means, only a look can tell."""
         try:
-            await kit.api.call("POST", f"{fine_tune_path(run)}/actions/stop", repeatable=True)
+            await context.api.call("POST", f"{fine_tune_path(run)}/actions/stop", repeatable=True)
         except (Permanent, Gone):
             try:
-                sighting = responses.sighting_of(await _get(run, kit))
+                poll_result = responses.poll_result_of(await _get(run, context))
             except Gone:
                 return Outcome()
-            if not sighting.state.stage.terminal and not sighting.startable:
+            if not poll_result.state.stage.terminal and not poll_result.startable:
                 raise
-            return Outcome(stage=sighting.stage)
+            return Outcome(stage=poll_result.stage)
         return Outcome()
 
-    async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def delete(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """The fine-tune; its dataset stays in the repository."""
         with suppress(Gone):
-            await kit.api.call("DELETE", fine_tune_path(run))
+            await context.api.call("DELETE", fine_tune_path(run))
         return Outcome()
 
-    async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
+    async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:
         """The files of the model's branch."""
-        found = await _get(run, kit)
+        found = await _get(run, context)
         try:
-            checkpoints: Mapping[str, Any] = await _checkpoints(run, kit)
+            checkpoints: Mapping[str, Any] = await _checkpoints(run, context)
         except UpstreamError:
             checkpoints = {}
-        return await fetch_weights(run, kit, found, checkpoints)
+        return await fetch_weights(run, context, found, checkpoints)
 
 
-async def _get(run: UpstreamRun, kit: Kit, known: str | None = None) -> dict[str, Any]:
-    return responses.fine_tune((await kit.api.get(fine_tune_path(run, known))).object())
+async def _get(run: UpstreamRun, context: CallContext, known: str | None = None) -> dict[str, Any]:
+    return responses.fine_tune((await context.api.get(fine_tune_path(run, known))).object())
 
 
-async def _checkpoints(run: UpstreamRun, kit: Kit) -> Mapping[str, Any]:
-    return (await kit.api.get(f"{fine_tune_path(run)}/checkpoints")).object()
+async def _checkpoints(run: UpstreamRun, context: CallContext) -> Mapping[str, Any]:
+    return (await context.api.get(f"{fine_tune_path(run)}/checkpoints")).object()
 
 
-async def _is_there(run: UpstreamRun, kit: Kit) -> bool:
+async def _is_there(run: UpstreamRun, context: CallContext) -> bool:
     """Whether the repository holds the dataset."""
     resource = to_oxen(run.manifest(), resource=run.resource)["resource"]
     try:
-        await kit.api.get(f"{repository_path(backend_of(run))}/metadata/{quote(resource)}")
+        await context.api.get(f"{repository_path(backend_of(run))}/metadata/{quote(resource)}")
     except Transient:
         raise
     except UpstreamError:
@@ -219,6 +219,6 @@ async def _is_there(run: UpstreamRun, kit: Kit) -> bool:
     return True
 
 
-def _outcome(known: str, run: UpstreamRun, kit: Kit) -> Outcome:
+def _outcome(known: str, run: UpstreamRun, context: CallContext) -> Outcome:
     oxen = backend_of(run)
-    return Outcome(id=known, url=f"{kit.api.base_url}/{oxen.namespace}/{oxen.repository}/fine-tunes/{known}")
+    return Outcome(id=known, url=f"{context.api.base_url}/{oxen.namespace}/{oxen.repository}/fine-tunes/{known}")

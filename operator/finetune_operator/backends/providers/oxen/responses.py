@@ -10,7 +10,7 @@ from typing import Any, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
-from finetune_operator.backends.provider_run import Sighting, UpstreamRun
+from finetune_operator.backends.provider_run import PollResult, UpstreamRun
 from finetune_operator.backends.providers.json_values import count, identifier, moment, number, objects, rows, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
 
@@ -66,12 +66,12 @@ def older_than(found: Mapping[str, Any], intent: datetime | None) -> bool:
     return intent is not None and created is not None and created < intent - CLOCK_SLACK
 
 
-def sighting_of(found: Mapping[str, Any], run: UpstreamRun | None = None) -> Sighting:
+def poll_result_of(found: Mapping[str, Any], run: UpstreamRun | None = None) -> PollResult:
     """What a fine-tune says of itself."""
     word = plain(str(found.get("status") or ""))[:64]
     state, startable = _state(word, found, run)
     used = number(found.get("credits_used")) if state.stage.terminal else None
-    return Sighting(
+    return PollResult(
         state=state,
         startable=startable,
         stage=word,
@@ -138,16 +138,16 @@ def _timed(state: RunState, found: Mapping[str, Any]) -> RunState:
     return replace(state, start_time=started, completion_time=finished)
 
 
-def with_checkpoints(sighting: Sighting, body: Mapping[str, Any], run: UpstreamRun) -> Sighting:
+def with_checkpoints(poll_result: PollResult, body: Mapping[str, Any], run: UpstreamRun) -> PollResult:
     """The same with what the newest checkpoint shows: step, epoch, loss."""
     steps = [(step, each) for each in objects(body.get("checkpoints")) if (step := count(each.get("step"))) is not None]
     if not steps:
-        return sighting
+        return poll_result
     last, newest = max(steps, key=lambda pair: pair[0])
     total = count(run.parameters.get("steps"))
-    step = max(last, (sighting.state.progress or {}).get("step", 0))
-    progress = {**(sighting.state.progress or {}), **(_steps(step, total) or {}), **_metrics(newest.get("metrics"))}
-    if sighting.state.stage is Stage.SUCCEEDED:
+    step = max(last, (poll_result.state.progress or {}).get("step", 0))
+    progress = {**(poll_result.state.progress or {}), **(_steps(step, total) or {}), **_metrics(newest.get("metrics"))}
+    if poll_result.state.stage is Stage.SUCCEEDED:
         progress["percentage"] = 100
     checkpoint: dict[str, Any] = {"step": last, "time": timestamp(newest.get("created_at"))}
     if isinstance(newest.get("path"), str) and isinstance(body.get("branch"), str):
@@ -155,28 +155,28 @@ def with_checkpoints(sighting: Sighting, body: Mapping[str, Any], run: UpstreamR
         place = f"{body['branch']}/{newest['path']}"
         checkpoint["uri"] = f"oxen://{backend.namespace}/{backend.repository}/{place}"[:MAX_URI]
     known = {name: value for name, value in checkpoint.items() if value is not None}
-    return replace(sighting, state=replace(sighting.state, progress=progress, checkpoint=known))
+    return replace(poll_result, state=replace(poll_result.state, progress=progress, checkpoint=known))
 
 
-def still(sighting: Sighting, before: Sighting | None) -> Sighting:
+def still(poll_result: PollResult, before: PollResult | None) -> PollResult:
     """The same with what the checkpoints have shown before, where it still trains: its own words say no loss."""
-    if before is None or {sighting.state.stage, before.state.stage} != {Stage.RUNNING}:
-        return sighting
-    known, found = before.state.progress or {}, sighting.state.progress or {}
+    if before is None or {poll_result.state.stage, before.state.stage} != {Stage.RUNNING}:
+        return poll_result
+    known, found = before.state.progress or {}, poll_result.state.progress or {}
     behind = found.get("step", 0) < known.get("step", 0)
     progress = {**found, **known} if behind else {**known, **found}
-    state = replace(sighting.state, progress=progress or None, checkpoint=before.state.checkpoint)
-    return replace(sighting, state=state)
+    state = replace(poll_result.state, progress=progress or None, checkpoint=before.state.checkpoint)
+    return replace(poll_result, state=state)
 
 
-def with_logs(sighting: Sighting, logs: object) -> Sighting:
+def with_logs(poll_result: PollResult, logs: object) -> PollResult:
     """The same with the last line of the logs, whatever shape they have, where the run has said nothing itself."""
     lines = [line for line in _texts(logs) if line.strip()]
-    if sighting.message or not lines:
-        return sighting
+    if poll_result.message or not lines:
+        return poll_result
     words = plain(lines[-1])
-    state = replace(sighting.state, message=f"{sighting.state.message} Its log ends: {words}")
-    return replace(sighting, state=state, message=words)
+    state = replace(poll_result.state, message=f"{poll_result.state.message} Its log ends: {words}")
+    return replace(poll_result, state=state, message=words)
 
 
 def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Iterator[Place]:

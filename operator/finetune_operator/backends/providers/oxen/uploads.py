@@ -15,7 +15,7 @@ from finetune_operator.backends.http.client import Form
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.oxen import responses
 from finetune_operator.backends.providers.oxen.paths import BRANCH, backend_of, folder_of, repository_path
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 
 TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 MEDIA: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".webm")
@@ -24,48 +24,48 @@ AUTHOR: Final = {"name": "finetune-operator", "email": "finetune-operator@users.
 CONFLICT: Final = 409
 
 
-async def upload_dataset(run: UpstreamRun, kit: Kit) -> str:
+async def upload_dataset(run: UpstreamRun, context: CallContext) -> str:
     """The resource that it is then: `main/finetunes/<marker>`, and the table's name where there is one table alone."""
-    async with originals(run, kit) as files:
+    async with originals(run, context) as files:
         tables = _tables(files)
-        await _ensure_repository(backend_of(run), kit)
+        await _ensure_repository(backend_of(run), context)
         for file in tables:
-            await _upload(file, run, kit)
+            await _upload(file, run, context)
     only = f"/{tables[0].name}" if len(tables) == 1 else ""
     return f"{BRANCH}/{folder_of(run)}{only}"
 
 
-async def _ensure_repository(oxen: Oxen, kit: Kit) -> None:
+async def _ensure_repository(oxen: Oxen, context: CallContext) -> None:
     """409 is the documented word for a repository that exists. After another no it may exist all the same."""
     body = {"namespace": oxen.namespace, "name": oxen.repository, "user": AUTHOR}
     try:
-        await kit.api.call("POST", "/api/repos", json=body, repeatable=True)
+        await context.api.call("POST", "/api/repos", json=body, repeatable=True)
     except (Rejected, AuthFailed) as error:
-        if error.status != CONFLICT and not await _exists(oxen, kit):
+        if error.status != CONFLICT and not await _exists(oxen, context):
             raise
     except (Gone, Retired):
         pass  # a service that makes no repositories; the upload will tell whether this one is there
 
 
-async def _exists(oxen: Oxen, kit: Kit) -> bool:
+async def _exists(oxen: Oxen, context: CallContext) -> bool:
     try:
-        await kit.api.get(repository_path(oxen))
+        await context.api.get(repository_path(oxen))
     except UpstreamError:
         return False
     return True
 
 
-async def _upload(file: Original, run: UpstreamRun, kit: Kit) -> None:
+async def _upload(file: Original, run: UpstreamRun, context: CallContext) -> None:
     """What is there in the right size is left alone: a second commit of the same bytes is refused by some."""
     repository, target = repository_path(backend_of(run)), PurePosixPath(folder_of(run), file.name)
     with suppress(Gone, Rejected, Retired):
-        known = (await kit.api.get(f"{repository}/metadata/{quote(f'{BRANCH}/{target}')}")).body
+        known = (await context.api.get(f"{repository}/metadata/{quote(f'{BRANCH}/{target}')}")).body
         if responses.size_of(known) == file.size:
             return
     message = f"Add the dataset of FineTune {run.namespace}/{run.name}, run {run.run}"
     with file.path.open("rb") as content:
         form = Form(fields={**AUTHOR, "message": message}, file_field="files[]", filename=target.name, file=content)
-        await kit.api.call(
+        await context.api.call(
             "PUT",
             f"{repository}/file/{quote(f'{BRANCH}/{target.parent}')}",
             content=form,

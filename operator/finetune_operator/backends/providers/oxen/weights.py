@@ -13,7 +13,7 @@ from finetune_operator.backends.provider_run import Fetched, UpstreamRun
 from finetune_operator.backends.providers.oxen import responses
 from finetune_operator.backends.providers.oxen.paths import backend_of, repository_path
 from finetune_operator.backends.providers.oxen.responses import FILES, Place
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import Weights, deliver, from_api
 
 DOCUMENTED: Final = "model.safetensors"
@@ -23,16 +23,16 @@ PAGE_SIZE: Final = 100
 
 
 async def fetch_weights(
-    run: UpstreamRun, kit: Kit, found: Mapping[str, Any], checkpoints: Mapping[str, Any]
+    run: UpstreamRun, context: CallContext, found: Mapping[str, Any], checkpoints: Mapping[str, Any]
 ) -> Fetched:
     """The files of the first place that has any; listed, or else the documented file of each place."""
     places = list(dict.fromkeys(responses.places_of(found, checkpoints)))
     # Asked twice before one file is taken for all: a single refusal would cost the others, unseen.
-    known = await _known(places, run, kit) or await _known(places, run, kit)
+    known = await _known(places, run, context) or await _known(places, run, context)
     guessed = {place: [f"{place.path}/{DOCUMENTED}"] for place in places if place not in known}
     for place, names in (known | guessed).items():
         try:
-            return await deliver(run, kit, [_weights(place, name, run, kit) for name in names])
+            return await deliver(run, context, [_weights(place, name, run, context) for name in names])
         except Permanent as error:
             if error.reason != Reason.UPSTREAM_GONE:
                 raise
@@ -41,13 +41,13 @@ async def fetch_weights(
     )
 
 
-async def _known(places: list[Place], run: UpstreamRun, kit: Kit) -> dict[Place, list[str]]:
+async def _known(places: list[Place], run: UpstreamRun, context: CallContext) -> dict[Place, list[str]]:
     """The places that list files, and these."""
-    listed = {place: await _listed(place, run, kit) for place in places}
+    listed = {place: await _listed(place, run, context) for place in places}
     return {place: names for place, names in listed.items() if names}
 
 
-async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
+async def _listed(place: Place, run: UpstreamRun, context: CallContext) -> list[str]:
     """Every file of a place; none where nothing is there. Raises Transient where the list breaks off."""
     if place.path.endswith(FILES):
         return [place.path]
@@ -55,7 +55,7 @@ async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
     names: list[str] = []
     for page in range(1, MAX_PAGES + 1):
         try:
-            listing = (await kit.api.get(path, {"page": str(page), "page_size": str(PAGE_SIZE)})).body
+            listing = (await context.api.get(path, {"page": str(page), "page_size": str(PAGE_SIZE)})).body
         except (Gone, Rejected, Retired, AuthFailed) as error:
             if page > 1:
                 raise Transient(f"page {page} of the list of weights: {error.message}") from None
@@ -66,11 +66,11 @@ async def _listed(place: Place, run: UpstreamRun, kit: Kit) -> list[str]:
     return [f"{place.path}/{name}" for name in names]
 
 
-def _weights(place: Place, name: str, run: UpstreamRun, kit: Kit) -> Weights:
+def _weights(place: Place, name: str, run: UpstreamRun, context: CallContext) -> Weights:
     oxen = backend_of(run)
     where = f"{place.branch}/{name}"
     return Weights(
         PurePosixPath(name).name,
         f"oxen://{oxen.namespace}/{oxen.repository}/{where}",
-        from_api(kit, f"{repository_path(oxen)}/file/{quote(where)}"),
+        from_api(context, f"{repository_path(oxen)}/file/{quote(where)}"),
     )

@@ -13,7 +13,7 @@ from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier
 from finetune_operator.backends.providers.scenario.requests import model_path, query
 from finetune_operator.backends.providers.scenario.responses import NoRoute, job_words
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 
 ROUNDS: Final = 30
 """So many looks in one poll interval."""
@@ -22,18 +22,18 @@ NOT_OFFERED: Final = (Gone, Retired, NoRoute)
 DEEPEST: Final = 5
 
 
-async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
+async def download(run: UpstreamRun, context: CallContext, known: dict[str, str]) -> str:
     """The signed address of the weights. `known`: the jobs that were asked for, by model.
 
     Raises Permanent where Scenario packs nothing, Transient where it takes longer.
     """
     assert run.id is not None
     if run.id not in known:
-        known[run.id] = await _ask(run, kit)
+        known[run.id] = await _ask(run, context)
     job = known[run.id]
     for _ in range(ROUNDS):
-        seen = await _look(f"/assets/download/{quote(job, safe='')}", run, kit)
-        about = _job_of(await _look(f"/jobs/{quote(job, safe='')}", run, kit)) if not _address(seen) else {}
+        seen = await _look(f"/assets/download/{quote(job, safe='')}", run, context)
+        about = _job_of(await _look(f"/jobs/{quote(job, safe='')}", run, context)) if not _address(seen) else {}
         address = _address(seen) or next(_addresses(about.get("metadata")), None)
         if address is not None:
             known.pop(run.id, None)
@@ -41,16 +41,18 @@ async def download(run: UpstreamRun, kit: Kit, known: dict[str, str]) -> str:
         if seen is None and not about:
             known.pop(run.id, None)
             raise Transient(
-                "Scenario no longer knows the download; it is asked for again", retry_after=kit.api.poll_interval
+                "Scenario no longer knows the download; it is asked for again", retry_after=context.api.poll_interval
             )
         _end_of(about, seen, run.id, known)
-        await asyncio.sleep(kit.api.poll_interval / ROUNDS)
-    raise Transient("Scenario is still packing the weights", retry_after=kit.api.poll_interval)
+        await asyncio.sleep(context.api.poll_interval / ROUNDS)
+    raise Transient("Scenario is still packing the weights", retry_after=context.api.poll_interval)
 
 
-async def _ask(run: UpstreamRun, kit: Kit) -> str:
+async def _ask(run: UpstreamRun, context: CallContext) -> str:
     try:
-        answer = await kit.api.call("POST", f"{model_path(run)}/download", params=query(run), json={}, repeatable=True)
+        answer = await context.api.call(
+            "POST", f"{model_path(run)}/download", params=query(run), json={}, repeatable=True
+        )
     except NOT_OFFERED as error:
         raise Permanent(
             f"this service offers no download of models: {error.message}", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
@@ -61,10 +63,10 @@ async def _ask(run: UpstreamRun, kit: Kit) -> str:
     return job
 
 
-async def _look(path: str, run: UpstreamRun, kit: Kit) -> dict[str, Any] | None:
+async def _look(path: str, run: UpstreamRun, context: CallContext) -> dict[str, Any] | None:
     """None where the service has no such thing: whether models are downloaded by the one or the other is not said."""
     try:
-        return (await kit.api.get(path, query(run))).object()
+        return (await context.api.get(path, query(run))).object()
     except (*NOT_OFFERED, Rejected):
         return None
 

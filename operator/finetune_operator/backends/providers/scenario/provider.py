@@ -19,7 +19,7 @@ from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Fetched, Outcome, Sighting, Step, Traits, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, number, rows
 from finetune_operator.backends.providers.scenario.downloads import download
 from finetune_operator.backends.providers.scenario.requests import (
@@ -31,15 +31,15 @@ from finetune_operator.backends.providers.scenario.requests import (
     query,
     train_request,
 )
-from finetune_operator.backends.providers.scenario.responses import NoRoute, explain, member, sighting_of
+from finetune_operator.backends.providers.scenario.responses import NoRoute, explain, member, poll_result_of
 from finetune_operator.backends.providers.scenario.training_images import Attaching
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import Weights, deliver, from_url
 
 Body = dict[str, Any]
 
-TRAITS: Final = Traits(
+CAPABILITIES: Final = Capabilities(
     name="scenario",
     title="Scenario",
     base_url="https://api.cloud.scenario.com/v1",
@@ -61,7 +61,7 @@ UNIT: Final = "creative units"
 class ScenarioUpstream:
     """Scenario behind the protocol of `providers/protocol.py`."""
 
-    traits = TRAITS
+    capabilities = CAPABILITIES
 
     def __init__(self) -> None:
         self._downloads: dict[str, str] = {}
@@ -75,29 +75,29 @@ class ScenarioUpstream:
         """A limit of the plan is no throttle."""
         return explain(answer)
 
-    async def prepare(self, run: UpstreamRun, kit: Kit) -> Outcome:  # noqa: ARG002
+    async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
         """Nothing: pictures are attached to the model."""
         return Outcome()
 
-    async def find(self, run: UpstreamRun, kit: Kit) -> Outcome | None:
+    async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By the marker at the end of shortDescription, among the private models since the intent."""
         refused = ""
         for asked in list_queries(run):
             try:
-                async for model in self._models(asked, kit):
+                async for model in self._models(asked, context):
                     if is_ours(model, run.marker):
-                        return _made(model, kit)
+                        return _made(model, context)
             except Rejected as error:
                 refused = error.message
                 continue  # an API that does not know the newer parameters of the list
             return None
         raise Transient(f"Scenario lists no models: {refused}")
 
-    async def _models(self, asked: Mapping[str, str], kit: Kit) -> AsyncIterator[Body]:
+    async def _models(self, asked: Mapping[str, str], context: CallContext) -> AsyncIterator[Body]:
         token = ""
         for _ in range(MAX_PAGES):
             more = {"paginationToken": token} if token else {}
-            page = (await kit.api.get("/models", {**asked, **more})).object()
+            page = (await context.api.get("/models", {**asked, **more})).object()
             for model in rows(page, "models"):
                 yield model
             following = str(page.get("nextPaginationToken") or "")
@@ -106,97 +106,101 @@ class ScenarioUpstream:
             token = following
         raise Transient(f"Scenario's list of models has more than {MAX_PAGES} pages")
 
-    async def create(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """The empty model; costs nothing."""
-        answer = await kit.api.call("POST", "/models", params=query(run), json=model_request(run))
-        return _made(member(answer, "model"), kit)
+        answer = await context.api.call("POST", "/models", params=query(run), json=model_request(run))
+        return _made(member(answer, "model"), context)
 
-    async def equip(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Attach pictures or recordings, caption or pair them, and ask for the price."""
         assert run.spec is not None
-        model = await self._model(run, kit)
-        sighting = sighting_of(model)
-        if not sighting.startable:
-            return Outcome(stage=sighting.stage, job_id=sighting.job_id)
-        attaching = Attaching(run, kit, model)
-        async with examples(run, kit, dataset_needs(run.spec)) as found:
+        model = await self._model(run, context)
+        poll_result = poll_result_of(model)
+        if not poll_result.startable:
+            return Outcome(stage=poll_result.stage, job_id=poll_result.job_id)
+        attaching = Attaching(run, context, model)
+        async with examples(run, context, dataset_needs(run.spec)) as found:
             await attaching.attach(found)
-        return replace(await self._price(run, kit), message=attaching.remark)
+        return replace(await self._price(run, context), message=attaching.remark)
 
-    async def _price(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def _price(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """`dryRun`: answered 269. Where a service ignores the word it has begun to train, and says so.
 
         Where it names no price, that is all: what is wrong with the request, the training itself will be told.
         """
         path, asked = f"{model_path(run)}/train", query(run, dryRun="true")
         try:
-            answer = await kit.api.call("PUT", path, params=asked, json=train_request(run), repeatable=True)
+            answer = await context.api.call("PUT", path, params=asked, json=train_request(run), repeatable=True)
         except (Permanent, Gone, NoRoute):
             return Outcome()
         body = answer.object()
         return Outcome(cost=_cost(body, "estimate"), job_id=_job_id(body))
 
-    async def start(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """`PUT train`, the billed call, and only for a model that was never trained: a second one is billed again."""
-        sighting = sighting_of(await self._model(run, kit))
-        if not sighting.startable:
-            return Outcome(job_id=sighting.job_id, stage=sighting.stage)
+        poll_result = poll_result_of(await self._model(run, context))
+        if not poll_result.startable:
+            return Outcome(job_id=poll_result.job_id, stage=poll_result.stage)
         try:
-            answer = await kit.api.call("PUT", f"{model_path(run)}/train", params=query(run), json=train_request(run))
+            answer = await context.api.call(
+                "PUT", f"{model_path(run)}/train", params=query(run), json=train_request(run)
+            )
         except (Permanent, Gone):
-            sighting = sighting_of(await self._model(run, kit))
-            if sighting.startable:
+            poll_result = poll_result_of(await self._model(run, context))
+            if poll_result.startable:
                 raise
-            return Outcome(job_id=sighting.job_id, stage=sighting.stage)  # "Model is already training"
+            return Outcome(job_id=poll_result.job_id, stage=poll_result.stage)  # "Model is already training"
         body = answer.object()
         return Outcome(job_id=_job_id(body), cost=_cost(body, "amount"))
 
-    async def poll(self, run: UpstreamRun, kit: Kit) -> Sighting:
+    async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """The model; and its job, where the model has failed or says nothing of its progress."""
-        model = await self._model(run, kit)
-        sighting = _with_artifact(sighting_of(model), run, kit)
-        job_id = sighting.job_id or run.job_id
+        model = await self._model(run, context)
+        poll_result = _with_artifact(poll_result_of(model), run, context)
+        job_id = poll_result.job_id or run.job_id
         silent = model.get("status") == "training" and not model.get("trainingProgress")
-        if job_id is None or not (silent or sighting.state.stage is Stage.FAILED):
-            return sighting
+        if job_id is None or not (silent or poll_result.state.stage is Stage.FAILED):
+            return poll_result
         try:
-            answer = await kit.api.get(f"/jobs/{quote(job_id, safe='')}", query(run))
-            return sighting_of(model, member(answer, "job"))
+            answer = await context.api.get(f"/jobs/{quote(job_id, safe='')}", query(run))
+            return poll_result_of(model, member(answer, "job"))
         except UpstreamError:  # the model has said what decides
-            return sighting
+            return poll_result
 
-    async def _model(self, run: UpstreamRun, kit: Kit) -> Body:
-        return member(await kit.api.get(model_path(run), query(run)), "model")
+    async def _model(self, run: UpstreamRun, context: CallContext) -> Body:
+        return member(await context.api.get(model_path(run), query(run)), "model")
 
-    async def cancel(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Of a model that does not train (any more) there is nothing to cancel."""
         try:
-            answer = await kit.api.call(
+            answer = await context.api.call(
                 "POST", f"{model_path(run)}/train/action", params=query(run), json={"action": "cancel"}, repeatable=True
             )
         except (Permanent, Gone, NoRoute):
             try:
-                sighting = sighting_of(await self._model(run, kit))
+                poll_result = poll_result_of(await self._model(run, context))
             except Gone:
                 return Outcome()
-            if sighting.state.stage.terminal or sighting.startable:
-                return Outcome(stage=sighting.stage)
+            if poll_result.state.stage.terminal or poll_result.startable:
+                return Outcome(stage=poll_result.stage)
             raise
         model = answer.body.get("model") if isinstance(answer.body, dict) else None
-        return Outcome(stage=sighting_of(model).stage if isinstance(model, dict) else None)
+        return Outcome(stage=poll_result_of(model).stage if isinstance(model, dict) else None)
 
-    async def delete(self, run: UpstreamRun, kit: Kit) -> Outcome:
+    async def delete(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Scenario keeps it for 30 days, from which a person can bring it back."""
         with suppress(Gone):
-            await kit.api.call("DELETE", model_path(run), params=query(run))
+            await context.api.call("DELETE", model_path(run), params=query(run))
         return Outcome()
 
-    async def fetch(self, run: UpstreamRun, kit: Kit) -> Fetched:
+    async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:
         """Ask for a download, wait for it, and stream it on."""
         assert run.id is not None
-        address = await download(run, kit, self._downloads)
-        weights = Weights(f"{run.id}.safetensors", _url(kit, run.id), from_url(kit, address, "Scenario's download"))
-        return await deliver(run, kit, [weights])
+        address = await download(run, context, self._downloads)
+        weights = Weights(
+            f"{run.id}.safetensors", _url(context, run.id), from_url(context, address, "Scenario's download")
+        )
+        return await deliver(run, context, [weights])
 
 
 def dataset_needs(spec: FineTuneSpec) -> Needs:
@@ -209,23 +213,23 @@ def dataset_needs(spec: FineTuneSpec) -> Needs:
     )
 
 
-def _made(model: Mapping[str, Any], kit: Kit) -> Outcome:
+def _made(model: Mapping[str, Any], context: CallContext) -> Outcome:
     known = identifier(model.get("id"))
     if known is None:
         raise Ambiguous("Scenario names no id of the model", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
-    return Outcome(id=known, url=_url(kit, known), stage=sighting_of(model).stage)
+    return Outcome(id=known, url=_url(context, known), stage=poll_result_of(model).stage)
 
 
-def _with_artifact(sighting: Sighting, run: UpstreamRun, kit: Kit) -> Sighting:
+def _with_artifact(poll_result: PollResult, run: UpstreamRun, context: CallContext) -> PollResult:
     """Where the weights are as long as nobody wants them elsewhere."""
-    if sighting.state.stage is not Stage.SUCCEEDED or run.id is None:
-        return sighting
-    artifact = {"name": run.id, "uri": _url(kit, run.id)}
-    return replace(sighting, state=replace(sighting.state, artifacts=(artifact,)))
+    if poll_result.state.stage is not Stage.SUCCEEDED or run.id is None:
+        return poll_result
+    artifact = {"name": run.id, "uri": _url(context, run.id)}
+    return replace(poll_result, state=replace(poll_result.state, artifacts=(artifact,)))
 
 
-def _url(kit: Kit, model_id: str) -> str:
-    return f"{kit.api.base_url}/models/{model_id}"
+def _url(context: CallContext, model_id: str) -> str:
+    return f"{context.api.base_url}/models/{model_id}"
 
 
 def _job_id(body: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, UpstreamError
 from finetune_operator.backends.http.responses import Answer, plain, said
-from finetune_operator.backends.provider_run import Sighting
+from finetune_operator.backends.provider_run import PollResult
 from finetune_operator.backends.providers.json_values import count, identifier, number, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
 
@@ -23,7 +23,7 @@ CAPTCHA_STAGES: Final = ("ready-for-captcha", "pending-captcha")
 NO_ROUTE: Final = "Missing Authentication Token"
 
 
-def sighting_of(model: Object, job: Object | None = None) -> Sighting:
+def poll_result_of(model: Object, job: Object | None = None) -> PollResult:
     """What a model says of its training; `job` for what the model leaves out. Raises Gone for a deleted model."""
     if model.get("deletedAt") or model.get("status") == "deleted":
         raise Gone(f"the model {plain(str(model.get('id')))} was deleted at Scenario")
@@ -31,7 +31,7 @@ def sighting_of(model: Object, job: Object | None = None) -> Sighting:
     raw = model.get("trainingProgress")
     progress: Object = raw if isinstance(raw, dict) else {}
     stage = str(progress.get("stage") or "")
-    return Sighting(
+    return PollResult(
         state=_state(word, stage, progress, model, job),
         stage=plain(f"{word}/{stage}" if stage else word)[:64],
         startable=word in ("new", "draft"),

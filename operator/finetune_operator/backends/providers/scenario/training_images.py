@@ -14,7 +14,7 @@ from finetune_operator.backends.providers.json_values import identifier, objects
 from finetune_operator.backends.providers.scenario.requests import image_name, model_path, query, stem
 from finetune_operator.backends.providers.scenario.responses import NoRoute, member
 from finetune_operator.backends.providers.scenario.uploads import upload
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.files import file_digest
 
 Body = dict[str, Any]
@@ -26,8 +26,8 @@ INLINE_BYTES: Final = 3 * 2**20
 class Attaching:
     """What a model learns from. Every step looks at what is there first: it may be the second attempt."""
 
-    def __init__(self, run: UpstreamRun, kit: Kit, model: Body) -> None:
-        self._run, self._kit, self._path = run, kit, f"{model_path(run)}/training-images"
+    def __init__(self, run: UpstreamRun, context: CallContext, model: Body) -> None:
+        self._run, self._context, self._path = run, context, f"{model_path(run)}/training-images"
         images = [image for image in objects(model.get("trainingImages")) if identifier(image.get("id"))]
         self._there = {stem(str(image.get("name"))): image for image in images}
         self._pairs = model.get("trainingImagePairs")
@@ -45,7 +45,9 @@ class Attaching:
             target = await self._image(2 * index + 1, example.media, example.where)
             pairs.append({"sourceId": str(source["id"]), "targetId": str(target["id"]), "instruction": example.caption})
         if pairs and pairs != self._pairs:
-            await self._kit.api.call("PUT", f"{self._path}/pairs", params=query(self._run), json=pairs, repeatable=True)
+            await self._context.api.call(
+                "PUT", f"{self._path}/pairs", params=query(self._run), json=pairs, repeatable=True
+            )
 
     async def _image(self, index: int, media: Media, where: str) -> Body:
         name = image_name(index, await file_digest(media.path), media.suffix)
@@ -53,7 +55,9 @@ class Attaching:
             return self._there[stem(name)]
         try:
             body = await self._body(name, media)
-            answer = await self._kit.api.call("POST", self._path, params=query(self._run), json=body, repeatable=True)
+            answer = await self._context.api.call(
+                "POST", self._path, params=query(self._run), json=body, repeatable=True
+            )
         except Rejected as error:
             raise Rejected(f"{where}: {error.message}", status=error.status) from None
         image = member(answer, "trainingImage")
@@ -65,7 +69,7 @@ class Attaching:
         if media.media_type.startswith("image/") and media.size <= INLINE_BYTES:
             data = base64.b64encode(media.path.read_bytes()).decode()
             return {"data": f"data:{media.media_type};base64,{data}", "name": name}
-        return {"assetId": await upload(self._run, self._kit, name, media)}
+        return {"assetId": await upload(self._run, self._context, name, media)}
 
     async def _caption(self, image: Body, caption: str) -> None:
         """Captions are the asset's description; a field of the attaching call is ignored.
@@ -76,7 +80,7 @@ class Attaching:
             return
         path = f"/assets/{quote(str(image['id']), safe='')}"
         try:
-            await self._kit.api.call(
+            await self._context.api.call(
                 "PUT", path, params=query(self._run), json={"description": caption}, repeatable=True
             )
         except (Gone, Retired, NoRoute) as error:

@@ -13,7 +13,7 @@ from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.json_values import count, identifier, objects
 from finetune_operator.backends.providers.scenario.requests import query
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.files import chunks
 
 PART_BYTES: Final = 16 * 2**20
@@ -22,7 +22,7 @@ PER_INTERVAL: Final = 15
 """Looks at an upload: so many in one poll interval, so that Scenario has ten intervals for a file."""
 
 
-async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
+async def upload(run: UpstreamRun, context: CallContext, name: str, media: Media) -> str:
     """The asset id of the uploaded file. Raises Rejected where Scenario does not take it."""
     parts = -(-media.size // PART_BYTES)
     wanted = {
@@ -32,29 +32,29 @@ async def upload(run: UpstreamRun, kit: Kit, name: str, media: Media) -> str:
         "fileSize": media.size,
         "parts": parts,
     }
-    answer = await kit.api.call("POST", "/uploads", params=query(run), json=wanted, repeatable=True)
+    answer = await context.api.call("POST", "/uploads", params=query(run), json=wanted, repeatable=True)
     begun = _upload(answer.object())
     for part in objects(begun.get("parts")):
-        await _send(kit, media, count(part.get("number")), str(part.get("url")))
+        await _send(context, media, count(part.get("number")), str(part.get("url")))
     path = f"/uploads/{quote(str(begun['id']), safe='')}"
-    await kit.api.call("POST", f"{path}/action", params=query(run), json={"action": "complete"}, repeatable=True)
+    await context.api.call("POST", f"{path}/action", params=query(run), json={"action": "complete"}, repeatable=True)
     for _ in range(ROUNDS):
-        seen = _upload((await kit.api.get(path, query(run))).object())
+        seen = _upload((await context.api.get(path, query(run))).object())
         if (made := identifier(seen.get("entityId"))) is not None:
             return made
         if seen.get("status") == "failed":
             said = plain(str(seen.get("errorMessage") or "no reason given"))
             raise Rejected(f"Scenario does not take {name}: {said}", reason=Reason.DATA_VALIDATION_FAILED)
-        await asyncio.sleep(kit.api.poll_interval / PER_INTERVAL)
+        await asyncio.sleep(context.api.poll_interval / PER_INTERVAL)
     raise Transient(f"Scenario has not looked at {name} in {ROUNDS} rounds")
 
 
-async def _send(kit: Kit, media: Media, number: int | None, address: str) -> None:
+async def _send(context: CallContext, media: Media, number: int | None, address: str) -> None:
     start = (number - 1) * PART_BYTES if number else media.size
     length = min(PART_BYTES, media.size - start)
     if length <= 0:
         raise Transient(f"Scenario asks for a part {number} that the file does not have")
-    await kit.fetcher.call(
+    await context.fetcher.call(
         "PUT",
         address,
         title="Scenario's storage",

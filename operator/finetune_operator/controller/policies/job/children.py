@@ -104,7 +104,7 @@ def _create(observation: Observation, draft: Draft) -> None:
         draft.actions.append(Create(claim))
     draft.actions.append(Create(build_job(identity, spec, parameters, observation.defaults)))
     # The Job's events bring us back; where there are none, it waits for something.
-    draft.look_again(delay_of(observation.rules, in_a_rush=observation.rush))
+    draft.look_again(delay_of(observation.rules, in_a_burst=observation.burst))
     draft.unwritten = refusal is None and not draft.status.get("history")
 
 

@@ -48,13 +48,13 @@ def read(observation: Observation, draft: Draft) -> bool:
         return STOP
     if state.stage == Stage.PENDING:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)
-        draft.look_again(_patience(job, observation))
+        draft.look_again(_recheck_after(job, observation))
     if state.stage == Stage.QUEUED and observation.workload is not None:
-        draft.look_again(_patience(job, observation))  # Kueue's words change without an event of the Job
+        draft.look_again(_recheck_after(job, observation))  # Kueue's words change without an event of the Job
     return CONTINUE
 
 
-def _patience(job: dict[str, Any], observation: Observation) -> float:
+def _recheck_after(job: dict[str, Any], observation: Observation) -> float:
     """Looking at a waiting pod costs the API server two lists: the longer it has waited, the less often."""
     age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now) or 0.0
     return max(observation.rules.recheck_interval, min(age / 10, LONGEST_RECHECK))

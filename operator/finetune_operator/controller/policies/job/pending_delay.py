@@ -17,7 +17,7 @@ def wait(observation: Observation, draft: Draft) -> bool:
     if job is None or state is None or state.stage != Stage.PENDING or state.troubled or not untold:
         return CONTINUE
     age = seconds_since(job["metadata"].get("creationTimestamp"), observation.now)
-    delay = delay_of(observation.rules, in_a_rush=observation.rush)
+    delay = delay_of(observation.rules, in_a_burst=observation.burst)
     if age is not None and 0 <= age < delay:  # negative: the clocks differ, and waiting would have no end
         draft.unwritten = True
         draft.look_again(delay - age)

@@ -9,7 +9,7 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.job import acceptance
-from finetune_operator.controller.upstream.record import record_of, traits_of
+from finetune_operator.controller.upstream.record import capabilities_of, record_of
 
 
 def check(observation: Observation, draft: Draft) -> bool:
@@ -19,11 +19,11 @@ def check(observation: Observation, draft: Draft) -> bool:
     if acceptance.check(observation, draft) is STOP:
         return STOP
     spec = observation.finetune.spec
-    traits = traits_of(observation, record_of(draft))
-    if spec is None or spec.backend.upstream is None or traits is None:
+    capabilities = capabilities_of(observation, record_of(draft))
+    if spec is None or spec.backend.upstream is None or capabilities is None:
         return CONTINUE
     try:
-        base_url_of(spec.backend.upstream, traits, observation.rules.base_urls)
+        base_url_of(spec.backend.upstream, capabilities, observation.rules.base_urls)
     except UpstreamError as error:
         draft.accepted = Verdict(False, Reason.BASE_URL_NOT_ALLOWED, error.message)
         draft.stalled = Verdict(True, Reason.BASE_URL_NOT_ALLOWED, error.message)

@@ -10,11 +10,11 @@ from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Failure, FailureKind
-from finetune_operator.backends.provider_run import Step, Traits
+from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import STOP, Draft
-from finetune_operator.controller.model import Ended, Finalize, Observation
+from finetune_operator.controller.model import CallResult, Finalize, Observation
 from finetune_operator.controller.policies.upstream.outcome import VANISHED_AFTER, say
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.backoff import poll_every, poll_left, wait_left
@@ -25,17 +25,17 @@ from finetune_operator.controller.upstream.record import (
     attempt_number,
     attempt_text,
     attempt_time,
+    capabilities_of,
     marker_of,
     record_of,
-    traits_of,
 )
 
 
 def advance(observation: Observation, draft: Draft) -> bool:
     """The last policy: it always has the last word."""
     record = record_of(draft)
-    traits = traits_of(observation, record)
-    if traits is None or observation.finetune.spec is None:
+    capabilities = capabilities_of(observation, record)
+    if capabilities is None or observation.finetune.spec is None:
         return STOP
     if FINALIZER not in observation.finetune.finalizers and not record.begun:
         draft.actions.append(Finalize(present=True))
@@ -46,12 +46,12 @@ def advance(observation: Observation, draft: Draft) -> bool:
     if record.id is None and (named := adopted(observation)):
         record.fields["id"] = named
     if record.started is None:
-        draft.state = _pending(_doing(record, traits))
+        draft.state = _pending(_doing(record, capabilities))
         _trouble(observation, draft, record)
     if record.id is None:
-        _towards_an_id(observation, draft, record, traits)
+        _towards_an_id(observation, draft, record, capabilities)
     elif record.started is None:
-        _towards_a_start(observation, draft, record, traits)
+        _towards_a_start(observation, draft, record, capabilities)
     else:
         _watch(observation, draft, record)
     record.save(draft)
@@ -74,85 +74,86 @@ def _identify(observation: Observation, draft: Draft, record: Record) -> None:
 # Before there is an id
 
 
-def _towards_an_id(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _towards_an_id(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     view, attempt = observation.upstream, record.data.get("attempt")
     if view.in_flight is not None:
         draft.look_again(LOST_AFTER)
-        _still_unknown(observation, draft, record, traits)
+        _still_unknown(observation, draft, record, capabilities)
     elif attempt is None:
-        _prepare(observation, draft, record, traits)
+        _prepare(observation, draft, record, capabilities)
     elif view.claimed == attempt:
         begin(observation, draft, record, Step.CREATE)
     elif (refused := _refused(observation, record)) is not None:
-        _fail(draft, refused, traits)
+        _fail(draft, refused, capabilities)
     else:
-        _settle(observation, draft, record, traits)
+        _settle(observation, draft, record, capabilities)
 
 
-def _prepare(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _prepare(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     failed = observation.upstream.failure(Step.PREPARE)
     if record.data.get("prepared"):
         _intend(observation, draft, record, "attempt")
     elif failed is not None and _final(failed.failure):
-        _fail(draft, failed, traits)
+        _fail(draft, failed, capabilities)
     else:
         call(observation, draft, record, Step.PREPARE)
 
 
-def _refused(observation: Observation, record: Record) -> Ended | None:
+def _refused(observation: Observation, record: Record) -> CallResult | None:
     """The provider's final no to the last attempt."""
-    ended = observation.upstream.failure(Step.CREATE)
+    result = observation.upstream.failure(Step.CREATE)
     attempt = attempt_time(record.data.get("attempt", ""))
-    if ended is None or not _final(ended.failure) or (attempt is not None and ended.time < attempt):
+    if result is None or not _final(result.failure) or (attempt is not None and result.time < attempt):
         return None
-    return ended
+    return result
 
 
-def _settle(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
-    ended = observation.upstream.failure(Step.CREATE)
-    fate = settle(observation, draft, record, traits)
+def _settle(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
+    result = observation.upstream.failure(Step.CREATE)
+    fate = settle(observation, draft, record, capabilities)
     if fate is Fate.NOT_MADE:
-        left = wait_left(observation, ended) if ended is not None else 0.0
+        left = wait_left(observation, result) if result is not None else 0.0
         if left > 0:
             draft.look_again(left)
         else:
             _intend(observation, draft, record, "attempt")
     elif fate is Fate.UNKNOWN:
-        _unknown(observation, draft, record, traits)
+        _unknown(observation, draft, record, capabilities)
     else:
-        _still_unknown(observation, draft, record, traits)
+        _still_unknown(observation, draft, record, capabilities)
 
 
-def _still_unknown(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _still_unknown(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     """What the status says stays while it is looked at once more."""
     stalled: Mapping[str, str] = next(
         (each for each in observation.status.get("conditions") or () if each["type"] == "Stalled"), {}
     )
     asked_again = observation.upstream.in_flight is Step.CREATE or observation.upstream.claimed is not None
     if stalled.get("reason") == Reason.CREATE_UNKNOWN and not asked_again:
-        _say_unknown(observation, draft, record, traits)
+        _say_unknown(observation, draft, record, capabilities)
 
 
-def _unknown(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _unknown(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     if may_create_again(observation, record):
         record.data["again"] = str(observation.finetune.run)
         _intend(observation, draft, record, "attempt")
         return
-    _say_unknown(observation, draft, record, traits)
+    _say_unknown(observation, draft, record, capabilities)
     # A run that the listing shows late is still taken over.
     call_later = observation.rules.poll_interval * 10
-    looked = observation.upstream.ended.get(Step.FIND)
+    looked = observation.upstream.results.get(Step.FIND)
     if looked is None or (observation.now - looked.time).total_seconds() >= call_later:
         call(observation, draft, record, Step.FIND)
     else:
         draft.look_again(call_later - (observation.now - looked.time).total_seconds())
 
 
-def _say_unknown(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _say_unknown(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     message = (
-        f"Whether {traits.title} has taken this run is not known, and a second create may be billed too. Look there "
-        f"for {record.fields.get('marker')}. If it is there, annotate this FineTune with {ADOPT_ANNOTATION}=<its id>; "
-        f'if it is not, with {CREATE_AGAIN_ANNOTATION}="{observation.finetune.run}".'
+        f"Whether {capabilities.title} has taken this run is not known, and a second create may be billed too. Look "
+        f"there for {record.fields.get('marker')}. If it is there, annotate this FineTune with "
+        f"{ADOPT_ANNOTATION}=<its id>; if it is not, with "
+        f'{CREATE_AGAIN_ANNOTATION}="{observation.finetune.run}".'
     )
     draft.state = _pending(message, troubled=True)
     draft.stalled = Verdict(True, Reason.CREATE_UNKNOWN, message)
@@ -162,21 +163,21 @@ def _say_unknown(observation: Observation, draft: Draft, record: Record, traits:
 # Between the id and the start
 
 
-def _towards_a_start(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _towards_a_start(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     view, attempt = observation.upstream, record.data.get("starting")
     if view.in_flight is not None:
         draft.look_again(LOST_AFTER)
     elif view.claimed is not None and view.claimed == attempt:
         begin(observation, draft, record, Step.START)
     elif _vanished(observation):
-        _fail(draft, view.ended[Step.POLL], traits)
+        _fail(draft, view.results[Step.POLL], capabilities)
     elif (due := _look_due(observation, record)) is not None:
         if due > 0:
             draft.look_again(due)
         else:
             call(observation, draft, record, Step.POLL)
-    elif view.sighting is not None and view.sighting.startable:
-        _make_ready(observation, draft, record, traits)
+    elif view.poll_result is not None and view.poll_result.startable:
+        _make_ready(observation, draft, record, capabilities)
     else:  # it says something that nobody knows
         _poll_when_due(observation, draft, record)
 
@@ -186,12 +187,12 @@ def _look_due(observation: Observation, record: Record) -> float | None:
 
     A start whose answer was lost, or that another process may have made, is over after the time that a call can take.
     """
-    tried = observation.upstream.ended.get(Step.START)
+    tried = observation.upstream.results.get(Step.START)
     since, wait = attempt_time(record.data.get("starting", "")), observation.rules.upstream_timeout
     if tried is not None:
         lost = tried.failure is not None and tried.failure.kind is FailureKind.AMBIGUOUS
         since, wait = tried.time, (min(wait, observation.rules.poll_interval) if lost else 0.0)
-    seen = observation.upstream.sighted
+    seen = observation.upstream.polled_at
     if seen is None or (since is not None and seen < since):
         return 0.0
     if since is None or (seen - since).total_seconds() >= wait:
@@ -199,28 +200,28 @@ def _look_due(observation: Observation, record: Record) -> float | None:
     return max(0.0, wait - (observation.now - since).total_seconds())
 
 
-def _make_ready(observation: Observation, draft: Draft, record: Record, traits: Traits) -> None:
+def _make_ready(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
     view = observation.upstream
     started = view.failure(Step.START)
     equipped = view.failure(Step.EQUIP)
     if started is not None and _final(started.failure):
-        _fail(draft, started, traits)
-    elif not traits.equips or record.data.get("equipped"):
+        _fail(draft, started, capabilities)
+    elif not capabilities.equips or record.data.get("equipped"):
         left = wait_left(observation, started) if started is not None else 0.0
         if left > 0:
             draft.look_again(left)
         else:
             _intend(observation, draft, record, "starting")
     elif equipped is not None and _final(equipped.failure):
-        _fail(draft, equipped, traits)
+        _fail(draft, equipped, capabilities)
     else:
         call(observation, draft, record, Step.EQUIP)
 
 
 def _vanished(observation: Observation) -> bool:
-    ended = observation.upstream.failure(Step.POLL)
-    gone = ended is not None and ended.failure is not None and ended.failure.kind is FailureKind.GONE
-    return gone and ended is not None and ended.failures >= VANISHED_AFTER
+    result = observation.upstream.failure(Step.POLL)
+    gone = result is not None and result.failure is not None and result.failure.kind is FailureKind.GONE
+    return gone and result is not None and result.failures >= VANISHED_AFTER
 
 
 # After the start
@@ -230,7 +231,7 @@ def _watch(observation: Observation, draft: Draft, record: Record) -> None:
     if observation.upstream.in_flight is not None:
         draft.look_again(LOST_AFTER)
         return
-    started, seen = observation.upstream.ended.get(Step.START), observation.upstream.sighted
+    started, seen = observation.upstream.results.get(Step.START), observation.upstream.polled_at
     just_started = started is not None and (seen is None or seen < started.time)
     left = poll_left(observation)
     if left > 0 and not (just_started and observation.upstream.failure(Step.POLL) is None):
@@ -267,37 +268,37 @@ def _pending(message: str, *, troubled: bool = False) -> RunState:
     return RunState(stage=Stage.PENDING, reason=Reason.UPSTREAM_PREPARING, message=message, troubled=troubled)
 
 
-def _doing(record: Record, traits: Traits) -> str:
+def _doing(record: Record, capabilities: Capabilities) -> str:
     if record.id is not None:
-        return f"Getting {record.id} ready at {traits.title}."
-    return f"Creating the run at {traits.title}." if record.data.get("attempt") else "Preparing the run."
+        return f"Getting {record.id} ready at {capabilities.title}."
+    return f"Creating the run at {capabilities.title}." if record.data.get("attempt") else "Preparing the run."
 
 
 def _trouble(observation: Observation, draft: Draft, record: Record) -> None:
     """What failed last; while a run is looked for, that its create was not answered."""
     last = observation.upstream.last
     if last is not None and last.failure is None and last.step is Step.FIND and record.id is None:
-        last = observation.upstream.ended.get(Step.CREATE)
+        last = observation.upstream.results.get(Step.CREATE)
     if last is not None and last.failure is not None:
         say(last, last.failure, draft)
 
 
-def _fail(draft: Draft, ended: Ended, traits: Traits) -> None:
-    failure = ended.failure
+def _fail(draft: Draft, result: CallResult, capabilities: Capabilities) -> None:
+    failure = result.failure
     assert failure is not None
-    closed = ended.step is Step.CREATE and (
+    closed = result.step is Step.CREATE and (
         failure.kind is FailureKind.GONE or failure.reason == Reason.PROVIDER_RETIRED
     )
     reason, message = failure.reason, failure.message
     if closed:
         reason = Reason.PROVIDER_RETIRED
-        since = f" ({traits.retired})" if traits.retired else ""
+        since = f" ({capabilities.retired})" if capabilities.retired else ""
         message = (
-            f"{traits.title} has closed the endpoint that creates fine-tunes{since}: {failure.message}. "
+            f"{capabilities.title} has closed the endpoint that creates fine-tunes{since}: {failure.message}. "
             "The same recipe runs on your own devices with backend.job."
         )
     draft.state = RunState(
-        stage=Stage.FAILED, reason=reason, message=message, troubled=True, completion_time=stamp(ended.time)
+        stage=Stage.FAILED, reason=reason, message=message, troubled=True, completion_time=stamp(result.time)
     )
     draft.stalled = draft.reconciling = None
     draft.requeue = None

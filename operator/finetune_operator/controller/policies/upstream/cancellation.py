@@ -9,7 +9,7 @@ from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.upstream.outcome import seen_state
 from finetune_operator.controller.times import seconds_since, stamp
-from finetune_operator.controller.upstream.record import Record, record_of, traits_of
+from finetune_operator.controller.upstream.record import Record, capabilities_of, record_of
 from finetune_operator.controller.upstream.stop import Stop, forget, stop, time_left
 
 AGAIN = "Set it to false and raise spec.run to run again."
@@ -81,8 +81,8 @@ def _wait(observation: Observation, draft: Draft, record: Record) -> None:
 
 
 def _remark(result: Stop, observation: Observation, record: Record) -> str:
-    traits = traits_of(observation, record)
-    provider = traits.title if traits else "The provider"
+    capabilities = capabilities_of(observation, record)
+    provider = capabilities.title if capabilities else "The provider"
     if result is Stop.UNSTOPPABLE:
         return f" {provider} cannot stop a run: {record.id} goes on there and is billed; its result is left there."
     if result is Stop.UNKNOWN:

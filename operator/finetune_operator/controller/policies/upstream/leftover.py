@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.upstream.record import Record, traits_of
+from finetune_operator.controller.upstream.record import Record, capabilities_of
 
 
 def leftover(observation: Observation, record: Record) -> str:
     """`Oxen may still run ft-1 (https://…) and bill it`; without an id, what to look for."""
-    traits = traits_of(observation, record)
-    provider = traits.title if traits else record.provider() or "the provider"
+    capabilities = capabilities_of(observation, record)
+    provider = capabilities.title if capabilities else record.provider() or "the provider"
     backend = record.backend()
-    place = record.fields.get("url") or (backend and backend.base_url) or (traits and traits.base_url)
+    place = record.fields.get("url") or (backend and backend.base_url) or (capabilities and capabilities.base_url)
     where = f" ({place})" if place else ""
     if record.id is None:
         return (

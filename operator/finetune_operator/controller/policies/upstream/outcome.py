@@ -7,14 +7,14 @@ from typing import Any
 
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.backends.errors import Failure, FailureKind
-from finetune_operator.backends.provider_run import Fetched, Step, Traits
+from finetune_operator.backends.provider_run import Capabilities, Fetched, Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Ended, Observation
+from finetune_operator.controller.model import CallResult, Observation
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import call
-from finetune_operator.controller.upstream.record import Record, record_of, traits_of
+from finetune_operator.controller.upstream.record import Record, capabilities_of, record_of
 
 VANISHED_AFTER = 3
 """So often in a row the provider must say that it knows no such run."""
@@ -25,18 +25,18 @@ WORTH_SAYING = 2
 def read(observation: Observation, draft: Draft) -> bool:
     """The state of a run that was started; a terminal one is the last word, once its artifacts are stored."""
     record = record_of(draft)
-    traits = traits_of(observation, record)
-    if record.started is None or traits is None:
+    capabilities = capabilities_of(observation, record)
+    if record.started is None or capabilities is None:
         return CONTINUE
     draft.status["startTime"] = record.started
     draft.status["attempts"] = 1
-    state = _vanished(observation, traits, record) or seen_state(observation, draft)
+    state = _vanished(observation, capabilities, record) or seen_state(observation, draft)
     if state is None:
         return CONTINUE
     draft.state = replace(state, troubled=True) if state.stage is Stage.FAILED else state
     _copy(state, observation, draft)
     _trouble(observation, draft)
-    if state.stage is Stage.SUCCEEDED and _wants_artifacts(observation, traits):
+    if state.stage is Stage.SUCCEEDED and _wants_artifacts(observation, capabilities):
         return _publish(observation, draft, record, state)
     if state.stage.terminal:
         return STOP
@@ -45,9 +45,9 @@ def read(observation: Observation, draft: Draft) -> bool:
 
 def seen_state(observation: Observation, draft: Draft) -> RunState | None:
     """What the last poll saw; before the first one of this process, what the status says."""
-    sighting = observation.upstream.sighting
-    if sighting is not None:
-        return sighting.state
+    poll_result = observation.upstream.poll_result
+    if poll_result is not None:
+        return poll_result.state
     if record_of(draft).started is None:
         return draft.state
     return _remembered(observation)
@@ -71,17 +71,17 @@ def _remembered(observation: Observation) -> RunState:
     return RunState(stage=Stage.PENDING, reason=Reason.PENDING, message="Waiting for the provider's word.")
 
 
-def _vanished(observation: Observation, traits: Traits, record: Record) -> RunState | None:
-    ended = observation.upstream.failure(Step.POLL)
-    if ended is None or ended.failure is None or ended.failure.kind is not FailureKind.GONE:
+def _vanished(observation: Observation, capabilities: Capabilities, record: Record) -> RunState | None:
+    result = observation.upstream.failure(Step.POLL)
+    if result is None or result.failure is None or result.failure.kind is not FailureKind.GONE:
         return None
-    if ended.failures < VANISHED_AFTER:
+    if result.failures < VANISHED_AFTER:
         return None
     return RunState(
         stage=Stage.FAILED,
         reason=Reason.UPSTREAM_GONE,
-        message=f"{traits.title} no longer knows run {record.id}: {ended.failure.message}",
-        completion_time=stamp(ended.time),
+        message=f"{capabilities.title} no longer knows run {record.id}: {result.failure.message}",
+        completion_time=stamp(result.time),
     )
 
 
@@ -103,7 +103,7 @@ def _progress(found: dict[str, Any], observation: Observation, draft: Draft, *, 
     age = seconds_since(shown.get("lastUpdateTime"), observation.now)
     interval = observation.rules.progress_interval
     if final or age is None or age >= interval:
-        seen = observation.upstream.sighted or observation.now
+        seen = observation.upstream.polled_at or observation.now
         draft.status["progress"] = {**shown, "lastUpdateTime": stamp(seen), **found}
     else:
         draft.look_again(interval - age)
@@ -116,17 +116,17 @@ def _trouble(observation: Observation, draft: Draft) -> None:
     say(last, last.failure, draft)
 
 
-def say(ended: Ended, failure: Failure, draft: Draft) -> None:
+def say(result: CallResult, failure: Failure, draft: Draft) -> None:
     """A failed call: blocked is for a person at once; the rest is said from the second time on."""
     if failure.kind is FailureKind.BLOCKED:
         draft.stalled = Verdict(True, failure.reason, failure.message)
-    elif ended.failures >= WORTH_SAYING or failure.kind in (FailureKind.PERMANENT, FailureKind.GONE):
+    elif result.failures >= WORTH_SAYING or failure.kind in (FailureKind.PERMANENT, FailureKind.GONE):
         draft.reconciling = Verdict(True, Reason.PROGRESSING_WITH_RETRY, f"{failure.reason}: {failure.message}")
 
 
-def _wants_artifacts(observation: Observation, traits: Traits) -> bool:
+def _wants_artifacts(observation: Observation, capabilities: Capabilities) -> bool:
     spec = observation.finetune.spec
-    return spec is not None and spec.output is not None and traits.gives_weights
+    return spec is not None and spec.output is not None and capabilities.gives_weights
 
 
 def _publish(observation: Observation, draft: Draft, record: Record, state: RunState) -> bool:

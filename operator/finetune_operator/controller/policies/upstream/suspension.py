@@ -7,17 +7,17 @@ from finetune_operator.backends.provider_run import Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.upstream.record import record_of, traits_of
+from finetune_operator.controller.upstream.record import capabilities_of, record_of
 
 
 def hold(observation: Observation, draft: Draft) -> bool:
     """Held back before the start. A create that may have been carried out is still looked for: it may be billed."""
     spec, record = observation.finetune.spec, record_of(draft)
-    traits = traits_of(observation, record)
-    if spec is None or not spec.suspend or traits is None or record.started is not None:
+    capabilities = capabilities_of(observation, record)
+    if spec is None or not spec.suspend or capabilities is None or record.started is not None:
         return CONTINUE
     unsettled = record.id is None and record.data.get("attempt") and observation.upstream.claimed is None
-    if unsettled and traits.bills is Step.CREATE:
+    if unsettled and capabilities.bills is Step.CREATE:
         return CONTINUE
     if record.data.get("starting") and observation.upstream.claimed is None:
         return CONTINUE

@@ -25,7 +25,7 @@ from finetune_operator.backends.http.connections import Resolve
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.transfer.call_context import Kit
+from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Disk
 
 PICTURES = Needs(
@@ -52,7 +52,7 @@ async def client(hosts: Iterable[str], resolve: Resolve | None = None) -> AsyncI
         await opened.close()
 
 
-def kit_of(
+def context_of(
     client: Client,
     spool: Path,
     *,
@@ -60,11 +60,11 @@ def kit_of(
     output: Mapping[str, str] | None = None,
     api_url: str = "https://provider.invalid",
     disk: Disk | None = None,
-) -> Kit:
+) -> CallContext:
     """For one call."""
     spool.mkdir(parents=True, exist_ok=True)
     values = [*(dataset or {}).values(), *(output or {}).values()]
-    return Kit(
+    return CallContext(
         api=Api(client, "Provider", api_url, {}),
         fetcher=Fetcher(client, Redactor(values)),
         credentials={},
