@@ -23,6 +23,7 @@ from finetune_operator.controller.policies import (
     patience,
     runs,
     suspension,
+    turns,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
 from finetune_operator.controller.policies.upstream import (
@@ -41,12 +42,14 @@ Object = dict[str, Any]
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
-    runs.begin,  # a raised run archives the last one, stops its Job, and starts clean
+    runs.supersede,  # every Job of another run is ended, on each look, and its run is on record
+    runs.begin,  # a raised run archives the last one and starts clean
     expiry.keep_finished,  # a finished run stays finished; only its children expire
     outcome.read,  # what the Job says of the run, if there is one
     cancellation.stop,  # spec.cancel ends the run and keeps the record
     acceptance.check,  # a spec that cannot run says why and waits for a better one
     suspension.hold,  # spec.suspend holds the run back, before its start and during it
+    turns.wait,  # no run starts while another one is at work
     children.ensure,  # exactly one Job, created once, and never a stranger's
     patience.wait,  # a Job that starts within moments is one status write, not two
 )
@@ -54,6 +57,7 @@ POLICIES: tuple[Policy, ...] = (
 UPSTREAM_POLICIES: tuple[Policy, ...] = (
     record.read,  # what the calls have taught: the id, the start, the provider's words
     departure.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
+    runs.supersede,  # an earlier run may have been a Job: it is ended, on each look, and recorded
     ending.keep_finished,  # a finished run stays finished, and lets the FineTune go
     succession.make_way,  # a raised run stops the last one first,
     succession.begin,  # archives it, and starts clean
@@ -62,6 +66,7 @@ UPSTREAM_POLICIES: tuple[Policy, ...] = (
     upstream_acceptance.check,  # a spec that cannot run says why and waits for a better one
     upstream_outcome.read,  # what the provider says of the run, once it has started
     upstream_suspension.hold,  # spec.suspend holds the billed call back
+    succession.take_turns,  # no run starts while another one is at work
     advance.advance,  # the next call: prepare, create once, start once, poll
 )
 

@@ -7,8 +7,8 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.protocol import RunState, Stage
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Announcement, Finalize, Observation
-from finetune_operator.controller.policies import runs
+from finetune_operator.controller.model import Announcement, Call, Finalize, Observation
+from finetune_operator.controller.policies import runs, turns
 from finetune_operator.controller.policies.upstream.record import belongs, is_live, record_of, traits_of
 from finetune_operator.controller.policies.upstream.stopping import Stop, overdue, stop
 
@@ -25,7 +25,7 @@ def make_way(observation: Observation, draft: Draft) -> bool:
             draft.settled = True
             draft.look_again(left)
             return STOP
-        draft.actions.clear()
+        draft.actions = [action for action in draft.actions if not isinstance(action, Call)]
         if result is not Stop.DONE:
             _warn(observation, draft)
     if belongs(observation.finetune) or FINALIZER not in observation.finetune.finalizers:
@@ -46,6 +46,11 @@ def begin(observation: Observation, draft: Draft) -> bool:
     draft.state = RunState(stage=Stage.PENDING, reason=Reason.UPSTREAM_PREPARING, message="Preparing the run.")
     draft.look_again(0.0)
     return STOP
+
+
+def take_turns(observation: Observation, draft: Draft) -> bool:
+    """As for a Job, until there may be something at the provider: from then on the calls have the word."""
+    return CONTINUE if record_of(draft).begun else turns.wait(observation, draft)
 
 
 def _warn(observation: Observation, draft: Draft) -> None:
