@@ -62,6 +62,24 @@ async def raise_run(user: User) -> None:
     await user.phase("sample", "Succeeded", run=2)
 
 
+async def raise_unstarted_run(user: User) -> None:
+    """Run 2 is wanted before run 1 has come to a status: only its Job tells of it."""
+    await user.create(sample())
+    await user.pod("sample-1")
+
+    async def counted() -> bool:
+        return bool((await user.job("sample-1")).get("status", {}).get("active"))
+
+    await user.until("pod counted", counted)
+    await asyncio.sleep(0.5)  # its Job's last word is to have reached the operator, which tells nobody
+    await user.edit("sample", run=2)
+    await user.gone("jobs", "sample-1")
+    await user.runs("sample-2")
+    await user.phase("sample", "Running", run=2)
+    await user.ends("sample-2", message=DONE)
+    await user.phase("sample", "Succeeded", run=2)
+
+
 async def raise_finished_run(user: User) -> None:
     """Run 2 after run 1 has succeeded, with a time to live."""
     await finish(user)
@@ -117,6 +135,7 @@ STORIES: tuple[Story, ...] = (
     finish,
     fail,
     raise_run,
+    raise_unstarted_run,
     raise_finished_run,
     suspend_and_resume,
     cancel,

@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -69,6 +69,18 @@ class User:
         """All of them in the namespace."""
         answer = await self.call("GET", self.path(resource))
         return [{"kind": answer["kind"].removesuffix("List"), **item} for item in answer["items"]]
+
+    async def version(self, resource: str) -> str:
+        """What to follow the resource from."""
+        return str((await self.call("GET", self.path(resource)))["metadata"]["resourceVersion"])
+
+    async def follow(self, resource: str, version: str) -> AsyncIterator[Object]:
+        """Every change since, as the API server's watch tells it: `type` and `object`."""
+        query = {"watch": "true", "resourceVersion": version}
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with self._session.get(self._server + self.path(resource), params=query, timeout=timeout) as response:
+            async for line in response.content:
+                yield orjson.loads(line)
 
     async def begin(self) -> None:
         """Make the namespace."""

@@ -77,3 +77,46 @@ def test_what_nobody_reads_is_not_kept() -> None:
     assert kept is not None
     assert "managedFields" not in kept["metadata"]
     assert kept["metadata"]["annotations"] == {"mine": "1"}
+
+
+def owned(name: str, owner: str, version: int = 1, *, controller: bool = True) -> dict[str, Any]:
+    reference = {"uid": owner, "controller": controller}
+    return thing(version, uid=f"uid of {name}", name=name, ownerReferences=[reference])
+
+
+def names_of(store: Store, owner: str) -> list[str]:
+    return sorted(each["metadata"]["name"] for each in store.owned_by(owner))
+
+
+def test_what_somebody_owns_is_found_by_the_owner_s_uid() -> None:
+    store = Store()
+    for body in (owned("a-1", "a"), owned("a-2", "a"), owned("b-1", "b"), thing(1, uid="nobody's", name="c")):
+        store.put(body)
+    store.put(owned("d", "a", controller=False))
+    assert names_of(store, "a") == ["a-1", "a-2"]
+    assert names_of(store, "b") == ["b-1"]
+    assert store.owned_by("c") == []
+
+
+def test_it_is_found_in_its_newest_version_and_by_its_newest_owner() -> None:
+    store = Store()
+    store.put(owned("a-1", "a", 1))
+    store.put(owned("a-1", "a", 2))
+    assert [each["metadata"]["resourceVersion"] for each in store.owned_by("a")] == ["2"]
+    store.put(owned("a-1", "b", 3))
+    assert (names_of(store, "a"), names_of(store, "b")) == ([], ["a-1"])
+    store.put(owned("a-1", "a", 2))
+    assert names_of(store, "a") == []
+
+
+def test_what_is_gone_is_owned_by_nobody() -> None:
+    store = Store()
+    store.put(owned("a-1", "a"))
+    store.put(owned("a-2", "a"))
+    store.delete(owned("a-1", "a", 2))
+    assert names_of(store, "a") == ["a-2"]
+    store.remove(("default", "a-2"), "another")
+    assert names_of(store, "a") == ["a-2"]
+    store.remove(("default", "a-2"))
+    assert store.owned_by("a") == []
+    assert not store._owned, "nothing is kept for those that own nothing any more"

@@ -96,7 +96,10 @@ class Actor:
     async def _change(self, action: Delete | Patch, namespace: str) -> None:
         path = resources.job(namespace, action.name)
         if isinstance(action, Delete):
-            await self._client.delete(path, uid=action.uid, propagation="Background")
+            # In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
+            answer = await self._client.delete(path, uid=action.uid, propagation="Foreground")
+            if answer.get("kind") == "Job":
+                self._cache.jobs.put(answer)
             return
         test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
         self._cache.jobs.put(await self._client.json_patch(path, [test, *action.operations]))

@@ -24,6 +24,8 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[Name, Object] = {}
+        self._owned: dict[str, tuple[Name, ...]] = {}
+        """By the controller's uid. Few have one, and it owns few: a tuple of the names that are kept anyway."""
         self._deleted: FIFOCache[str, int] = FIFOCache(_REMEMBERED)
         self._being_written: dict[Name, Object] = {}
 
@@ -42,6 +44,10 @@ class Store:
         """Every object that is there."""
         return list(self._objects.values())
 
+    def owned_by(self, uid: str) -> list[Object]:
+        """Every object whose controller has this uid, in no order."""
+        return [self._objects[name] for name in self._owned.get(uid, ())]
+
     def put(self, body: Object) -> bool:
         """Keep it, unless what is kept is as new or it is known to be deleted since; whether it was kept.
 
@@ -54,8 +60,22 @@ class Store:
         if _version(body) < self._deleted.get(_uid(body), 0):
             return False
         slim(body)
+        if known is not None:
+            self._disown(known)
         self._objects[name] = body
+        if owner := _controller_uid(body):
+            self._owned[owner] = (*self._owned.get(owner, ()), name)
         return True
+
+    def _disown(self, known: Object) -> None:
+        owner = _controller_uid(known)
+        if owner is None:
+            return
+        left = tuple(name for name in self._owned[owner] if name != name_of(known))
+        if left:
+            self._owned[owner] = left
+        else:
+            del self._owned[owner]
 
     @contextmanager
     def writing(self, name: Name, status: Object) -> Iterator[None]:
@@ -74,6 +94,7 @@ class Store:
         """Forget it; where a uid is given, only that one and not a namesake made since."""
         known = self._objects.get(name)
         if known is not None and (uid is None or _uid(known) == uid):
+            self._disown(known)
             del self._objects[name]
 
     def delete(self, body: Object) -> None:
@@ -104,6 +125,13 @@ def _version(body: Object) -> int:
 
 def _uid(body: Object) -> str:
     return str(body["metadata"]["uid"])
+
+
+def _controller_uid(body: Object) -> str | None:
+    for reference in body["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            return str(reference["uid"])
+    return None
 
 
 class Cache:

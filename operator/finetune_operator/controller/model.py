@@ -186,10 +186,10 @@ class Observation:
     defaults: JobDefaults = field(default_factory=JobDefaults)
     job: Object | None = None
     """The Job of the wanted run, whoever owns it."""
-    previous_job: Object | None = None
-    """The Job of the run that the status speaks of, where that is another run."""
+    other_jobs: tuple[Object, ...] = ()
+    """Our Jobs of other runs, by their owner's uid; the latest run first."""
     pods: tuple[Object, ...] | None = None
-    """The Job's pods; None where nothing depends on them."""
+    """The Job's pods; where it is not there, those of every run. None where nothing depends on them."""
     events: tuple[Object, ...] | None = None
     """Warnings about the Job; None where nothing depends on them."""
     workload: Object | None = None
@@ -216,7 +216,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a Job of this uid; its pods get their grace period."""
+    """Delete a Job of this uid; its pods get their grace period, and it stays until they have ended."""
 
     name: str
     uid: str

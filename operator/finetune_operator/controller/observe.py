@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.api.names import QUEUE_LABEL, RUN_LABEL, UID_LABEL, job_name, named_run
+from finetune_operator.api.names import QUEUE_LABEL, UID_LABEL, job_name, named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
@@ -27,7 +27,8 @@ from finetune_operator.controller.model import (
     delay_of,
     read_finetune,
 )
-from finetune_operator.controller.ownership import controller_of, is_ours
+from finetune_operator.controller.ownership import controller_of, is_ours, run_number
+from finetune_operator.controller.policies.job.turns import may_have_left_pods
 from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.upstream.runner import Runner
@@ -92,7 +93,7 @@ class Observer:
 
     async def observe(self, key: Key, memory: Memory) -> Observation | None:
         """Everything that a decision about it depends on; None where there is no such FineTune."""
-        body = self._cache.finetunes.get(key)
+        body = await self._body(key)
         if body is None:
             return None
         now = self._clock()
@@ -100,8 +101,12 @@ class Observer:
         memory.belongs_to(finetune.uid)
         status: Mapping[str, Any] = body.get("status") or {}
         job = await self._job(finetune, status, memory)
-        begun = job is not None or bool((status.get("upstream") or {}).get("marker"))
-        started = begun or finetune.deleting or is_terminal(status)
+        other_jobs = self._other_jobs(finetune)
+        started = job is not None or finetune.deleting or _begun(finetune, status)
+        if started:
+            pods = await self._pods(finetune, status, job, now)
+        else:
+            pods = await self._pods_left(finetune, status, other_jobs)
         return Observation(
             now=now,
             finetune=finetune,
@@ -109,8 +114,8 @@ class Observer:
             rules=self._rules,
             defaults=self._defaults,
             job=job,
-            previous_job=self._previous_job(finetune, status),
-            pods=await self._pods(finetune, status, job, now),
+            other_jobs=other_jobs,
+            pods=pods,
             events=await self._events(finetune, job, now),
             workload=await self._workload(finetune, job),
             foreign_claim=await self._foreign_claim(finetune, memory),
@@ -121,6 +126,25 @@ class Observer:
             capabilities=self._capabilities,
             upstream=self._upstream(finetune, status),
         )
+
+    async def _body(self, key: Key) -> Object | None:
+        """Live only where there is a Job of a later run than the one that the cache has: `spec.run` never falls.
+
+        The watches of FineTunes and of Jobs do not keep step. A Job of a run that is wanted must not be ended by
+        somebody who has not heard of that run.
+        """
+        body = self._cache.finetunes.get(key)
+        if body is None:
+            return None
+        uid, wanted = body["metadata"]["uid"], int((body.get("spec") or {}).get("run") or 1)
+        if all(run_number(job, key.name) <= wanted for job in self._cache.jobs.owned_by(uid)):
+            return body
+        newest = await self._live(resources.finetune(*key))
+        if newest is None:
+            self._cache.finetunes.remove(key, uid)
+        else:
+            self._cache.finetunes.put(newest)
+        return self._cache.finetunes.get(key)
 
     def _upstream(self, finetune: FineTune, status: Mapping[str, Any]) -> UpstreamView:
         """Of the run that the status speaks of: one that has been superseded may still have to be stopped."""
@@ -145,11 +169,9 @@ class Observer:
             memory.occupied.discard("Job")
         return job
 
-    def _previous_job(self, finetune: FineTune, status: Mapping[str, Any]) -> Object | None:
-        run = status.get("run")
-        if run is None or run == finetune.run:
-            return None
-        return self._cache.jobs.get((finetune.namespace, job_name(finetune.name, run)))
+    def _other_jobs(self, finetune: FineTune) -> tuple[Object, ...]:
+        numbered = {run_number(job, finetune.name): job for job in self._cache.jobs.owned_by(finetune.uid)}
+        return tuple(numbered[run] for run in sorted(numbered, reverse=True) if run not in (0, finetune.run))
 
     async def _foreign_claim(self, finetune: FineTune, memory: Memory) -> Object | None:
         """Live only where a create has found the name taken."""
@@ -183,28 +205,28 @@ class Observer:
     async def _pods(
         self, finetune: FineTune, status: Mapping[str, Any], job: Object | None, now: datetime
     ) -> tuple[Object, ...] | None:
-        """Where the Job has just ended, an attempt has failed, the pod does not start, or its Job has vanished."""
-        if job is None:
-            return await self._left_behind(finetune, status)
-        if not is_ours(job, finetune) or not self._pods_matter(status, job, now):
+        """Where the Job has just ended, an attempt has failed, or the pod does not start."""
+        if job is None or not is_ours(job, finetune) or not self._pods_matter(finetune, status, job, now):
             return None
         uid = job["metadata"]["uid"]
         pods = await self._list_pods(finetune.namespace, f"batch.kubernetes.io/controller-uid={uid}")
         return tuple(pod for pod in pods if (controller_of(pod) or {}).get("uid") == uid)
 
-    async def _left_behind(self, finetune: FineTune, status: Mapping[str, Any]) -> tuple[Object, ...] | None:
-        """The pods of a Job that somebody has deleted during the run: they may still write."""
-        if not _under_way(finetune, status):
+    async def _pods_left(
+        self, finetune: FineTune, status: Mapping[str, Any], other_jobs: tuple[Object, ...]
+    ) -> tuple[Object, ...] | None:
+        """Before a Job is created: the pods of one that somebody has deleted during its run may still write."""
+        if not _under_way(finetune, status) and not may_have_left_pods(finetune, status, other_jobs):
             return None
-        return await self._list_pods(finetune.namespace, f"{UID_LABEL}={finetune.uid},{RUN_LABEL}={finetune.run}")
+        return await self._list_pods(finetune.namespace, f"{UID_LABEL}={finetune.uid}")
 
     async def _list_pods(self, namespace: str, selector: str) -> tuple[Object, ...]:
         answer = await self._client.list(resources.core(namespace, "pods"), {"labelSelector": selector})
         return tuple(answer.get("items") or ())
 
-    def _pods_matter(self, status: Mapping[str, Any], job: Object, now: datetime) -> bool:
+    def _pods_matter(self, finetune: FineTune, status: Mapping[str, Any], job: Object, now: datetime) -> bool:
         if finished(job):
-            return not is_terminal(status) or status.get("run") != _run_of(job)
+            return not is_terminal(status) or status.get("run") != finetune.run
         if int(job.get("status", {}).get("failed") or 0):
             return True
         return self._slow_to_start(job, now)
@@ -264,6 +286,12 @@ def _under_way(finetune: FineTune, status: Mapping[str, Any]) -> bool:
     """Whether the status knows of a Job for this run, and of no end."""
     recorded = (status.get("job") or {}).get("name")
     return not finetune.deleting and not is_terminal(status) and recorded == job_name(finetune.name, finetune.run)
+
+
+def _begun(finetune: FineTune, status: Mapping[str, Any]) -> bool:
+    """Whether the status knows of the end of this run, or of its way to a provider."""
+    upstream = status.get("upstream") or {}
+    return status.get("run") == finetune.run and (is_terminal(status) or bool(upstream.get("marker")))
 
 
 def _concerns(event: Object, job: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.api.names import API_VERSION, KIND
+from finetune_operator.api.names import API_VERSION, KIND, job_name
 from finetune_operator.controller.model import FineTune
 
 
@@ -32,3 +32,10 @@ def controller_of(child: dict[str, Any]) -> dict[str, Any] | None:
         if reference.get("controller"):
             return reference  # type: ignore[no-any-return]
     return None
+
+
+def run_number(job: dict[str, Any], finetune: str) -> int:
+    """The run of the FineTune of that name which a Job is for, by its own name, which nobody can change; 0: none."""
+    name = str(job["metadata"]["name"])
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdecimal() and name == job_name(finetune, int(number)) else 0

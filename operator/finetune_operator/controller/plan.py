@@ -22,6 +22,7 @@ from finetune_operator.controller.policies.job import (
     pending_delay,
     retention,
     suspension,
+    turns,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
 from finetune_operator.controller.policies.upstream import advance
@@ -36,12 +37,14 @@ from finetune_operator.controller.upstream import record
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
-    new_run.begin,  # a raised run archives the last one, stops its Job, and starts clean
+    new_run.supersede,  # every Job of another run is ended, on each look, and its run is on record
+    new_run.begin,  # a raised run archives the last one and starts clean
     retention.keep_finished,  # a finished run stays finished; only its children expire
     outcome.read,  # what the Job says of the run, if there is one
     cancellation.stop,  # spec.cancel ends the run and keeps the record
     acceptance.check,  # a spec that cannot run says why and waits for a better one
     suspension.hold,  # spec.suspend holds the run back, before its start and during it
+    turns.wait,  # no run starts while another one is at work
     children.ensure,  # exactly one Job, created once, and never a stranger's
     pending_delay.wait,  # a Job that starts within moments is one status write, not two
 )
@@ -49,6 +52,7 @@ POLICIES: tuple[Policy, ...] = (
 UPSTREAM_POLICIES: tuple[Policy, ...] = (
     record.read,  # what the calls have taught: the id, the start, the provider's words
     upstream_deletion.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
+    new_run.supersede,  # an earlier run may have been a Job: it is ended, on each look, and recorded
     upstream_retention.keep_finished,  # a finished run stays finished, and lets the FineTune go
     upstream_new_run.make_way,  # a raised run stops the last one first,
     upstream_new_run.begin,  # archives it, and starts clean
@@ -58,6 +62,7 @@ UPSTREAM_POLICIES: tuple[Policy, ...] = (
     upstream_acceptance.check,  # a spec that cannot run says why and waits for a better one
     upstream_outcome.read,  # what the provider says of the run, once it has started
     upstream_suspension.hold,  # spec.suspend holds the billed call back
+    upstream_new_run.take_turns,  # no run starts while another one is at work
     advance.advance,  # the next call: prepare, create once, start once, poll
 )
 

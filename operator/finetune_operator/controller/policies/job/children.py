@@ -23,21 +23,8 @@ def ensure(observation: Observation, draft: Draft) -> bool:
         return _taken(job, observation, draft)
     if observation.foreign_claim is not None:
         return _taken(observation.foreign_claim, observation, draft)
-    if at_work := _at_work(observation):
-        message = f"The Job was deleted from outside; waiting for its pod {at_work} to end before the next one starts."
-        draft.reconciling = Verdict(True, Reason.PROGRESSING, message)
-        draft.look_again(2.0)
-        return STOP
     _create(observation, draft)
     return CONTINUE
-
-
-def _at_work(observation: Observation) -> str | None:
-    """Two pods must never write one output: a pod that outlives its Job for its grace period comes first."""
-    for pod in observation.pods or ():
-        if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            return str(pod["metadata"]["name"])
-    return None
 
 
 def _keep(job: dict[str, Any], observation: Observation, draft: Draft) -> bool:

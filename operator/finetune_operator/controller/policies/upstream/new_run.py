@@ -7,8 +7,8 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Announcement, Finalize, Observation
-from finetune_operator.controller.policies.job import new_run
+from finetune_operator.controller.model import Announcement, Call, Finalize, Observation
+from finetune_operator.controller.policies.job import new_run, turns
 from finetune_operator.controller.policies.upstream.leftover import leftover
 from finetune_operator.controller.upstream.record import Record, belongs, is_live, record_of
 from finetune_operator.controller.upstream.stop import Stop, stop_in_time
@@ -24,6 +24,7 @@ def make_way(observation: Observation, draft: Draft) -> bool:
         if result is Stop.WAITING:
             draft.settled = True
             return STOP
+        draft.actions = [action for action in draft.actions if not isinstance(action, Call)]
         if result is not Stop.DONE:
             _warn(observation, draft, record)
     if belongs(observation.finetune) or FINALIZER not in observation.finetune.finalizers:
@@ -44,6 +45,11 @@ def begin(observation: Observation, draft: Draft) -> bool:
     draft.state = RunState(stage=Stage.PENDING, reason=Reason.UPSTREAM_PREPARING, message="Preparing the run.")
     draft.look_again(0.0)
     return STOP
+
+
+def take_turns(observation: Observation, draft: Draft) -> bool:
+    """As for a Job, until there may be something at the provider: from then on the calls have the word."""
+    return CONTINUE if record_of(draft).begun else turns.wait(observation, draft)
 
 
 def _warn(observation: Observation, draft: Draft, record: Record) -> None:

@@ -12,7 +12,8 @@ def keep_finished(observation: Observation, draft: Draft) -> bool:
     """Never trains twice, whatever happens at the provider afterwards."""
     if observation.status.get("run") != observation.finetune.run or not is_terminal(observation.status):
         return CONTINUE
-    draft.status = dict(observation.status)
+    history = {name: value for name, value in draft.status.items() if name == "history"}
+    draft.status = {**observation.status, **history}
     draft.settled = True
     if FINALIZER in observation.finetune.finalizers:
         draft.actions.append(Finalize(present=False))
