@@ -87,7 +87,7 @@ def stop_in_time(observation: Observation, draft: Draft, record: Record, *, remo
         return Stop.WAITING  # a call has an end of its own, and may be the one that stops it
     late = _late_attempts(record)
     if _tried(observation, record) or (wanted and late >= LATE_ATTEMPTS):
-        draft.actions.clear()
+        draft.actions = [action for action in draft.actions if not isinstance(action, Call)]
         return Stop.FAILED
     if wanted:
         record.data["late"] = str(late + 1)

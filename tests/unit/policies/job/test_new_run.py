@@ -9,10 +9,22 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.names import FINALIZER
-from finetune_operator.controller.model import Call, Create, Decision, Delete, Finalize, Observation, Patch
+from finetune_operator.backends.provider_run import Step
+from finetune_operator.controller.model import (
+    Call,
+    CallResult,
+    Create,
+    Decision,
+    Delete,
+    Finalize,
+    Observation,
+    Patch,
+    UpstreamView,
+)
 from finetune_operator.controller.plan import plan
 from tests.unit.observations import (
     COMPLETE,
+    NOW,
     RUNNING,
     at,
     ended_pod,
@@ -25,7 +37,7 @@ from tests.unit.observations import (
     status_after,
     suspended,
 )
-from tests.unit.upstream_world import CAPABILITIES
+from tests.unit.upstream_world import CAPABILITIES, TRANSIENT
 
 SECOND, THIRD = finetune(run=2), finetune(run=3)
 ARTIFACT = '{"name":"a.safetensors","uri":"pvc://c/a","digest":"sha256:0","sizeBytes":5}'
@@ -288,7 +300,9 @@ class TestAtAProvider:
     """The next run is one at a provider; a Job of an earlier one must end all the same."""
 
     NEXT = finetune(run=2, backend="oxen", recipe="imageToText")
-    CANCELLED = status_after(observe(finetune(run=2, backend="oxen", recipe="imageToText", cancel=True), capabilities=CAPABILITIES))
+    CANCELLED = status_after(
+        observe(finetune(run=2, backend="oxen", recipe="imageToText", cancel=True), capabilities=CAPABILITIES)
+    )
 
     @pytest.mark.parametrize("status", [{}, UNDER_WAY, CANCELLED], ids=["no status", "under way", "over"])
     @pytest.mark.parametrize("finalizers", [(), (FINALIZER,)], ids=["", "with our finalizer"])
@@ -312,10 +326,12 @@ class TestAtAProvider:
         assert plan(observe(self.NEXT, status, pods=(), capabilities=CAPABILITIES)).actions == (Finalize(present=True),)
 
     @pytest.mark.parametrize(
-        ("cancelled", "others"), [(-1.0, [Call]), (-400.0, [Finalize])], ids=["still waiting", "given up"]
+        ("cancelled", "tried", "others"),
+        [(-1.0, False, [Call]), (-400.0, True, [Finalize])],
+        ids=["still waiting", "given up"],
     )
     def test_it_is_ended_too_while_another_run_is_being_stopped_at_a_provider(
-        self, cancelled: float, others: list[type]
+        self, cancelled: float, tried: bool, others: list[type]
     ) -> None:
         """Run 1 was a Job, run 2 is at a provider, and run 3 is wanted, as a Job."""
         assert self.NEXT.spec is not None
@@ -324,6 +340,15 @@ class TestAtAProvider:
         upstream = {"provider": "oxen", "id": "r", "marker": "m", "cancelTime": at(cancelled), "data": data}
         status = {"run": 2, "backend": "oxen", "upstream": upstream, "history": [{"run": 1}]}
         owner = replace(THIRD, finalizers=(FINALIZER,))
-        decision = plan(observe(owner, status, other_jobs=(job(status=RUNNING),), capabilities=CAPABILITIES))
+        refused = CallResult(step=Step.CANCEL, time=NOW, failure=TRANSIENT, failures=1)
+        decision = plan(
+            observe(
+                owner,
+                status,
+                other_jobs=(job(status=RUNNING),),
+                capabilities=CAPABILITIES,
+                upstream=UpstreamView(results={Step.CANCEL: refused} if tried else {}),
+            )
+        )
         assert deletes(decision) == ["sample-1"]
         assert [type(action) for action in decision.actions if not isinstance(action, Delete)] == others

@@ -7,7 +7,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Announcement, Call, Finalize, Observation
+from finetune_operator.controller.model import Announcement, Finalize, Observation
 from finetune_operator.controller.policies.job import new_run, turns
 from finetune_operator.controller.policies.upstream.leftover import leftover
 from finetune_operator.controller.upstream.record import Record, belongs, is_live, record_of
@@ -24,7 +24,6 @@ def make_way(observation: Observation, draft: Draft) -> bool:
         if result is Stop.WAITING:
             draft.settled = True
             return STOP
-        draft.actions = [action for action in draft.actions if not isinstance(action, Call)]
         if result is not Stop.DONE:
             _warn(observation, draft, record)
     if belongs(observation.finetune) or FINALIZER not in observation.finetune.finalizers:
