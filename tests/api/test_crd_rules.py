@@ -38,15 +38,15 @@ OXEN = fine_tune(backend="oxen")
 
 BAD: dict[str, tuple[Manifest, str]] = {
     # Shape
-    "no recipe": (changed(GOOD, "spec.recipe", {}), "spec.recipe must have exactly one of textGeneration"),
+    "no recipe": (changed(GOOD, "spec.recipe", {}), "spec.recipe must set exactly one of textGeneration"),
     "two recipes": (
         changed(GOOD, "spec.recipe.textGeneration", RECIPES["textGeneration"]),
-        "spec.recipe must have exactly one of textGeneration",
+        "spec.recipe must set exactly one of textGeneration",
     ),
-    "no backend": (changed(GOOD, "spec.backend", {}), "spec.backend must have exactly one of job"),
+    "no backend": (changed(GOOD, "spec.backend", {}), "spec.backend must set exactly one of job"),
     "two backends": (
         changed(GOOD, "spec.backend.oxen", BACKENDS["oxen"]),
-        "spec.backend must have exactly one of job, oxen, scenario, bfl, octoai",
+        "spec.backend must set exactly one of job, oxen, scenario, bfl, octoai",
     ),
     "no base model": (changed(GOOD, "spec.baseModel", ...), "spec.baseModel: Required value"),
     "no dataset": (changed(GOOD, "spec.dataset", ...), "spec.dataset: Required value"),
@@ -90,33 +90,33 @@ BAD: dict[str, tuple[Manifest, str]] = {
     "path as dataset": (changed(GOOD, "spec.dataset.uri", "/etc/passwd"), "should match"),
     "dataset with a way up": (
         changed(GOOD, "spec.dataset.uri", "pvc://claim/a/../../etc/passwd"),
-        "spec.dataset.uri: must not contain '..'",
+        "spec.dataset.uri must not contain '..'",
     ),
     "output with a way up": (
         changed(GOOD, "spec.output", {"uri": "pvc://claim/.."}),
-        "spec.output.uri: must not contain",
+        "spec.output.uri must not contain",
     ),
     "model with a way up": (
         changed(GOOD, "spec.baseModel", "pvc://claim/../x"),
-        "spec.baseModel: must not contain '..'",
+        "spec.baseModel must not contain '..'",
     ),
     "dataset with a password": (
         changed(GOOD, "spec.dataset.uri", "https://user:password@example.com/x"),
-        "must not contain credentials; put them in a Secret",
+        "spec.dataset.uri must not contain credentials; put them in a Secret",
     ),
     "endless dataset": (changed(GOOD, "spec.dataset.uri", f"s3://{LONG}"), "may not be more than 2048 bytes"),
     "https output": (changed(GOOD, "spec.output", {"uri": "https://example.com/x"}), "should match '^(s3|hf|pvc)://"),
     "claim as dataset upstream": (
         changed(OXEN, "spec.dataset.uri", "pvc://claim/x"),
-        "spec.dataset: only backend job can reach a claim of this cluster",
+        "spec.dataset: only backend job can use a claim (pvc://); use s3:// or hf://",
     ),
     "claim as output upstream": (
         changed(OXEN, "spec.output", {"uri": "pvc://claim/x"}),
-        "spec.output: only backend job can reach a claim of this cluster",
+        "spec.output: only backend job can use a claim (pvc://); use s3:// or hf://",
     ),
     "claim as model upstream": (
         changed(OXEN, "spec.baseModel", "pvc://claim/x"),
-        "spec.baseModel: only backend job can reach a claim of this cluster",
+        "spec.baseModel: only backend job can use a claim (pvc://); use the provider's name for the model",
     ),
     "base URL with a password": (
         changed(OXEN, "spec.backend.oxen.baseURL", "https://u:p@hub.oxen.ai"),
@@ -131,7 +131,7 @@ BAD: dict[str, tuple[Manifest, str]] = {
     # Jobs
     "nowhere to keep the result": (
         changed(GOOD, JOB, {"gpus": 1}),
-        "a job's result would be lost with its pod: set spec.backend.job.storage, spec.output, or both",
+        "the result of the Job would be lost with its pod; set spec.backend.job.storage, spec.output, or both",
     ),
     "storage of nothing": (changed(GOOD, f"{JOB}.storage", {}), "storage must set exactly one of size"),
     "storage of both kinds": (
@@ -169,7 +169,7 @@ BAD: dict[str, tuple[Manifest, str]] = {
     ),
     "orphaned Job": (
         changed(GOOD, "spec.deletionPolicy", "Orphan"),
-        "a Job goes with its FineTune: use Cancel with backend job",
+        "a Job is deleted with its FineTune, so use Cancel with backend job",
     ),
 }
 
@@ -197,7 +197,9 @@ def test_a_backend_gets_only_what_it_trains(api: ControlPlane, recipe: str, back
     if recipe in TRAINS[backend]:
         assert said == ""
     else:
-        assert f"spec.recipe: Invalid value: backend {backend} trains recipe {', '.join(TRAINS[backend])}; use" in said
+        plural = "s" if len(TRAINS[backend]) > 1 else ""
+        sentence = f"backend {backend} supports only recipe{plural} {', '.join(TRAINS[backend])}; use backend"
+        assert f"spec.recipe: Invalid value: {sentence}" in said
 
 
 def test_every_rule_is_broken_by_some_test(api: ControlPlane) -> None:
@@ -252,7 +254,7 @@ FREE: dict[str, dict[str, Any]] = {
 def test_a_run_is_what_it_was_and_a_raised_run_takes_the_change(api: ControlPlane, running: str, case: str) -> None:
     field = next(iter(FROZEN[case]))
     said = patch(api, running, {"spec": FROZEN[case]})
-    assert f"spec.{field} cannot change within a run: raise spec.run in the same change" in said
+    assert f"spec.{field} cannot be changed within a run; raise spec.run in the same update" in said
     assert patch(api, running, {"spec": {**FROZEN[case], "run": 3}}) == ""
 
 
@@ -274,15 +276,15 @@ def test_an_optional_member_cannot_appear_within_a_run(api: ControlPlane, field:
     create(api, fine_tune("plain"))
     value = {"uri": "s3://bucket/out"} if field == "output" else {"name": "hf"}
     try:
-        assert f"spec.{field} cannot change within a run" in patch(api, "plain", {"spec": {field: value}})
+        assert f"spec.{field} cannot be changed within a run" in patch(api, "plain", {"spec": {field: value}})
         assert patch(api, "plain", {"spec": {field: value, "run": 2}}) == ""
     finally:
         delete(api, "plain")
 
 
 def test_a_run_never_falls(api: ControlPlane, running: str) -> None:
-    assert "spec.run never falls" in patch(api, running, {"spec": {"run": 1}})
-    assert "spec.run never falls" in patch(api, running, {"spec": {"run": None}})  # the default is 1
+    assert "spec.run cannot be lowered" in patch(api, running, {"spec": {"run": 1}})
+    assert "spec.run cannot be lowered" in patch(api, running, {"spec": {"run": None}})  # the default is 1
     assert get(api, running)["spec"]["run"] == 2
 
 

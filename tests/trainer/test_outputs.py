@@ -176,7 +176,7 @@ def test_a_hub_output_is_tried_before_training(hub: Hub, tmp_path: Path) -> None
         ("hf://org/theirs", hub_secret(hub), "refuses the credentials (403)"),
         ("hf://org/new", {**hub_secret(hub), "HF_TOKEN": "hf_wrongTokenWrong"}, "refuses the credentials (401)"),
         ("hf://org", hub_secret(hub), "write hf://"),
-        ("hf://datasets/org/name", hub_secret(hub), "names none of the hub's models"),
+        ("hf://datasets/org/name", hub_secret(hub), "is not one of the hub's models"),
     ]
     for uri, secret, words in cases:
         with pytest.raises(ConfigError) as failure:

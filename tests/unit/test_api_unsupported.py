@@ -55,7 +55,7 @@ def test_every_field_is_honoured_or_named(backend: str) -> None:
             name, annotation = str(field.alias), str(field.annotation)
             value: Any = samples.get(name, True if "bool" in annotation else "word" if "str" in annotation else 300)
             sent = manifest if field.is_required() else changed(manifest, f"spec.recipe.{recipe}.{name}", value)
-            refused = f"spec.recipe.{recipe}.{name}: backend {backend} has no such parameter; remove it"
+            refused = f"spec.recipe.{recipe}.{name}: backend {backend} does not support this parameter; remove it"
             honoured = name in UPSTREAM_FIELDS[backend][recipe] or (backend != "oxen" and name in DATA_FIELDS)
             assert (refused in findings(sent)) is not honoured, name
 
@@ -63,68 +63,89 @@ def test_every_field_is_honoured_or_named(backend: str) -> None:
 @pytest.mark.parametrize(
     ("manifest", "sentence"),
     [
-        (fine_tune(recipe="voice"), "spec.recipe: backend job does not train voice; use backend scenario"),
-        (fine_tune(backend="bfl"), "spec.recipe: backend bfl does not train imageToText; use backend job or oxen"),
-        (fine_tune(backend="oxen", modelSecretRef={"name": "hf"}), "spec.modelSecretRef: backend oxen brings its own"),
+        (fine_tune(recipe="voice"), "spec.recipe: backend job does not support recipe voice; use backend scenario"),
+        (
+            fine_tune(backend="bfl"),
+            "spec.recipe: backend bfl does not support recipe imageToText; use backend job or oxen",
+        ),
+        (
+            fine_tune(backend="oxen", modelSecretRef={"name": "hf"}),
+            "spec.modelSecretRef: backend oxen uses its own base models",
+        ),
         (
             fine_tune(dataset={"uri": "pvc://claim/x", "secretRef": {"name": "s3"}}),
-            "spec.dataset.secretRef: pvc:// and https:// datasets are read without a Secret",
+            "spec.dataset.secretRef: pvc:// and https:// datasets are read without credentials",
         ),
         (
             fine_tune(output={"uri": "pvc://claim/x", "secretRef": {"name": "s3"}}),
-            "spec.output.secretRef: a pvc:// output is written without a Secret",
+            "spec.output.secretRef: a pvc:// output is written without credentials",
         ),
         (
             fine_tune(baseModel="pvc://claim/x", modelSecretRef={"name": "hf"}),
-            "spec.modelSecretRef: a pvc:// base model is read without a Secret",
+            "spec.modelSecretRef: a pvc:// base model is read without credentials",
         ),
         (
             changed(fine_tune(), "spec.backend.job.resources", {"limits": {"nvidia.com/gpu": 1}}),
-            "spec.backend.job.resources.limits: nvidia.com/gpu is set by backend.job.gpus",
+            "spec.backend.job.resources.limits: set nvidia.com/gpu with backend.job.gpus instead",
         ),
         (
             fine_tune(backend="oxen", dataset={"uri": "oxen://else/where/main/x"}),
-            "spec.dataset.uri: a run of this repository reads its dataset from oxen://ox/receipts/",
+            "spec.dataset.uri: must be in the repository of the run: oxen://ox/receipts/",
         ),
-        (draw("bfl", steps=99), "spec.recipe.imageGeneration.steps: 99 is outside what bfl accepts: 100 to 1000"),
-        (draw("bfl", loraRank=8), "spec.recipe.imageGeneration.loraRank: 8 is outside what bfl accepts: 16 or 32"),
-        (draw("bfl", learningRate=0.1), "learningRate: 0.1 is outside what bfl accepts"),
+        (
+            draw("bfl", steps=99),
+            "spec.recipe.imageGeneration.steps: must be between 100 and 1000 with backend bfl, but is 99",
+        ),
+        (draw("bfl", loraRank=8), "spec.recipe.imageGeneration.loraRank: must be 16 or 32 with backend bfl, but is 8"),
+        (draw("bfl", learningRate=0.1), "learningRate: must be between 1e-06 and 0.005 with backend bfl, but is 0.1"),
         (draw("bfl", useLora=False), "useLora: backend bfl trains LoRA adapters only"),
         (
             changed(draw("bfl"), "spec.baseModel", "other"),
-            "spec.baseModel: bfl tunes its own model only; write flux-pro",
+            "spec.baseModel: backend bfl fine-tunes its own model only; use flux-pro",
         ),
-        (fine_tune(recipe="imageGeneration", backend="octoai"), "steps: octoai needs it and has no default"),
-        (changed(draw("octoai"), "spec.baseModel", "other"), "must name backend.octoai.baseCheckpoint, so write sdxl"),
+        (fine_tune(recipe="imageGeneration", backend="octoai"), "steps: backend octoai requires this parameter"),
+        (
+            changed(draw("octoai"), "spec.baseModel", "other"),
+            "must name the checkpoint in backend.octoai.baseCheckpoint; use sdxl",
+        ),
         (scenario("flux.1-dev"), "spec.backend.scenario.modelType: flux.1-dev cannot be trained"),
-        (scenario("elevenlabs-voice"), "elevenlabs-voice goes with recipe voice, and only with it"),
-        (scenario("flux.1-lora", "voice"), "elevenlabs-voice goes with recipe voice, and only with it"),
-        (scenario("flux.1-lora", "imageEditing"), "recipe imageEditing needs a model type that edits"),
-        (scenario("flux.1-kontext-lora"), "recipe imageGeneration needs a model type that does not edit"),
-        (scenario("flux.1-lora", batchSize=5), "batchSize: 5 is outside what scenario/flux accepts: 1 to 4"),
-        (scenario("flux.1-lora", seed=1), "seed: model type flux.1-lora has no such parameter"),
-        (scenario("flux.1-lora", samples=[{"prompt": "x"}] * 5), "samples: scenario takes at most 4"),
-        (scenario("qwen-image-lora", steps=10), "steps: model type qwen-image-lora has no such parameter"),
-        (scenario("zimage-lora", triggerWord="x" * 21), "triggerWord: at most 20 characters with this model type"),
+        (scenario("elevenlabs-voice"), "elevenlabs-voice can be used with recipe voice only"),
+        (scenario("flux.1-lora", "voice"), "elevenlabs-voice can be used with recipe voice only"),
+        (scenario("flux.1-lora", "imageEditing"), "recipe imageEditing requires a model type for editing"),
+        (scenario("flux.1-kontext-lora"), "recipe imageGeneration requires a model type for generation"),
+        (
+            scenario("flux.1-lora", batchSize=5),
+            "batchSize: must be between 1 and 4 with model type flux.1-lora, but is 5",
+        ),
+        (scenario("flux.1-lora", seed=1), "seed: model type flux.1-lora does not support this parameter"),
+        (
+            scenario("flux.1-lora", samples=[{"prompt": "x"}] * 5),
+            "samples: backend scenario supports at most 4 samples",
+        ),
+        (scenario("qwen-image-lora", steps=10), "steps: model type qwen-image-lora does not support this parameter"),
+        (
+            scenario("zimage-lora", triggerWord="x" * 21),
+            "triggerWord: must have at most 20 characters with model type zimage-lora",
+        ),
         (
             scenario("flux.1-kontext-lora", "multiImageEditing", controlImageColumns=["a", "b"]),
-            "controlImageColumns: scenario trains pairs: name exactly one column",
+            "controlImageColumns: backend scenario trains on pairs of images; name exactly one column",
         ),
         (
             scenario("flux.1-kontext-lora", "imageEditing", samples=[{"prompt": "x", "ctrlImgUrl": "https://a/b"}]),
-            "samples: scenario takes asset ids",
+            "samples: backend scenario takes IDs of assets",
         ),
         (
             changed(scenario("qwen-image-lora"), "spec.backend.scenario.parameters", {"optimizeFor": "likeness"}),
-            "spec.backend.scenario.parameters.optimizeFor: model type qwen-image-lora has no such parameter",
+            "spec.backend.scenario.parameters.optimizeFor: model type qwen-image-lora does not support this parameter",
         ),
         (
             changed(scenario("flux.1-lora"), "spec.backend.scenario.parameters", {"nbEpochs": 31}),
-            "spec.backend.scenario.parameters.nbEpochs: 31 is outside what model type flux.1-lora accepts: 1 to 30",
+            "parameters.nbEpochs: must be between 1 and 30 with model type flux.1-lora, but is 31",
         ),
         (
             changed(scenario("elevenlabs-voice", "voice"), "spec.backend.scenario.parameters", {"nbEpochs": 1}),
-            "spec.backend.scenario.parameters: a voice takes none of them",
+            "spec.backend.scenario.parameters: recipe voice does not support any of them",
         ),
     ],
 )

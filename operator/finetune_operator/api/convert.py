@@ -48,7 +48,7 @@ def from_oxen(body: Mapping[str, Any], *, name: str, namespace: str, repository:
     script_type = _text(body, "script_type")
     recipe = SCRIPT_TYPES.get(script_type)
     if recipe is None:
-        raise ConversionError(f"script_type {script_type!r} is none of {', '.join(SCRIPT_TYPES)}")
+        raise ConversionError(f"script_type: {script_type!r} is not one of {', '.join(SCRIPT_TYPES)}")
     parameters = body.get("training_params") or {}
     _known("training_params.", parameters, UPSTREAM_FIELDS["oxen"][recipe].values())
     backend = {"namespace": namespace, "repository": repository, "secretRef": {"name": secret}}
@@ -71,7 +71,7 @@ def to_oxen(fine_tune: Mapping[str, Any], *, resource: str | None = None) -> Bod
     assert oxen is not None
     home = f"oxen://{oxen.namespace}/{oxen.repository}/"
     if resource is None and not spec.dataset.uri.startswith(home):
-        raise ConversionError(f"dataset.uri: not below {home}; name the resource that it is uploaded to")
+        raise ConversionError(f"dataset.uri is not in {home}; name the resource that it is uploaded to")
     parameters = _renamed(_plain(spec.recipe.parameters.wire()), snake)
     return _present(
         {
@@ -105,7 +105,7 @@ def from_scenario(
     recipe = _scenario_recipe(model_type)
     parameters = train.get("parameters") or {}
     if "wandbKey" in parameters:
-        raise ConversionError("parameters.wandbKey: a secret has no place in a FineTune; remove it")
+        raise ConversionError("parameters.wandbKey: a FineTune must not contain secrets; remove it")
     names = {theirs: ours for ours, theirs in UPSTREAM_FIELDS["scenario"][recipe].items()}
     own = set() if recipe == "voice" else _aliases(ScenarioParameters)
     _known("parameters.", parameters, own | names.keys())
@@ -180,7 +180,7 @@ def from_bfl(
     """`body`: BFL's FinetuneInputs; its file_data is not carried over: `dataset` says where the pictures are."""
     names = {theirs: ours for ours, theirs in UPSTREAM_FIELDS["bfl"]["imageGeneration"].items()}
     if body.get("webhook_url") or body.get("webhook_secret"):
-        raise ConversionError("webhook_url, webhook_secret: the operator asks BFL itself; remove them")
+        raise ConversionError("webhook_url, webhook_secret: the operator polls BFL instead; remove them")
     _known("", body, [*names, *_BFL_BACKEND, "file_data", "finetune_comment", "webhook_url", "webhook_secret"])
     fields = _columns("imageGeneration", columns) | {ours: body.get(theirs) for theirs, ours in names.items()}
     backend = {camel(field): body.get(field) for field in _BFL_BACKEND}
@@ -229,7 +229,7 @@ def from_octoai(
     _known("details.base_checkpoint.", checkpoint, [snake(field) for field in _aliases(BaseCheckpoint)])
     trigger_words = details.get("trigger_words") or []
     if not isinstance(trigger_words, list) or len(trigger_words) > 1:
-        raise ConversionError("details.trigger_words: must be a list of one word, the service takes no more")
+        raise ConversionError("details.trigger_words: must be a list of at most one word; the service supports no more")
     fields = {
         **_columns("imageGeneration", columns),
         "steps": details.get("steps"),
@@ -315,7 +315,7 @@ def _spec(fine_tune: Mapping[str, Any], backend: str) -> FineTuneSpec:
     except ValidationError as error:
         raise ConversionError("; ".join(_sentences(error))) from None
     if spec.backend.kind != backend:
-        raise ConversionError(f"spec.backend: is {spec.backend.kind}, not {backend}")
+        raise ConversionError(f"spec.backend is {spec.backend.kind}, not {backend}")
     _supported(spec)
     return spec
 
@@ -343,14 +343,14 @@ def _known(prefix: str, body: Any, allowed: Iterable[str]) -> None:
     for field in body:
         if field not in names:
             close = difflib.get_close_matches(str(field), names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
-            raise ConversionError(f"{prefix}{field}: unknown; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"the known fields are {', '.join(names)}"
+            raise ConversionError(f"{prefix}{field}: unknown field; {hint}")
 
 
 def _text(body: Mapping[str, Any], field: str) -> str:
     value = body.get(field)
     if not isinstance(value, str) or not value:
-        raise ConversionError(f"{field}: {'missing' if value is None else 'must be a text'}")
+        raise ConversionError(f"{field}: {'missing' if value is None else 'must be a string'}")
     return value
 
 
@@ -364,7 +364,7 @@ def _object(body: Mapping[str, Any], field: str) -> Mapping[str, Any]:
 def _columns(recipe: str, columns: Mapping[str, Any]) -> Body:
     required = [str(field.alias) for field in RECIPE_MODELS[recipe].model_fields.values() if field.is_required()]
     if missing := [field for field in required if field not in columns]:
-        raise ConversionError(f"columns: {', '.join(missing)} missing")
+        raise ConversionError(f"columns: {', '.join(missing)} must be set")
     return {field: columns[field] for field in required}
 
 

@@ -28,7 +28,7 @@ class Repository:
         parts = uri.removeprefix("hf://").strip("/").split("/")
         if parts[0] in ("datasets", "models", "spaces"):
             if parts[0] != kind:
-                raise ValueError(f"{uri} names none of the hub's {kind}")
+                raise ValueError(f"{uri} is not one of the hub's {kind}")
             parts = parts[1:]
         elif kind == "datasets":
             raise ValueError(f"{uri}: write hf://datasets/organisation/name[/path]")

@@ -19,7 +19,7 @@ from finetune_operator.api.backends import (
 from finetune_operator.api.matrix import TRAINS, backends_for
 from finetune_operator.api.names import MAX_NAME_LENGTH
 from finetune_operator.api.recipes import RECIPES
-from finetune_operator.api.spec import CREDENTIALS_MESSAGE, DOTS_MESSAGE, RUN_FIELDS
+from finetune_operator.api.spec import CREDENTIALS_MESSAGE, DOTS_MESSAGE, MODEL_OF_PROVIDER, RUN_FIELDS
 
 OPTIONAL_RUN_FIELDS: Final = ("modelSecretRef", "output")
 
@@ -58,8 +58,8 @@ def _name() -> Rule:
     return Rule(
         "",
         f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && !self.metadata.name.contains('.')",
-        f"metadata.name must be a DNS label of at most {MAX_NAME_LENGTH} characters (a-z, 0-9, -), "
-        "because the names of its Jobs are made from it",
+        f"metadata.name must be a DNS label of at most {MAX_NAME_LENGTH} characters (a-z, 0-9 and -), "
+        "because the names of its Jobs are derived from it",
     )
 
 
@@ -68,7 +68,7 @@ def _exactly_one(path: str, members: tuple[str, ...]) -> Rule:
     return Rule(
         path,
         f"[{present}].filter(x, x).size() == 1",
-        f"{path} must have exactly one of {', '.join(members)}",
+        f"{path} must set exactly one of {', '.join(members)}",
     )
 
 
@@ -76,10 +76,11 @@ def _trains(backend: str) -> Rule:
     recipes = TRAINS[backend]
     allowed = " || ".join(f"has(self.recipe.{recipe})" for recipe in recipes)
     elsewhere = " or ".join(backends_for("voice" if backend in ("job", "oxen") else "imageToText"))
+    supported = f"recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}"
     return Rule(
         "spec",
         f"!has(self.backend.{backend}) || ({allowed})",
-        f"backend {backend} trains recipe {', '.join(recipes)}; use backend {elsewhere} for the others",
+        f"backend {backend} supports only {supported}; use backend {elsewhere} for other recipes",
         field_path=".recipe",
     )
 
@@ -88,7 +89,7 @@ def _run() -> Iterator[Rule]:
     yield Rule(
         "spec",
         "self.run >= oldSelf.run",
-        "spec.run never falls: raise it above its present value to run again",
+        "spec.run cannot be lowered; raise it above its current value to run again",
         field_path=".run",
     )
     for field in RUN_FIELDS:
@@ -98,7 +99,8 @@ def _run() -> Iterator[Rule]:
         yield Rule(
             "spec",
             f"self.run > oldSelf.run || {same}",
-            f"spec.{field} cannot change within a run: raise spec.run in the same change to start a new run with it",
+            f"spec.{field} cannot be changed within a run; raise spec.run in the same update to start a new run with "
+            "it",
             field_path=f".{field}",
         )
 
@@ -107,13 +109,14 @@ def _job() -> Iterator[Rule]:
     yield Rule(
         "spec",
         "!has(self.backend.job) || has(self.backend.job.storage) || has(self.output)",
-        "a job's result would be lost with its pod: set spec.backend.job.storage, spec.output, or both",
+        "the result of the Job would be lost with its pod; set spec.backend.job.storage, spec.output, or both",
         field_path=".backend",
     )
     yield Rule(
         "spec",
         "!has(self.backend.job) || self.deletionPolicy != 'Orphan'",
-        "deletionPolicy Orphan leaves an upstream run alive; a Job goes with its FineTune: use Cancel with backend job",
+        "deletionPolicy Orphan is for runs at a provider; a Job is deleted with its FineTune, so use Cancel with "
+        "backend job",
         field_path=".deletionPolicy",
     )
     yield Rule(
@@ -155,18 +158,18 @@ def _uris() -> Iterator[Rule]:
         yield Rule(
             "spec",
             f"has(self.backend.job) || {absent}!{value}.startsWith('pvc://')",
-            f"spec.{path}: only backend job can reach a claim of this cluster; use "
-            f"{'the name of a model' if path == 'baseModel' else 's3:// or hf://'} with the other backends",
+            f"spec.{path}: only backend job can use a claim (pvc://); use "
+            f"{MODEL_OF_PROVIDER if path == 'baseModel' else 's3:// or hf://'} with other backends",
             field_path=f".{path}",
         )
     for path in ("spec.dataset.uri", "spec.output.uri", "spec.baseModel"):
         yield Rule(
             path,
             "!self.matches('(^|/)[.][.](/|$)')",
-            f"{path}: {DOTS_MESSAGE}",
+            f"{path} {DOTS_MESSAGE}",
         )
     yield Rule(
         "spec.dataset.uri",
         "!self.matches('^[a-z0-9]+://[^/]*@')",
-        f"spec.dataset.uri: {CREDENTIALS_MESSAGE}",
+        f"spec.dataset.uri {CREDENTIALS_MESSAGE}",
     )

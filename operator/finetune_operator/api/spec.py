@@ -27,6 +27,7 @@ RUN_FIELDS: Final = ("baseModel", "modelSecretRef", "recipe", "dataset", "backen
 """What a run is made of: changes only together with a raised run."""
 
 DOTS_MESSAGE: Final = "must not contain '..'; write the path out"
+MODEL_OF_PROVIDER: Final = "the provider's name for the model"
 CREDENTIALS_MESSAGE: Final = "must not contain credentials; put them in a Secret and name it in secretRef"
 
 
@@ -101,7 +102,7 @@ class Output(SpecModel):
 
 class FineTuneSpec(SpecModel):
     """spec is the desired fine-tune. baseModel, modelSecretRef, recipe, dataset, backend and output can only be changed
-    together with an increase of run; all other fields can be changed at any time."""
+    together with run, which must be raised; all other fields can be changed at any time."""
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -135,8 +136,8 @@ class FineTuneSpec(SpecModel):
     run: Annotated[int, Field(ge=1, le=MAX_RUN), INTEGRAL] = Field(
         default=1,
         description=(
-            "run is the number of the run. Increase it to run again, with a changed recipe if needed. It can never be "
-            "decreased."
+            "run is the number of the run. Raise it to run again, with a changed recipe if needed. It can never be "
+            "lowered."
         ),
     )
     suspend: bool = Field(
