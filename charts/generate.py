@@ -191,39 +191,39 @@ helm test finetune --namespace finetune-system    # asks the operator's probes t
 kubectl get finetunes --all-namespaces --watch
 ```
 
-The image of the operator and that of the trainer are named by `image` and `trainer.image`; pin them by `digest`.
+`image` and `trainer.image` name the images of the operator and the trainer; pin them by `digest`.
 
 - **One namespace, or a few**: `--set 'namespaces={{team-a,team-b}}'`. The operator then gets Roles there. Only the
-  review of pods' tokens has no namespace (`rbac.tokenReviews`).
-- **Two replicas**: `--set replicas=2`. One holds the Lease and works; the other takes over.
-- **People**: the cluster's roles `view`, `edit` and `admin` get FineTunes by aggregation (`rbac.aggregate`).
-- **The progress endpoint** makes and renews its own certificate. With cert-manager:
+  review of pods' tokens remains cluster-wide (`rbac.tokenReviews`).
+- **Two replicas**: `--set replicas=2`. One holds the Lease and does the work; the other takes over if it fails.
+- **Users**: the cluster roles `view`, `edit` and `admin` include FineTunes by aggregation (`rbac.aggregate`).
+- **The progress endpoint** creates and renews its own certificate. To use cert-manager instead:
   `--set progress.certificate.certManager.enabled=true --set progress.certificate.certManager.issuerRef.name=…`.
-- **Prometheus and Grafana**: `metrics.serviceMonitor.enabled`, `metrics.prometheusRule.enabled`,
-  `metrics.dashboard.enabled`; series of single runs by `metrics.perRun`.
+- **Prometheus and Grafana**: `metrics.serviceMonitor.enabled`, `metrics.prometheusRule.enabled` and
+  `metrics.dashboard.enabled`; `metrics.perRun` adds series for each run.
 
 ## Upgrade
 
-`helm upgrade` brings the resource's new schema too, since it is a template here (`crds.enabled`). Runs go on: the
-operator's pods are replaced, the trainers' are not. `helm rollback` takes the schema back as well. The whole of it:
-[docs/upgrading.md](../../docs/upgrading.md).
+`helm upgrade` also upgrades the CRD, because it is a template of this chart (`crds.enabled`). Runs continue: the pods
+of the operator are replaced, those of the trainers are not. `helm rollback` rolls the CRD back as well. For details,
+see [docs/upgrading.md](../../docs/upgrading.md).
 
 ## Uninstall
 
-1. Delete the FineTunes: `kubectl delete finetunes --all --all-namespaces`. Runs at providers are cancelled by the
-   operator, so it has to be there still.
-2. `helm uninstall finetune --namespace finetune-system`. The resource stays (`crds.keep`).
+1. Delete the FineTunes: `kubectl delete finetunes --all --all-namespaces`. The operator cancels runs at providers, so
+   it must still be running.
+2. `helm uninstall finetune --namespace finetune-system`. The CRD is kept (`crds.keep`).
 3. `kubectl delete crd finetunes.finetune.dev`.
 
-The Secret `finetune-operator-progress` and the Lease are the operator's own, not the release's: they stay in its
-namespace. Where the operator went first and FineTunes hang in `Terminating`:
-[docs/upgrading.md](../../docs/upgrading.md#the-operator-went-first).
+The operator creates the Secret `finetune-operator-progress` and the Lease itself, so they are not part of the release
+and remain in its namespace. If the operator was removed first and FineTunes are stuck in `Terminating`, see
+[docs/upgrading.md](../../docs/upgrading.md#the-operator-was-removed-first).
 
-Something does not run? [Troubleshooting by reason](../../docs/troubleshooting.md).
+If something does not work, see [Troubleshooting by reason](../../docs/troubleshooting.md).
 
 ## Values
 
-| Value | Default | What it is |
+| Value | Default | Description |
 |---|---|---|
 {rows}
 """

@@ -25,7 +25,7 @@ MAX_BODY_BYTES: Final = 65_536
 
 
 class _Reported(BaseModel):
-    # Fields that a newer sender adds are no reason to refuse what we know.
+    # A newer sender may add fields; what we know is still accepted.
     model_config = ConfigDict(alias_generator=camel, extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
 

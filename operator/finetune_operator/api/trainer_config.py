@@ -143,7 +143,7 @@ class TerminationMessage(SpecModel):
 
 
 def read_termination_message(text: str) -> TerminationMessage | None:
-    """The message of a container's terminated state, or None where it is none of ours (another image, a crash)."""
+    """The message of a container's terminated state, or None if it is not one of ours (another image, a crash)."""
     try:
         return TerminationMessage.model_validate_json(text)
     except ValidationError:
