@@ -31,6 +31,12 @@ alone.
 | `artifacts download` | a pod that mounts the claim, and `kubectl cp` |
 | `doctor` | `kubectl auth can-i`, `kubectl get crd,lease,nodes,storageclass,localqueue` |
 
+It logs in as kubectl does, for as long as a command runs: by what the kubeconfig's user has (a certificate, a token or
+a token file, an exec plugin as EKS, GKE and AKS use them, OpenID Connect), or by the service account of the pod that it
+runs in. `KUBECONFIG` may name several files. What it does not honour it refuses in words: the auth-providers that
+kubectl has dropped, and SOCKS proxies. All this was tried beside kubectl, with plugins and an issuer that the tests
+make; never at a cloud.
+
 Completion: kubectl (1.26 and later) calls `kubectl_complete-finetune`, which the same installation puts on the PATH.
 Once `kubectl completion` is set up in the shell, nothing else is needed.
 

@@ -15,7 +15,7 @@ from pythonjsonlogger.json import JsonFormatter
 from finetune_operator.assembly import assembled
 from finetune_operator.controller.lease import LeaseLost
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.config import NoCluster
+from finetune_operator.kube.errors import NoCluster
 from finetune_operator.progress.certificate import ForeignSecret
 from finetune_operator.settings import Settings, parse
 

@@ -127,13 +127,13 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
     """
     metrics = Metrics(per_run=settings.per_run_metrics)
     contact, lag = Contact(time.monotonic), LoopLag(time.monotonic)
-    cache = Cache()
+    cache, access = Cache(), _access(settings)
     queue: RetryQueue[Key] = RetryQueue(backoff_base=settings.backoff_base, backoff_cap=settings.backoff_cap)
     async with AsyncExitStack() as stack:
 
         async def connect(concurrency: int, timeout: float = settings.client_timeout) -> KubeClient:
             return await stack.enter_async_context(
-                client_class(_access(settings), concurrency=concurrency, timeout=timeout, count=count)
+                client_class(access, concurrency=concurrency, timeout=timeout, count=count)
             )
 
         def count(verb: str, path: str, status: int) -> None:
@@ -158,7 +158,7 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
             settings=settings,
             cache=cache,
             queue=queue,
-            watches=_watches(settings, cache, queue),
+            watches=_watches(settings, access, cache, queue),
             lease=lease,
             reconciler=Reconciler(
                 queue,
@@ -197,9 +197,9 @@ def _access(settings: Settings) -> config.Access:
     return config.load(settings.kubeconfig or None, settings.context or None)
 
 
-def _watches(settings: Settings, cache: Cache, queue: RetryQueue[Key]) -> Watches:
+def _watches(settings: Settings, access: config.Access, cache: Cache, queue: RetryQueue[Key]) -> Watches:
     return Watches(
-        lambda: _access(settings),
+        access,
         cache,
         queue,
         settings.namespace,

@@ -42,7 +42,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.mark.parametrize(("concurrency", "bound"), [(16, 4), (4, 1), (2, 1)])
 async def test_changes_share_a_quarter_of_the_calls_in_flight(server: Server, concurrency: int, bound: int) -> None:
-    access = Access(server.url, None, None, None, True, lambda: None)
+    access = Access(server.url)
     async with KubeClient(access, concurrency=concurrency) as client:
         changes = [asyncio.create_task(client.json_patch("/finetunes/a/status", [])) for _ in range(20)]
         changes += [asyncio.create_task(client.delete("/jobs/a")) for _ in range(20)]

@@ -13,14 +13,11 @@ from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.watch import Watches
+from finetune_operator.kube.config import Access
 from tests.unit.observations import RUNNING, body, job
 
 Object = dict[str, Any]
 KEY = Key("default", "sample")
-
-
-def _no_access() -> Any:
-    raise RuntimeError("nothing is watched here")
 
 
 class World:
@@ -29,7 +26,7 @@ class World:
     def __init__(self) -> None:
         self.cache = Cache()
         self.queue: RetryQueue[Key] = RetryQueue()
-        self.finetunes, self.jobs = Watches(_no_access, self.cache, self.queue).streams
+        self.finetunes, self.jobs = Watches(Access(""), self.cache, self.queue).streams
 
     async def order(self) -> list[str]:
         """The names in the order in which they will be worked on."""

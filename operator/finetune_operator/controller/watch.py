@@ -30,6 +30,8 @@ from finetune_operator.controller.cache import Cache, Name, Store, name_of
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.kube.config import Access
+from finetune_operator.kube.credential import Credential
+from finetune_operator.kube.errors import ApiError, NoCluster
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,16 @@ JOBS = Resource(group="batch", version="v1", plural="jobs", namespaced=True)
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
 """Seconds between two lists, and between two watch requests, that follow each other without success."""
 
+TROUBLE = (
+    aiohttp.ClientError,
+    errors.APIError,
+    watching.WatchingError,
+    OSError,
+    kopf.LoginError,
+    ApiError,
+    NoCluster,
+)
+"""How a stream can end without a mistake of ours."""
 
 CHUNK = 500
 """Objects of a list that are read at a time: most of each is what the API server keeps for itself, and is dropped."""
@@ -80,7 +92,12 @@ class _Response(aiohttp.ClientResponse):
 class _Credentials(Vault):
     """One set of credentials; when they are refused the watch ends, and starts again with fresh ones."""
 
+    def __init__(self, session: kopf.AiohttpSession, on_refusal: Callable[[], None]) -> None:
+        super().__init__({"ours": session})
+        self._on_refusal = on_refusal
+
     async def invalidate(self, key: Any, info: Any, *, exc: Exception | None = None) -> None:  # noqa: ARG002
+        self._on_refusal()
         raise exc or PermissionError("the API server refused the credentials")
 
 
@@ -138,7 +155,7 @@ class Watches:
 
     def __init__(
         self,
-        load_access: Callable[[], Access],
+        access: Access,
         cache: Cache,
         queue: RetryQueue[Key],
         namespaces: Sequence[str] = (),
@@ -147,7 +164,7 @@ class Watches:
         silence: float = 120.0,
     ) -> None:
         """`sweep_period`: how often everything is listed anew. `silence`: when a watch that says nothing is cut."""
-        self._load_access = load_access
+        self._access = access
         self._cache = cache
         self._queue = queue
         self._sweep_period = sweep_period
@@ -214,7 +231,7 @@ class Watches:
             await lists.turn()
             try:
                 await self._stream_once(stream, watches)
-            except (aiohttp.ClientError, errors.APIError, watching.WatchingError, OSError, kopf.LoginError) as error:
+            except TROUBLE as error:
                 logger.warning("watch of %s ended: %s: %s", stream.resource.plural, type(error).__name__, error)
             except Exception:
                 # Something between us and the API server has answered with what is no list and no event.
@@ -223,10 +240,12 @@ class Watches:
     async def _stream_once(self, stream: Stream, backoff: _Backoff) -> None:
         """One list, and what follows it until it is time for the next: after a 410, or when the sweep is due."""
         loop = asyncio.get_running_loop()
-        session, context = await _connect(self._load_access(), backoff)
+        connection = _Connection(self._access, await self._access.credential(), backoff)
+        session = connection.session()
         over: asyncio.Future[None] = loop.create_future()
         sweep = loop.call_later(self._sweep_period * random.uniform(0.9, 1.1), over.set_result, None)
-        token = auth.vault_var.set(_Credentials({"ours": context}))
+        context = kopf.AiohttpSession(aiohttp_session=session, server=self._access.server)
+        token = auth.vault_var.set(_Credentials(context, connection.refused))
         stream.begin_list()
         try:
             async with session:
@@ -260,21 +279,35 @@ def _owner_key(body: Object) -> Key:
     return Key(namespace, labels.get(NAME_LABEL) or finetune)
 
 
-async def _connect(access: Access, backoff: _Backoff) -> tuple[aiohttp.ClientSession, kopf.AiohttpSession]:
-    headers = {"User-Agent": "finetune-operator"}
-    if authorization := access.authorization():
-        headers["Authorization"] = authorization
-    trace = aiohttp.TraceConfig()
-    trace.on_request_start.append(backoff.on_request)
-    connector = aiohttp.TCPConnector(limit=0, ssl=access.ssl_context() or True)
-    session = aiohttp.ClientSession(
-        connector=connector,
-        headers=headers,
-        response_class=_Response,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[trace],
-    )
-    return session, kopf.AiohttpSession(aiohttp_session=session, server=access.server)
+class _Connection:
+    """One session: its requests carry the credentials of the moment, its connections the certificate of the first."""
+
+    def __init__(self, access: Access, credential: Credential, backoff: _Backoff) -> None:
+        self._access = access
+        self._credential = credential
+        self._backoff = backoff
+
+    def session(self) -> aiohttp.ClientSession:
+        """To be closed by the caller. Raises NoCluster."""
+        trace = aiohttp.TraceConfig()
+        trace.on_request_start.append(self._backoff.on_request)
+        trace.on_request_start.append(self._introduce)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._access.ssl_context(self._credential) or True),
+            headers={"User-Agent": "finetune-operator"},
+            proxy=self._access.proxy,
+            response_class=_Response,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+        )
+
+    def refused(self) -> None:
+        """The API server does not know us (any more)."""
+        self._access.source.refuse(self._credential)
+
+    async def _introduce(self, _session: object, _context: object, request: aiohttp.TraceRequestStartParams) -> None:
+        self._credential = await self._access.credential()
+        request.headers.extend(self._access.headers(self._credential))
 
 
 def _events(

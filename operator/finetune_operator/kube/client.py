@@ -10,6 +10,7 @@ deletions and Events share a quarter of the calls in flight, and a Job to be cre
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import orjson
 
 from finetune_operator.api.objects import Object
 from finetune_operator.kube.config import Access
+from finetune_operator.kube.credential import Credential
 from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 JSON = "application/json"
@@ -44,16 +46,17 @@ class KubeClient:
         count: Callable[[str, str, int], None] | None = None,
     ) -> None:
         self._access = access
+        self._credential = Credential()
+        self._tls: ssl.SSLContext | bool = access.ssl_context() or True
         self._slots = asyncio.Semaphore(concurrency)
         self._slots_of_changes = asyncio.Semaphore(max(1, concurrency // 4))
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._connector = aiohttp.TCPConnector(
-            limit=concurrency, ssl=access.ssl_context() or True, keepalive_timeout=90
-        )
+        self._connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=90)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "finetune-operator"},
+            proxy=access.proxy,
             skip_auto_headers=("Accept-Encoding",),  # the answers are small: to unpack them costs more than it saves
         )
         self._count = count
@@ -115,9 +118,10 @@ class KubeClient:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
-        headers = {"Accept": accept} if body is None else {"Accept": accept, "Content-Type": content_type}
-        if authorization := self._access.authorization():
-            headers["Authorization"] = authorization
+        credential = await self._access.credential()
+        headers = [("Accept", accept), *self._access.headers(credential)]
+        if body is not None:
+            headers.append(("Content-Type", content_type))
         status = 0
         try:
             async with self._slots:
@@ -131,6 +135,7 @@ class KubeClient:
                     headers=headers,
                     timeout=self._timeout,
                     allow_redirects=False,
+                    ssl=self._tls_for(credential),
                 ) as response:
                     status = response.status
                     raw = await response.read()
@@ -140,12 +145,21 @@ class KubeClient:
         finally:
             if self._count is not None:
                 self._count(verb, path, status)
+        if status == 401:
+            self._access.source.refuse(credential)  # whoever tries again has another, where there is one
         answer = _parse(raw)
         if status >= 300:
             raise from_answer(status, answer, retry_after)
         if not isinstance(answer, dict):
             raise ApiError(status, "MalformedAnswer", f"{verb} {path}: the answer is no JSON object")
         return answer
+
+    def _tls_for(self, credential: Credential) -> ssl.SSLContext | bool:
+        """With the certificate of the exec plugin, where it has given one."""
+        if credential.pair != self._credential.pair:
+            self._tls = self._access.ssl_context(credential) or True
+            self._credential = credential
+        return self._tls
 
 
 def _parse(raw: bytes) -> Any:

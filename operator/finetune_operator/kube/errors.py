@@ -77,6 +77,18 @@ class Unreachable(ApiError):
         super().__init__(0, "Unreachable", message)
 
 
+class NoCredentials(ApiError):
+    """The call was not made. `hint`: what to do, where the kubeconfig says it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(0, "NoCredentials", f"getting credentials: {message}")
+        self.hint = hint
+
+
+class NoCluster(Exception):
+    """No usable kubeconfig, and not in a pod."""
+
+
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: BadRequest,
     401: Unauthorized,

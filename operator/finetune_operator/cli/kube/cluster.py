@@ -1,6 +1,6 @@
-"""Every call that the command line makes to an API server, by the kubernetes package.
+"""Every call that the command line makes to an API server, with the credentials that kubectl would send.
 
-That package takes half a second to import, so it is imported when a connection is made.
+By urllib3, which the kubernetes package brings; it is imported when a call is made.
 """
 
 from __future__ import annotations
@@ -8,39 +8,51 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote, urlencode, urlsplit
 
+from finetune_operator import __version__
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError, UsageError
+from finetune_operator.cli.kube.exec_stream import opened, output, parsed
 from finetune_operator.cli.options import Target
-from finetune_operator.kube.config import SERVICE_ACCOUNT_NAMESPACE
-from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
+from finetune_operator.kube.config import Access, load_for_person
+from finetune_operator.kube.credential import Credential
+from finetune_operator.kube.errors import (
+    ApiError,
+    NoCluster,
+    NoCredentials,
+    NotFound,
+    Unauthorized,
+    Unreachable,
+    from_answer,
+)
 
 if TYPE_CHECKING:
-    from kubernetes.client import Configuration
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 60.0
 PAGE: Final = 500
 FIELD_MANAGER: Final = "kubectl-finetune"
+AGENT: Final = f"{FIELD_MANAGER}/{__version__}"
+CONNECTIONS: Final = 4
+"""As many as `doctor` asks at a time."""
 NO_NAMESPACE: Final = re.compile(r'namespaces "([^"]+)" not found')
 
 
 class Cluster:
     """One API server. Methods raise the errors of `kube.errors`."""
 
-    def __init__(self, configuration: Configuration, namespace: str) -> None:
-        from kubernetes.client.api_client import ApiClient
-
-        # A refused connection is said at once: without this, three retries log themselves to stderr first.
-        configuration.retries = False
-        self._configuration = configuration
-        self._client = ApiClient(configuration)
+    def __init__(self, access: Access, namespace: str) -> None:
+        self._access = access
+        self._pools: dict[tuple[str, str] | None, PoolManager] = {}
         self.namespace = namespace
-        self.server = configuration.host
+        self.server = access.server
 
     def get(self, path: str, **query: str) -> Object:
         """One object, or one page of a list."""
@@ -72,8 +84,6 @@ class Cluster:
 
     def delete(self, path: str) -> None:
         """What is gone already is no error."""
-        from finetune_operator.kube.errors import NotFound
-
         with suppress(NotFound):
             self._object("DELETE", path, {}, {"gracePeriodSeconds": 0})
 
@@ -81,7 +91,7 @@ class Cluster:
         """A stream of text line by line, for as long as the server sends."""
         with self._answer("GET", path, query, read_seconds=None) as answer:
             rest = b""
-            for chunk in answer.response.stream(65_536):
+            for chunk in answer.stream(65_536):
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode("utf-8", "replace") for line in lines)
             if rest:
@@ -89,43 +99,15 @@ class Cluster:
 
     def execute(self, namespace: str, pod: str, command: list[str]) -> Iterator[bytes]:
         """What a command in a pod writes to stdout. Raises ApiError where it cannot run or does not end well."""
-        from kubernetes.stream.ws_client import V4_CHANNEL_PROTOCOL, create_websocket
-        from websocket import ABNF, WebSocketBadStatusException, WebSocketException
-
         query = urlencode([("stdout", "true"), ("stderr", "true"), *(("command", word) for word in command)])
-        url = f"{self.server}/api/v1/namespaces/{namespace}/pods/{pod}/exec?{query}".replace("http", "ws", 1)
-        headers = {**self._authorization(), "sec-websocket-protocol": V4_CHANNEL_PROTOCOL}
-        try:
-            socket = create_websocket(self._configuration, url, headers)
-        except WebSocketBadStatusException as error:
-            body = getattr(error, "resp_body", None) or b""
-            raise from_answer(error.status_code, _json(body) or body.decode("utf-8", "replace"), None) from None
-        except (WebSocketException, OSError) as error:
-            raise Unreachable(f"{self.server}: {error}") from None
-        said = b""
-        try:
-            while True:
-                operation, data = socket.recv_data()
-                if operation == ABNF.OPCODE_CLOSE:
-                    raise Unreachable("the connection to the pod broke off")
-                channel, payload = data[:1], data[1:]
-                if channel == b"\x01":
-                    yield payload
-                elif channel == b"\x02":
-                    said = (said + payload)[-1000:]
-                elif channel == b"\x03":
-                    _check_ending(payload, said)
-                    return
-        except (WebSocketException, OSError) as error:
-            raise Unreachable(f"the connection to the pod broke off: {error}") from None
-        finally:
-            socket.close()
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{query}"
+        yield from output(self._known(lambda credential: opened(self._access, credential, path)))
 
     def _object(
         self, method: str, path: str, query: Mapping[str, str], body: Any = None, kind: str | None = None
     ) -> Object:
         with self._answer(method, path, query, body, kind) as answer:
-            found = _json(answer.read())
+            found = parsed(answer.data)
         if not isinstance(found, dict):
             raise Unreachable(f"{self.server}{path} gives no object: is it a Kubernetes API server?")
         return found
@@ -139,58 +121,85 @@ class Cluster:
         body: Any = None,
         kind: str | None = None,
         read_seconds: float | None = READ_SECONDS,
-    ) -> Iterator[Any]:
-        from kubernetes.client.exceptions import ApiException
+    ) -> Iterator[BaseHTTPResponse]:
+        from urllib3 import HTTPHeaderDict, Timeout
         from urllib3.exceptions import HTTPError
 
         url = f"{self.server}{path}{f'?{urlencode(query)}' if query else ''}"
-        headers = {"Accept": "application/json, */*", **self._authorization()}
-        if body is not None:
-            headers["Content-Type"] = kind or "application/json"
+        sent = json.dumps(body).encode() if body is not None else None
+        kinds = {"Content-Type": kind or "application/json"} if body is not None else {}
+        timeout = Timeout(connect=CONNECT_SECONDS, read=read_seconds)
+
+        def ask(credential: Credential) -> BaseHTTPResponse:
+            headers = HTTPHeaderDict({"Accept": "application/json, */*", "User-Agent": AGENT}, **kinds)
+            for name, value in self._access.headers(credential):
+                headers.add(name, value)
+            answer = self._pool(credential).request(
+                method, url, body=sent, headers=headers, timeout=timeout, preload_content=False, redirect=False
+            )
+            if answer.status >= 300:
+                said = answer.data
+                text = parsed(said) or said.decode("utf-8", "replace")
+                raise from_answer(answer.status, text, answer.headers.get("Retry-After"))
+            return answer
+
         try:
-            answer = self._client.call_api(method, url, headers, body, _request_timeout=(CONNECT_SECONDS, read_seconds))
+            answer = self._known(ask)
             try:
-                if answer.status >= 300:
-                    said = answer.read()
-                    text = _json(said) or said.decode("utf-8", "replace")
-                    raise from_answer(answer.status, text, answer.headers.get("Retry-After"))
                 yield answer
             finally:
-                answer.response.close()
-        except (HTTPError, ApiException, OSError) as error:
+                answer.close()
+        except (HTTPError, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise Unreachable(f"{self.server}: {' '.join(str(reason).split())}") from None
 
-    def _authorization(self) -> dict[str, str]:
-        value = self._configuration.get_api_key_with_prefix("authorization")
-        return {"authorization": value} if value else {}
+    def _known(self, ask: Callable[[Credential], T]) -> T:
+        """Once more with other credentials, where those that were sent are not taken (any more)."""
+        source = self._access.source
+        credential = source.current()
+        try:
+            try:
+                return ask(credential)
+            except Unauthorized:
+                if not source.refuse(credential):
+                    raise
+            return ask(source.current())
+        except Unauthorized as error:
+            words = f"the API server does not know you; it was sent {self._access.how}"
+            raise Unauthorized(error.status, error.reason, words) from None
+
+    def _pool(self, credential: Credential) -> PoolManager:
+        """Its connections carry the certificate of the exec plugin, where it gives one."""
+        if credential.pair not in self._pools:
+            self._pools[credential.pair] = _pool(self._access, credential)
+        return self._pools[credential.pair]
 
 
 def connect(target: Target) -> Cluster:
     """The cluster that kubectl would talk to. Raises UsageError where there is none."""
-    from kubernetes import client, config
+    try:
+        access = load_for_person(target.kubeconfig, target.context)
+        access.ssl_context()
+    except NoCluster as error:
+        raise UsageError(
+            f"no cluster to talk to: {error}", "Give --kubeconfig FILE and --context NAME, or set KUBECONFIG."
+        ) from None
+    return Cluster(access, target.namespace or access.namespace)
+
+
+def _pool(access: Access, credential: Credential) -> PoolManager:
+    import urllib3
 
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-    configuration = client.Configuration()
-    try:
-        config.load_kube_config(target.kubeconfig, target.context, configuration)
-        namespace = _namespace_of_context(target)
-    except (config.ConfigException, OSError) as error:
-        if target.kubeconfig or target.context or not SERVICE_ACCOUNT_NAMESPACE.exists():
-            raise UsageError(
-                f"no cluster to talk to: {error}", "Give --kubeconfig FILE and --context NAME, or set KUBECONFIG."
-            ) from None
-        config.load_incluster_config(configuration)
-        namespace = SERVICE_ACCOUNT_NAMESPACE.read_text(encoding="utf-8").strip()
-    return Cluster(configuration, target.namespace or namespace or "default")
-
-
-def _namespace_of_context(target: Target) -> str:
-    from kubernetes import config
-
-    contexts, current = config.list_kube_config_contexts(target.kubeconfig)
-    chosen = next((each for each in contexts if each["name"] == target.context), current)
-    return str((chosen or {}).get("context", {}).get("namespace") or "default")
+    if not access.trust.verify:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    # A refused connection is said at once: without this, three retries log themselves to stderr first.
+    options: Object = {"ssl_context": access.ssl_context(credential), "retries": False, "maxsize": CONNECTIONS}
+    if access.proxy is None:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(access.proxy)
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    return urllib3.ProxyManager(access.proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=login), **options)
 
 
 def is_no_resource(error: ApiError) -> bool:
@@ -204,8 +213,10 @@ def explained(error: ApiError) -> CommandError:
         return CommandError(
             error.message, "The API server does not answer: try `kubectl get nodes`, then --context or --kubeconfig."
         )
+    if isinstance(error, NoCredentials):
+        return CommandError(error.message, error.hint or "Log in as for kubectl: `kubectl get nodes` needs the same.")
     if error.status == 401:
-        return CommandError("the API server does not know you", "Log in again, or choose another --context.")
+        return CommandError(error.message, "Log in again, or choose another --context.")
     if error.status == 403:
         return CommandError(error.message, "Ask for that permission; `kubectl finetune doctor` lists what is needed.")
     if is_no_resource(error):
@@ -220,18 +231,3 @@ def explained(error: ApiError) -> CommandError:
     if error.status in (400, 422):
         return UsageError(error.message, "Nothing was changed. The fields: `kubectl explain finetune.spec`.")
     return CommandError(error.message or str(error), "Try again; if it stays so: `kubectl finetune doctor`.")
-
-
-def _check_ending(payload: bytes, said: bytes) -> None:
-    ending = _json(payload)
-    if not isinstance(ending, dict) or ending.get("status") != "Success":
-        words = said.decode("utf-8", "replace").strip()
-        message = ending.get("message") if isinstance(ending, dict) else payload.decode("utf-8", "replace")
-        raise ApiError(0, "CommandFailed", words or str(message))
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError:
-        return None
