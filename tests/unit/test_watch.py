@@ -111,6 +111,18 @@ async def test_what_comes_after_our_write_is_news() -> None:
     assert await world.order() == ["sample"]
 
 
+async def test_an_edit_between_our_write_and_its_answer_is_news() -> None:
+    """The API server has stored both, and has our status in either event; the answer is still on its way."""
+    world = World()
+    ours, edited = (_finetune("sample", status={"run": 1}) for _ in range(2))
+    edited["metadata"]["resourceVersion"] = "101"
+    edited["spec"]["cancel"] = True
+    with world.cache.finetunes.writing(KEY, {"run": 1}):
+        world.finetunes.take(_event("MODIFIED", ours))
+        world.finetunes.take(_event("MODIFIED", edited))
+    assert await world.order() == ["sample"]
+
+
 def test_kopf_parses_by_the_name_that_is_replaced() -> None:
     """A kopf that reads its streams in another way is still right, and slower: this says so."""
     assert api.json is orjson  # type: ignore[attr-defined]

@@ -84,11 +84,19 @@ class Store:
         try:
             yield
         finally:
-            del self._being_written[name]
+            self._being_written.pop(name, None)
 
     def is_echo(self, body: Object) -> bool:
-        """Whether it is what we are writing ourselves. What others changed before has had an event of its own."""
-        return name_of(body) in self._being_written and self._being_written[name_of(body)] == body.get("status")
+        """Whether it is what we are writing ourselves, and no more than that: true once for each write.
+
+        What others changed before has had an event of its own; what they change after, before we have the answer, has
+        our status too.
+        """
+        name = name_of(body)
+        echo = name in self._being_written and self._being_written[name] == body.get("status")
+        if echo:
+            del self._being_written[name]
+        return echo
 
     def remove(self, name: Name, uid: str | None = None) -> None:
         """Forget it; where a uid is given, only that one and not a namesake made since."""
