@@ -204,7 +204,9 @@ class World:
         for action in decision.actions:
             if isinstance(action, Call):
                 self._begin(who, action)
-            elif isinstance(action, Finalize) and not self._finalize(who, action, observation):
+            elif isinstance(action, Finalize) and (
+                not self._finalize(who, action, observation) or decision.status is not None
+            ):
                 return decision
         if decision.status is not None:
             self._write(who, decision, observation)
@@ -222,6 +224,7 @@ class World:
 
     def _finalize(self, who: Operator, action: Finalize, observation: Observation) -> bool:
         if not self._same_version(observation):
+            self.watch(who)
             return False
         assert self.body is not None
         self.body["metadata"]["finalizers"] = ["finetune.dev/upstream"] if action.present else []
@@ -235,7 +238,8 @@ class World:
         if self.body is None:
             who.seen = None
             return
-        if decision.claim is not None and not self._same_version(observation):
+        if not self._same_version(observation):
+            self.watch(who)
             return
         self.body["status"] = copy.deepcopy(decision.status)
         self._touch()

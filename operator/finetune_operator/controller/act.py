@@ -1,4 +1,9 @@
-"""Act: carry a decision out. Children first, then one status write, then what others should hear (last words first)."""
+"""Act: carry a decision out. What ends comes first, then one status write, what others should hear, and what begins.
+
+A status is written onto the version that was seen, or not at all. So a Job whose run the status is to speak of is made
+only when it does: where the FineTune has changed meanwhile, there is no Job of a run that nobody knows of. A last word
+is said before everything else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import (
-    Action,
     Announcement,
     Call,
     Create,
@@ -32,6 +36,19 @@ from finetune_operator.kube.errors import AlreadyExists, ApiError, BadRequest, C
 logger = logging.getLogger(__name__)
 
 _COLLECTIONS = {"Job": resources.jobs, "PersistentVolumeClaim": lambda ns: resources.core(ns, "persistentvolumeclaims")}
+
+
+def onto(finetune: FineTune, operation: Object) -> list[Object]:
+    """A JSON patch that changes the FineTune only while it is the very version that was seen.
+
+    A write can arrive long after its caller has given it up and has written something newer. The uid is tested too: a
+    patch of a status hits a namesake otherwise.
+    """
+    return [
+        {"op": "test", "path": "/metadata/uid", "value": finetune.uid},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": finetune.resource_version},
+        operation,
+    ]
 
 
 class Actor:
@@ -62,20 +79,24 @@ class Actor:
             logger.error("%s/%s: %s: %s", *finetune.key, announcement.reason, announcement.message)
             await self._announce(finetune, announcement, observation)
         for action in decision.actions:
-            if not await self._carried_out(action, finetune, observation, memory):
+            if not isinstance(action, Create) and not await self._carried_out(action, finetune):
                 return True
         if any(isinstance(action, Patch) for action in decision.actions):
             # The status is to tell of the Job as it is now; the watch is silent about versions that we have already.
             return True
-        if decision.status is not None and not await self._write_status(finetune, decision, observation):
-            return True
+        if decision.status is not None:
+            if any(isinstance(action, Finalize) for action in decision.actions):
+                return True  # a status goes onto the version that was seen, and that has just changed
+            if not await self._write_status(finetune, decision, observation):
+                return True
         if announcement is not None and not announcement.last_word:
             await self._announce(finetune, announcement, observation)
+        for action in decision.actions:
+            if isinstance(action, Create) and not await self._create(action.body, finetune, observation, memory):
+                return True
         return False
 
-    async def _carried_out(self, action: Action, finetune: FineTune, observation: Observation, memory: Memory) -> bool:
-        if isinstance(action, Create):
-            return await self._create(action.body, finetune, observation, memory)
+    async def _carried_out(self, action: Delete | Patch | Call | Finalize, finetune: FineTune) -> bool:
         if isinstance(action, Call):
             return self._call(action)
         if isinstance(action, Finalize):
@@ -139,21 +160,16 @@ class Actor:
         return True
 
     async def _finalize(self, action: Finalize, finetune: FineTune) -> bool:
-        """Only onto the version that was seen: the list of finalizers is replaced as a whole."""
+        """The list of finalizers is replaced as a whole."""
         kept = [name for name in finetune.finalizers if name != FINALIZER]
         wanted = [*kept, FINALIZER] if action.present else kept
-        operations: list[Object] = [
-            {"op": "test", "path": "/metadata/uid", "value": finetune.uid},
-            {"op": "test", "path": "/metadata/resourceVersion", "value": finetune.resource_version},
-            {"op": "add", "path": "/metadata/finalizers", "value": wanted},
-        ]
+        operation = {"op": "add", "path": "/metadata/finalizers", "value": wanted}
         try:
-            answer = await self._client.json_patch(resources.finetune(finetune.namespace, finetune.name), operations)
+            answer = await self._write(resources.finetune(finetune.namespace, finetune.name), finetune, operation)
         except NotFound:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
             return True
-        except Invalid as error:
-            logger.info("%s/%s: has changed since: %s", *finetune.key, error)
+        if answer is None:
             return False
         if finetune.deleting and not wanted:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
@@ -162,33 +178,44 @@ class Actor:
         return True
 
     async def _write_status(self, finetune: FineTune, decision: Decision, observation: Observation) -> bool:
-        """Whole, last, and only onto this very object: a patch that does not test the uid hits a namesake too.
-
-        An attempt to make a billed call goes onto the very version that was seen; False where that has changed.
-        """
-        operations: list[Object] = [
-            {"op": "test", "path": "/metadata/uid", "value": finetune.uid},
-            {"op": "add", "path": "/status", "value": decision.status},
-        ]
-        if decision.claim is not None:
-            version = {"op": "test", "path": "/metadata/resourceVersion", "value": finetune.resource_version}
-            operations.insert(1, version)
+        """Whole, and last; False where nothing has been written, because the FineTune is no longer what was seen."""
+        operation = {"op": "add", "path": "/status", "value": decision.status}
         path = resources.finetune_status(finetune.namespace, finetune.name)
         try:
             with self._cache.finetunes.writing(finetune.key, decision.status or {}):
-                answer = await self._client.json_patch(path, operations)
+                answer = await self._write(path, finetune, operation)
         except NotFound:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
-            return True
-        except Invalid:
-            if decision.claim is None:
-                raise
+            return False
+        if answer is None:
             return False
         self._cache.finetunes.put(answer)
         if decision.claim is not None and self._runner is not None:
             self._runner.claim(finetune.uid, finetune.run, decision.claim)
         self._on_status(dict(observation.status), answer)
         return True
+
+    async def _write(self, path: str, finetune: FineTune, operation: Object) -> Object | None:
+        """The answer; None where the FineTune has changed since it was seen: then the cache has the newest version.
+
+        Raises Invalid where the API server does not take the value itself.
+        """
+        try:
+            return await self._client.json_patch(path, onto(finetune, operation))
+        except Invalid as error:
+            # A failed test is answered like a value that is not valid. To wait for the watch instead of asking would
+            # mean to try again and again with what is known to be old.
+            if await self._is_current(finetune):
+                raise
+            logger.info("%s/%s: has changed since: %s", *finetune.key, error)
+            return None
+
+    async def _is_current(self, finetune: FineTune) -> bool:
+        """Whether the API server still has the version that was seen; the cache learns the newest. Raises NotFound."""
+        body = await self._client.get(resources.finetune(finetune.namespace, finetune.name))
+        version = body["metadata"]["resourceVersion"]
+        self._cache.finetunes.put(body)
+        return bool(version == finetune.resource_version)
 
     async def _announce(self, finetune: FineTune, announcement: Announcement, observation: Observation) -> None:
         now = stamp(observation.now)

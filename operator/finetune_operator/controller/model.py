@@ -271,7 +271,7 @@ class Decision:
     requeue: float | None = None
     announcement: Announcement | None = None
     claim: str | None = None
-    """The status records an attempt to make a billed call: it is written only onto the version that was seen."""
+    """The attempt to make a billed call that the status records: it may be made once the status has been written."""
 
 
 def delay_of(rules: Rules, *, in_a_burst: bool) -> float:
