@@ -23,7 +23,6 @@ from finetune_operator.controller.model import (
     FineTune,
     Observation,
     Patch,
-    Refusal,
 )
 from finetune_operator.controller.observe import Memory
 from finetune_operator.controller.ownership import is_ours
@@ -31,7 +30,7 @@ from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
+from finetune_operator.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound, is_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +130,12 @@ class Actor:
             created = await self._client.create(_COLLECTIONS[kind](finetune.namespace), body)
         except AlreadyExists:
             return await self._adopt(kind, name, finetune, memory)
-        except (Forbidden, Invalid, BadRequest) as error:
-            memory.refusal = Refusal(error.status, error.message, observation.now, finetune.generation)
+        except ApiError as error:
+            if not is_refusal(error):
+                raise
+            memory.refused(kind, error.status, error.message, observation.now, finetune.generation)
             return False
-        memory.refusal = None
+        memory.accepted(kind)
         if kind == "Job":
             self._cache.jobs.put(created)
             self._on_job()
@@ -150,6 +151,7 @@ class Actor:
         if not is_ours(existing, finetune):
             memory.occupied.add(kind)
             return False
+        memory.accepted(kind)
         if kind == "Job":
             self._cache.jobs.put(existing)
         return kind != "Job"

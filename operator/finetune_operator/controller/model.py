@@ -106,6 +106,9 @@ class Refusal(NamedTuple):
     message: str
     time: datetime
     generation: int
+    kind: str = "Job"
+    times: int = 1
+    """How often in a row."""
 
 
 class Missing(NamedTuple):

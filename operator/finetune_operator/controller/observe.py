@@ -53,6 +53,18 @@ class Memory:
     """Kinds of children whose name was found taken."""
     refusal: Refusal | None = None
 
+    def refused(self, kind: str, status: int, message: str, now: datetime, generation: int) -> None:
+        """The API server would not take a child of this kind."""
+        last = self.refusal
+        again = last is not None and (last.kind, last.generation) == (kind, generation)
+        times = last.times + 1 if last is not None and again else 1
+        self.refusal = Refusal(status, message, now, generation, kind, times)
+
+    def accepted(self, kind: str) -> None:
+        """It has taken one, or has one of ours."""
+        if self.refusal is not None and self.refusal.kind == kind:
+            self.refusal = None
+
     def belongs_to(self, uid: str) -> None:
         """Forget everything where it is about a namesake that has been deleted since."""
         if self.uid != uid:

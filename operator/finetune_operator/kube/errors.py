@@ -112,6 +112,20 @@ def from_answer(status: int, body: Any, retry_after: str | None) -> ApiError:
     return kind(status, reason, message, _seconds(retry_after))
 
 
+_PASSING = frozenset({404, 408, 409, 410, 425, 429})
+"""About the moment, the namespace or another object: the queue tries again."""
+
+
+def is_refusal(error: ApiError) -> bool:
+    """Whether the API server, or a policy that it asks, will not have this very object as it is.
+
+    A webhook may say so with 401 too; where our credentials are not known, there is nothing but that word.
+    """
+    if error.status == 401:
+        return error.message != "Unauthorized"
+    return 400 <= error.status < 500 and error.status not in _PASSING
+
+
 def _seconds(value: str | None) -> float | None:
     try:
         return max(0.0, float(value)) if value is not None else None

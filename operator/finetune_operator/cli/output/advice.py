@@ -29,7 +29,9 @@ _READ_LOGS: Final = "Read `kubectl finetune logs NAME`, fix the cause, then run 
 ADVICE: Final[dict[Reason, Advice]] = {
     Reason.VALID: Advice(_A, "The spec can run on its backend."),
     Reason.INVALID_SPEC: Advice(
-        _A, "The spec is invalid, or the API server rejected the Job made from it.", _FIX_AND_RETRY
+        _A,
+        "The spec is invalid, or the API server or an admission policy rejected the Job made from it.",
+        f"{_FIX_AND_RETRY} A Job that a policy rejects is offered again, at growing intervals: change the policy.",
     ),
     Reason.UNSUPPORTED_PARAMETER: Advice(
         _A,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from finetune_operator.controller.model import Missing, Refusal, read_finetune
+from finetune_operator.controller.model import Create, Missing, Refusal, Rules, read_finetune
 from finetune_operator.controller.plan import plan
-from tests.unit.observations import NOW, RUNNING, body, changed, conditions, finetune, job, observe
+from tests.unit.observations import NOW, RUNNING, body, changed, conditions, finetune, job, observe, status_after
 
 UNSUPPORTED = read_finetune(changed(body(), "spec.recipe.imageToText.useLora", False))
 BROKEN = read_finetune(changed(body(), "spec.recipe.imageToText.tomorrow", 1))
@@ -49,14 +51,55 @@ def test_what_is_missing_is_named_and_looked_for_again(missing: Missing, reason:
     assert words in decision.status["message"]
 
 
-def test_a_refused_job_stalls_until_the_spec_changes() -> None:
-    refusal = Refusal(422, "spec.template: must be nice", NOW, generation=1)
-    decision = plan(observe(refusal=refusal))
-    assert decision.actions == ()
-    assert decision.status is not None
-    assert decision.status["phase"] == "Stalled"
-    assert "must be nice" in decision.status["message"]
-    assert plan(observe(finetune(generation=2, run=2), refusal=refusal)).actions != ()
+WORDS = "spec.template: must be nice"
+REFUSALS = [Refusal(status, WORDS, NOW, generation=1) for status in (400, 401, 402, 413, 422, 451)]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: str(refusal.status))
+class TestRefused:
+    def test_it_stalls_with_the_api_servers_words(self, refusal: Refusal) -> None:
+        decision = plan(observe(refusal=refusal))
+        assert decision.actions == ()
+        assert decision.requeue == 30
+        assert decision.announcement is not None
+        assert decision.status is not None
+        assert decision.status["phase"] == "Stalled"
+        assert decision.status["message"] == f"The API server refuses the Job ({refusal.status}): {WORDS}"
+        held = conditions(decision.status)
+        assert (held["Accepted"], held["Stalled"]) == (("False", "InvalidSpec"), ("True", "InvalidSpec"))
+
+    @pytest.mark.parametrize(
+        ("times", "wait"), [(1, 30), (2, 60), (3, 120), (4, 240), (5, 300), (6, 300), (10**6, 300)]
+    )
+    def test_it_is_tried_again_ever_less_often(self, refusal: Refusal, times: int, wait: float) -> None:
+        refusal = refusal._replace(times=times)
+        assert plan(observe(refusal=refusal)).requeue == wait
+        early = observe(refusal=refusal, now=NOW + timedelta(seconds=wait - 1))
+        assert (plan(early).actions, plan(early).requeue) == ((), 1)
+        due = observe(refusal=refusal, now=NOW + timedelta(seconds=wait))
+        assert [type(action) for action in plan(due).actions] == [Create, Create]
+
+    def test_the_status_stands_until_it_is_taken(self, refusal: Refusal) -> None:
+        status = status_after(observe(refusal=refusal))
+        assert plan(observe(None, status, refusal=refusal, now=NOW + timedelta(seconds=30))).status is None
+        taken = plan(observe(None, status, job=job(age=0))).status
+        assert taken is not None
+        assert conditions(taken)["Accepted"] == ("True", "Valid")
+        assert taken["phase"] == "Pending"
+
+    def test_another_generation_is_tried_at_once(self, refusal: Refusal) -> None:
+        for owner in (finetune(generation=2), finetune(generation=2, run=2)):
+            assert [type(action) for action in plan(observe(owner, refusal=refusal)).actions] == [Create, Create]
+
+    def test_waits_of_the_administrators_choice_are_not_shortened(self, refusal: Refusal) -> None:
+        rules = Rules(recheck_interval=900)
+        assert plan(observe(refusal=refusal, rules=rules)).requeue == 900
+
+
+def test_a_claim_is_called_by_its_name() -> None:
+    status = plan(observe(refusal=Refusal(422, WORDS, NOW, generation=1, kind="PersistentVolumeClaim"))).status
+    assert status is not None
+    assert status["message"].startswith("The API server refuses the PersistentVolumeClaim (422)")
 
 
 @pytest.mark.parametrize("owner", [BROKEN, UNSUPPORTED])

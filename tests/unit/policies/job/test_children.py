@@ -140,6 +140,9 @@ class TestRefused:
         decision = plan(observe(refusal=self.QUOTA, now=NOW + timedelta(seconds=30)))
         assert [type(action) for action in decision.actions] == [Create, Create]
 
+    def test_a_quota_has_room_again_without_a_word_and_is_asked_as_often_as_ever(self) -> None:
+        assert plan(observe(refusal=self.QUOTA._replace(times=20))).requeue == 30
+
     def test_another_spec_is_tried_at_once(self) -> None:
         decision = plan(observe(finetune(generation=2, run=2), refusal=self.QUOTA))
         assert [type(action) for action in decision.actions] == [Create, Create]

@@ -8,12 +8,13 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
 from finetune_operator.controller.model import Missing, Observation
 from finetune_operator.controller.ownership import is_ours
+from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
 
 _REASON_BY_KIND = {"Secret": Reason.SECRET_NOT_FOUND, "PersistentVolumeClaim": Reason.CLAIM_NOT_FOUND}
 
 
 def check(observation: Observation, draft: Draft) -> bool:
-    """Accepted=False where it cannot; a permanent finding is Stalled too, a missing object is looked for again."""
+    """Accepted=False where it cannot, and Stalled. What was missing or refused is tried again, nothing else is."""
     if observation.job is not None and is_ours(observation.job, observation.finetune):
         return CONTINUE
     permanent = _invalid(observation) or _unsupported(observation)
@@ -26,16 +27,27 @@ def check(observation: Observation, draft: Draft) -> bool:
         draft.stalled = Verdict(True, draft.accepted.reason, draft.accepted.message)
         draft.look_again(observation.rules.recheck_interval)
         return STOP
-    return CONTINUE
+    return _refused(observation, draft)
+
+
+def _refused(observation: Observation, draft: Draft) -> bool:
+    refusal = refusal_of(observation)
+    if refusal is None or not is_for_a_person(refusal):
+        return CONTINUE
+    message = f"The API server refuses the {refusal.kind} ({refusal.status}): {refusal.message}"
+    draft.accepted = Verdict(False, Reason.INVALID_SPEC, message)
+    draft.stalled = Verdict(True, Reason.INVALID_SPEC, message)
+    left = wait_left(refusal, observation)
+    if left <= 0:
+        return CONTINUE  # the status stands until it is taken
+    draft.look_again(left)
+    return STOP
 
 
 def _invalid(observation: Observation) -> Verdict | None:
     error = observation.finetune.spec_error
     if error is not None:
         return Verdict(False, Reason.INVALID_SPEC, error)
-    refusal = observation.refusal
-    if refusal is not None and refusal.status == 422 and refusal.generation == observation.finetune.generation:
-        return Verdict(False, Reason.INVALID_SPEC, f"The API server refuses the Job: {refusal.message}")
     return None
 
 

@@ -10,8 +10,9 @@ from finetune_operator.backends.job.manifest import Identity, build_claim, build
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Create, Observation, Patch, delay_of
+from finetune_operator.controller.model import Create, Observation, Patch, Refusal, delay_of
 from finetune_operator.controller.ownership import is_ours, is_predecessors
+from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
 
 
 def ensure(observation: Observation, draft: Draft) -> bool:
@@ -73,17 +74,14 @@ def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> boo
 
 
 def _create(observation: Observation, draft: Draft) -> None:
-    spec, refusal = observation.finetune.spec, observation.refusal
+    spec, refusal = observation.finetune.spec, refusal_of(observation)
     if spec is None or spec.backend.job is None:
         return
-    if refusal is not None and refusal.generation != observation.finetune.generation:
-        refusal = None  # it was about another spec
-    if refusal is not None:
-        draft.state = _refused(refusal.status, refusal.message)
+    if refusal is not None and not is_for_a_person(refusal):
+        draft.state = _refused(refusal)
         draft.reconciling = Verdict(True, Reason.PROGRESSING_WITH_RETRY, draft.state.message)
-        since = (observation.now - refusal.time).total_seconds()
-        if since < observation.rules.recheck_interval:
-            draft.look_again(observation.rules.recheck_interval - since)
+        if (left := wait_left(refusal, observation)) > 0:
+            draft.look_again(left)
             return
     identity = _identity(observation)
     parameters = draft.status.get("parameters") or resolve_parameters(spec)
@@ -107,12 +105,12 @@ def _identity(observation: Observation) -> Identity:
     )
 
 
-def _refused(status: int, message: str) -> RunState:
-    quota = "exceeded quota" in message
+def _refused(refusal: Refusal) -> RunState:
+    quota = "exceeded quota" in refusal.message
     reason = Reason.QUOTA_EXCEEDED if quota else Reason.PENDING
     return RunState(
         stage=Stage.PENDING,
         reason=reason,
-        message=f"The API server refuses the Job ({status}): {message}",
+        message=f"The API server refuses the {refusal.kind} ({refusal.status}): {refusal.message}",
         troubled=True,
     )
