@@ -44,7 +44,7 @@ class Reader:
     """A context manager around the child, which starts with the first request. memory: bytes that it may have."""
 
     def __init__(self, memory: int | None = None) -> None:
-        self._memory = memory or memory_for_reading(host_memory.free_memory())
+        self._memory = memory or memory_for_reading(host_memory.available())
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Reader:
