@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.recipes import Recipe, TextChatMessages, TextGeneration
 from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Inputs, Trainee
@@ -133,7 +134,7 @@ def _unpacking(inputs: Inputs, notes: list[str]) -> Any:
     raise ConfigError(
         f"the base model {inputs.base_model} is quantised ({method}), which cannot be trained: "
         "use the checkpoint in bf16",
-        "ModelNotSupported",
+        Reason.MODEL_NOT_SUPPORTED,
     )
 
 

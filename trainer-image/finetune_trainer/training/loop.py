@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Trainee
 from finetune_trainer.distributed.process_group import Ranks, share
@@ -85,7 +86,9 @@ class Loop:
         for step, loss, norm, rate, samples, tokens in pending:
             record = StepRecord(step, self._schedule.epoch_at(step), loss.item(), norm.item(), rate, samples, tokens)
             if not math.isfinite(record.loss):
-                raise ConfigError(f"the loss is {record.loss} at step {step}: lower learningRate", "TrainingDiverged")
+                raise ConfigError(
+                    f"the loss is {record.loss} at step {step}: lower learningRate", Reason.TRAINING_DIVERGED
+                )
             yield record
 
     def state(self) -> dict[str, Any]:
