@@ -36,11 +36,12 @@ from finetune_trainer.families import choose
 from finetune_trainer.models import describe
 from finetune_trainer.schedule import StepSchedule
 from finetune_trainer.settings import settings_of
-from finetune_trainer.stop import Stop
-from finetune_trainer.training.loop import Loop, Probe
+from finetune_trainer.training.blocks import compile_blocks
+from finetune_trainer.training.probe import Probe
 from tests.bench import gpu_shapes
 from tests.bench.gpu_shapes import Case
 from tests.trainer.runs import TrainerRun
+from tests.trainer.trainees import loop_of
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,16 @@ class World:
     def load(self) -> Trainee:
         """A fresh model with its adapter."""
         inputs = Inputs(
-            self.config.base_model,
-            self.env.model_access.claims.path(self.config.base_model),
-            self.recipe,
-            self.settings,
-            self.advanced,
-            self.store,
-            self.env.cache_dir,
-            self.env.allowed_hosts,
-            lambda: None,
-            Ranks(),
+            base_model=self.config.base_model,
+            folder=self.env.model_access.claims.path(self.config.base_model),
+            recipe=self.recipe,
+            settings=self.settings,
+            advanced=self.advanced,
+            store=self.store,
+            cache_dir=self.env.cache_dir,
+            allowed_hosts=self.env.allowed_hosts,
+            check=lambda: None,
+            ranks=Ranks(),
         )
         with self.case.random_weights():
             return self.family.load(inputs)
@@ -114,11 +115,12 @@ def ours(world: World, warm: int, steps: int) -> Speed:
     """The trainer's loop, with what it chooses itself."""
     trainee = world.load()
     schedule = world.schedule(trainee, warm + steps)
-    loop = Loop(trainee, schedule, world.settings, world.advanced, Stop(), Ranks(), lambda text: print(text))
+    trained = loop_of(trainee, schedule, world.settings, world.advanced)
+    loop = trained.loop
     probe = Probe.of(trainee, len(trainee.rows), world.settings.micro_batch)
     flops = flops_per_token(trainee, probe)
-    memory = loop.foresee(max(probe.batches, key=lambda batch: batch.tokens), free=True)
-    loop.compile()
+    memory = trained.planner.plan(probe.largest, loop.rng, free=True)
+    compile_blocks(trained.blocks, world.advanced.compile, print)
     _start_peak()
     started = 0.0
 

@@ -36,16 +36,13 @@ from PIL import Image
 from examples.demo.checkpoint import TinySize, make_qwen3_vl
 from finetune_trainer.diffusion.cache import TensorCache
 from finetune_trainer.diffusion.conditions import Conditions
-from finetune_trainer.distributed.process_group import Ranks
 from finetune_trainer.schedule import EpochSchedule, StepSchedule
-from finetune_trainer.stop import Stop
-from finetune_trainer.training.loop import Loop
 from tests.trainer import tiny_diffusion
 from tests.trainer.checkpoints import tiny_qwen3_vl
 from tests.trainer.datasets import picture, write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.tiny_text import tiny_text
-from tests.trainer.trainees import Loaded, load
+from tests.trainer.trainees import Loaded, load, loop_of
 
 REPEATS: Final = int(os.environ.get("BENCH_REPEATS", "5"))
 ROWS, BATCH, RANK, RATE, SEED = 64, 8, 8, 1e-4, 7
@@ -164,7 +161,7 @@ def whole_epoch(loaded: Loaded) -> Callable[[], int]:
     def train() -> int:
         rows = len(loaded.trainee.rows)
         schedule = EpochSchedule(SEED, rows, loaded.settings.per_step, 1)
-        loop = Loop(loaded.trainee, schedule, loaded.settings, loaded.advanced, Stop(), Ranks(), print)
+        loop = loop_of(loaded.trainee, schedule, loaded.settings, loaded.advanced).loop
         loop.run(lambda _: None)
         return sum(record.samples for record in loop.records())
 
@@ -304,7 +301,7 @@ def edit_steps(loaded: Loaded) -> Callable[[], int]:
 
     def train() -> int:
         schedule = StepSchedule(SEED, EDIT_ROWS, loaded.settings.per_step, EDIT_STEPS)
-        loop = Loop(loaded.trainee, schedule, loaded.settings, loaded.advanced, Stop(), Ranks(), print)
+        loop = loop_of(loaded.trainee, schedule, loaded.settings, loaded.advanced).loop
         loop.run(lambda _: None)
         return sum(record.samples for record in loop.records())
 

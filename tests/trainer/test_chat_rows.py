@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.families.chat_rows import ChatEncoder
-from finetune_trainer.families.messages import conversation
-from finetune_trainer.families.rows import RowTooLongError, RowUnfitError
+from finetune_trainer.language.chat_rows import ChatEncoder
+from finetune_trainer.language.messages import conversation
+from finetune_trainer.language.rows import RowTooLongError, RowUnfitError
 from finetune_trainer.training.packing import IGNORED
 from tests.trainer.tiny_text import SPECIAL, byte_tokenizer, template
 

@@ -1,4 +1,4 @@
-"""Memory, foreseen: the arithmetic by table, the estimate against a measured peak, and what a run makes of it."""
+"""Memory, estimated: the arithmetic by table, the estimate against a measured peak, and what a run makes of it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +10,9 @@ import torch
 
 from finetune_trainer import host_memory
 from finetune_trainer.training import full_finetune, memory
+from finetune_trainer.training.activations import Activations, measure
 from finetune_trainer.training.blocks import Blocks, repeated
-from finetune_trainer.training.loop import Loop
-from finetune_trainer.training.memory import GIB, Activations, Choice, Needs
+from finetune_trainer.training.memory import GIB, Estimate, MemoryPlanner, Strategy
 from tests.trainer import tiny_diffusion
 from tests.trainer.datasets import write_rows
 from tests.trainer.plain_diffusion import PLAIN
@@ -23,8 +23,8 @@ NewRun = Callable[..., TrainerRun]
 FOUR = Activations(outside=10, blocks=(100, 100, 100, 100), inputs=(5, 5, 5, 5), transient=0, samples=4, tokens=400)
 
 
-def needs(activations: Activations = FOUR) -> Needs:
-    return Needs(weights=1000, gradients=10, optimizer=20, prepared=0, activations=activations)
+def estimate_of(activations: Activations = FOUR) -> Estimate:
+    return Estimate(weights=1000, gradients=10, optimizer=20, prepared=0, activations=activations)
 
 
 @pytest.mark.parametrize(
@@ -36,49 +36,49 @@ def test_what_is_kept(recomputed: int, kept: int) -> None:
 
 
 def test_the_total_has_a_margin_on_what_is_still_to_come() -> None:
-    assert needs().total(0) == 1000 + 484
+    assert estimate_of().total(0) == 1000 + 484
     assert FOUR.singly() == Activations(3, (25,) * 4, (2,) * 4, 0, 1, 100)
 
 
 @pytest.mark.parametrize(
-    ("there", "wanted", "choice"),
+    ("available", "wanted", "strategy"),
     [
-        (1484, None, Choice(False, 0)),
-        (1483, None, Choice(False, 1)),
-        (1180, None, Choice(False, 3)),
-        (1170, None, Choice(True, 0)),
-        (1071, None, Choice(True, 3)),
-        (900, None, Choice(True, 4)),  # tried all the same: it is an estimate
-        (1484, 4, Choice(False, 4)),
-        (1100, 0, Choice(True, 0)),
+        (1484, None, Strategy(False, 0)),
+        (1483, None, Strategy(False, 1)),
+        (1180, None, Strategy(False, 3)),
+        (1170, None, Strategy(True, 0)),
+        (1071, None, Strategy(True, 3)),
+        (900, None, Strategy(True, 4)),  # tried all the same: it is an estimate
+        (1484, 4, Strategy(False, 4)),
+        (1100, 0, Strategy(True, 0)),
     ],
 )
-def test_as_few_blocks_as_fit_are_recomputed(there: int, wanted: int | None, choice: Choice) -> None:
-    assert memory.choose(needs(), there, wanted) == choice
+def test_as_few_blocks_as_fit_are_recomputed(available: int, wanted: int | None, strategy: Strategy) -> None:
+    assert memory.choose(estimate_of(), available, wanted) == strategy
 
 
 @pytest.mark.parametrize(
-    ("there", "wanted", "choice"),
+    ("available", "wanted", "strategy"),
     [
-        (1180, None, Choice(False, 3)),  # all stays as long as recomputing is enough
-        (1170, None, Choice(False, 1, encoders_away=True)),
-        (880, None, Choice(False, 3, encoders_away=True)),
-        (870, None, Choice(True, 0, encoders_away=True)),
-        (700, None, Choice(True, 4, encoders_away=True)),  # tried all the same
-        (1184, 0, Choice(False, 0, encoders_away=True)),
+        (1180, None, Strategy(False, 3)),  # all stays as long as recomputing is enough
+        (1170, None, Strategy(False, 1, encoders_away=True)),
+        (880, None, Strategy(False, 3, encoders_away=True)),
+        (870, None, Strategy(True, 0, encoders_away=True)),
+        (700, None, Strategy(True, 4, encoders_away=True)),  # tried all the same
+        (1184, 0, Strategy(False, 0, encoders_away=True)),
     ],
 )
-def test_encoders_leave_where_recomputing_is_not_enough(there: int, wanted: int | None, choice: Choice) -> None:
-    with_encoders = replace(needs(), idle=300)
-    assert memory.choose(with_encoders, there, wanted) == choice
-    said = memory.report(with_encoders, there, choice)
-    assert said["encodersAway"] == choice.encoders_away
-    assert said["fits"] == (there != 700)
+def test_encoders_leave_where_recomputing_is_not_enough(available: int, wanted: int | None, strategy: Strategy) -> None:
+    with_encoders = replace(estimate_of(), idle=300)
+    assert memory.choose(with_encoders, available, wanted) == strategy
+    said = memory.report(with_encoders, available, strategy)
+    assert said["encodersAway"] == strategy.encoders_away
+    assert said["fits"] == (available != 700)
 
 
 def test_what_would_fit_is_said() -> None:
     row = Activations(0, (4 * GIB, 4 * GIB), (0, 0), 0, samples=1, tokens=1000)
-    big = Needs(10 * GIB, 0, 0, 0, row)
+    big = Estimate(10 * GIB, 0, 0, 0, row)
     assert memory.what_would_fit(big, 12 * GIB) == (
         "by the estimate, rows of about 454 tokens would fit, or a device with about 14.4 GiB for rows of 1000"
     )
@@ -106,14 +106,14 @@ def test_all_weights_are_refused_with_the_arithmetic(
 def test_a_pod_s_limit_counts(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 2000 kB\nMemAvailable:  1000 kB\n")
-    assert host_memory.free_memory(tmp_path, meminfo) == 1_024_000
+    assert host_memory.available(tmp_path, meminfo) == 1_024_000
     (tmp_path / "memory.max").write_text("900000\n")
     (tmp_path / "memory.current").write_text("500000\n")
-    assert host_memory.free_memory(tmp_path, meminfo) == 400_000
+    assert host_memory.available(tmp_path, meminfo) == 400_000
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
-    assert host_memory.free_memory(tmp_path, meminfo) == 500_000
+    assert host_memory.available(tmp_path, meminfo) == 500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert host_memory.free_memory(tmp_path, meminfo) == 1_024_000
+    assert host_memory.available(tmp_path, meminfo) == 1_024_000
 
 
 class Model(torch.nn.Module):
@@ -152,43 +152,43 @@ def test_blocks_of_two_denoisers_take_turns() -> None:
 
 
 @pytest.fixture
-def foreseen(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainerRun, Loop, Any]:
-    """A finished run, its loop, and the batch on which memory was measured."""
+def planned(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainerRun, MemoryPlanner, Any]:
+    """A finished run, the planner of its memory, and the batch on which memory was measured."""
     caught: list[Any] = []
-    original = Loop.foresee
+    original = MemoryPlanner.plan
 
-    def foresee(self: Loop, batch: Any, free: bool) -> dict[str, Any]:
+    def plan(self: MemoryPlanner, batch: Any, rng: dict[str, Any], *, free: bool) -> dict[str, Any]:
         caught.append((self, batch))
-        return original(self, batch, free)
+        return original(self, batch, rng, free=free)
 
-    monkeypatch.setattr(Loop, "foresee", foresee)
+    monkeypatch.setattr(MemoryPlanner, "plan", plan)
     run = new_run(recipe={"batchSize": 6, "epochs": 1})
     write_rows(run.data)
     assert run.execute().code == 0
     return run, *caught[0]
 
 
-def test_the_estimate_is_near_the_measured_peak(foreseen: tuple[TrainerRun, Loop, Any]) -> None:
-    run, loop, batch = foreseen
-    trainee, blocks = loop._trainee, loop._blocks
+def test_the_estimate_is_near_the_measured_peak(planned: tuple[TrainerRun, MemoryPlanner, Any]) -> None:
+    run, planner, batch = planned
+    trainee, blocks = planner._trainee, planner._blocks
     reported = run.manifest()["memory"]
     assert (reported["fits"], reported["recomputedBlocks"], reported["blocks"]) == (True, 0, 2)
     trainee.train(True)
-    activations = memory.measure(trainee, blocks.blocks, batch)
+    activations = measure(trainee, blocks.blocks, batch)
     for recomputed in (0, 1, 2):
         blocks.recompute(recomputed)
-        peak = measured_peak(loop, batch)
+        peak = measured_peak(trainee, batch)
         estimate = activations.kept(recomputed) + sum(weight.nbytes for weight in trainee.parameters())
-        assert 0.8 < estimate / peak < 1.25, f"{recomputed} recomputed: {estimate} foreseen, {peak} measured"
+        assert 0.8 < estimate / peak < 1.25, f"{recomputed} recomputed: {estimate} estimated, {peak} measured"
 
 
-def measured_peak(loop: Loop, batch: Any) -> int:
+def measured_peak(trainee: Any, batch: Any) -> int:
     """Bytes that one forward and backward pass had at once beyond what was there before."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        loop._trainee.loss_sum(batch).backward()
-    for weight in loop._weights:
+        trainee.loss_sum(batch).backward()
+    for weight in trainee.parameters():
         weight.grad = None
     now = peak = 0
     for event in profiled.profiler.kineto_results.events():
@@ -198,25 +198,25 @@ def measured_peak(loop: Loop, batch: Any) -> int:
     return peak
 
 
-def test_a_run_recomputes_what_does_not_fit_and_resumes_with_the_same_choice(
+def test_a_run_recomputes_what_does_not_fit_and_resumes_with_the_same_strategy(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy = new_run("roomy")
     write_rows(roomy.data)
     assert roomy.execute().code == 0
 
-    monkeypatch.setattr(memory, "there", lambda _device, needs, _sharers: needs.total(1))
+    monkeypatch.setattr(memory, "available_memory", lambda _device, estimate, _sharers: estimate.total(1))
     tight = new_run("tight")
     write_rows(tight.data)
     assert tight.execute().code == 0
     assert tight.manifest()["memory"]["recomputedBlocks"] == 1
     assert tight.losses() == pytest.approx(roomy.losses(), abs=1e-6)
 
-    monkeypatch.setattr(memory, "there", lambda _device, needs, _sharers: needs.weights)
+    monkeypatch.setattr(memory, "available_memory", lambda _device, estimate, _sharers: estimate.weights)
     for path in tight.output_dir.glob("manifest.json"):
         path.unlink()
     assert tight.execute().code == 0
-    assert tight.manifest()["memory"]["recomputedBlocks"] == 1  # the choice of the first attempt
+    assert tight.manifest()["memory"]["recomputedBlocks"] == 1  # the strategy of the first attempt
     assert "memory will hardly do" in tight.manifest()["notes"][0]
 
 
@@ -242,7 +242,7 @@ def test_text_encoders_leave_and_nothing_changes(tmp_path: Path, monkeypatch: py
         return made
 
     roomy = run("roomy")
-    monkeypatch.setattr(memory, "there", lambda _device, needs, _sharers: least(needs.away()))
+    monkeypatch.setattr(memory, "available_memory", lambda _device, estimate, _sharers: least(estimate.away()))
     tight = run("tight")
 
     before, after = roomy.manifest()["memory"], tight.manifest()["memory"]
@@ -252,6 +252,6 @@ def test_text_encoders_leave_and_nothing_changes(tmp_path: Path, monkeypatch: py
     assert tight.losses() == pytest.approx(roomy.losses(), abs=1e-6)
 
 
-def least(needs: Needs) -> int:
+def least(estimate: Estimate) -> int:
     """What it takes with the best number of recomputed blocks."""
-    return min(needs.total(recomputed) for recomputed in range(len(needs.activations.blocks) + 1))
+    return min(estimate.total(recomputed) for recomputed in range(len(estimate.activations.blocks) + 1))

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from finetune_trainer.errors import OutOfMemory
-from finetune_trainer.families.language import LanguageTrainee
 from finetune_trainer.families.qwen3_vl import layout_on_host, multiply_patches, places_of_patches
-from finetune_trainer.families.rows import RowTooLongError
-from finetune_trainer.families.vlm_rows import RowEncoder
+from finetune_trainer.language.rows import RowTooLongError
+from finetune_trainer.language.trainee import LanguageTrainee
+from finetune_trainer.language.vlm_rows import RowEncoder
 from tests.trainer.datasets import picture, write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
 

@@ -9,7 +9,8 @@ import torch
 from finetune_trainer.config import Advanced
 from finetune_trainer.schedule import EpochSchedule, StepSchedule, epoch_order, sample_generator, seed_of
 from finetune_trainer.settings import Settings
-from finetune_trainer.training.loop import lr_factor, save_points
+from finetune_trainer.training.checkpoint import save_points
+from finetune_trainer.training.loop import lr_factor
 
 SETTINGS = Settings(
     seed=1, learning_rate=1e-4, micro_batch=1, accumulation=1, epochs=2, steps=None, logging_steps=1,

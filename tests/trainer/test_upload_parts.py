@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.outputs import parts as outputs_parts
 from finetune_trainer.outputs import s3 as outputs_s3
 from finetune_trainer.outputs.destination import check_destination, publish
@@ -82,7 +83,7 @@ def uploads(s3: S3Server, key: str) -> list[str]:
 def raw(s3: S3Server) -> Parts:
     keys = signing(s3.secret)
     assert keys is not None
-    return Parts("bucket", *keys, "ArtifactUploadFailed")
+    return Parts("bucket", *keys, Reason.ARTIFACT_UPLOAD_FAILED)
 
 
 @pytest.mark.parametrize(("by", "code", "marked"), [(signal.SIGKILL, -9, True), (signal.SIGTERM, 75, False)])

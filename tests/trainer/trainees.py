@@ -11,7 +11,12 @@ from finetune_trainer.distributed.process_group import Ranks
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
 from finetune_trainer.models import describe, model_folder
+from finetune_trainer.schedule import Schedule
 from finetune_trainer.settings import Settings, settings_of
+from finetune_trainer.stop import Stop
+from finetune_trainer.training.blocks import Blocks, repeated
+from finetune_trainer.training.loop import Loop
+from finetune_trainer.training.memory import MemoryPlanner
 from tests.trainer.runs import TrainerRun
 
 
@@ -37,15 +42,31 @@ def load(run: TrainerRun) -> Loaded:
     folder = model_folder(config.base_model, env.model_access, pipeline="_class_name" in description)
     settings = settings_of(recipe, env.world_size)
     inputs = Inputs(
-        config.base_model,
-        folder,
-        recipe,
-        settings,
-        advanced,
-        store,
-        env.cache_dir,
-        env.allowed_hosts,
-        lambda: None,
-        Ranks(),
+        base_model=config.base_model,
+        folder=folder,
+        recipe=recipe,
+        settings=settings,
+        advanced=advanced,
+        store=store,
+        cache_dir=env.cache_dir,
+        allowed_hosts=env.allowed_hosts,
+        check=lambda: None,
+        ranks=Ranks(),
     )
     return Loaded(family.load(inputs), settings, advanced)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A loop, and what decides how it goes about memory and its blocks."""
+
+    loop: Loop
+    planner: MemoryPlanner
+    blocks: Blocks
+
+
+def loop_of(trainee: Any, schedule: Schedule, settings: Settings, advanced: Advanced) -> Trained:
+    """The trainer's own loop in a single process, as a run sets it up."""
+    blocks = Blocks(repeated(trainee.parts().values()), dropout=advanced.lora_dropout > 0)
+    planner = MemoryPlanner(trainee, blocks, advanced.activation_checkpointing, Ranks(), print)
+    return Trained(Loop(trainee, schedule, settings, advanced, planner, Ranks(), Stop()), planner, blocks)

@@ -13,10 +13,11 @@ try:
     from errno import ENOSPC
     from pathlib import Path
 
+    from finetune_operator.api.reasons import Reason
     from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
     from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
     from finetune_trainer.environment import Environment
-    from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
+    from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError, TrainerReason
     from finetune_trainer.reporting.progress import Poster, say, tell
     from finetune_trainer.reporting.redact import redact
     from finetune_trainer.reporting.termination import Verdict
@@ -69,7 +70,7 @@ def _run(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> int:
 
 
 def _preempted(verdict: Verdict) -> None:
-    verdict.state, verdict.reason = "Preempted", "Preempted"
+    verdict.state, verdict.reason = "Preempted", Reason.PREEMPTED
     verdict.message = f"stopped on request after step {verdict.step}"
 
 
@@ -80,7 +81,7 @@ def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, sec
 
         execute(env, stop, verdict, poster)
         stop.finish()
-        verdict.state, verdict.reason = "Succeeded", "TrainingSucceeded"
+        verdict.state, verdict.reason = "Succeeded", Reason.TRAINING_SUCCEEDED
         return ExitCode.DONE
     except Preempted:
         raise
@@ -97,10 +98,10 @@ def _unexpected(error: BaseException, verdict: Verdict, secrets: list[str]) -> i
     tell(redact(text, secrets))
     verdict.message = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, OSError) and error.errno == ENOSPC:
-        verdict.reason = "StorageFull"
+        verdict.reason = TrainerReason.STORAGE_FULL
         verdict.message += " (give the run's storage or cache more room)"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
-        verdict.reason = "OutOfMemory"
+        verdict.reason = Reason.OUT_OF_MEMORY
         return OutOfMemory.exit_code
     return EXIT_FAILED
 

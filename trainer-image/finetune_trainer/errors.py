@@ -1,21 +1,34 @@
 """How a run fails: a reason for the status, a message for the user, and the exit code of the contract."""
 
+from enum import StrEnum
+
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.trainer_config import ExitCode
 
 EXIT_FAILED = 1
 """Any code that the contract does not name may be retried."""
 
 
-RANK_LOST = "RankLost"
-"""The reason of a process that failed only because another one of its pod did."""
+class TrainerReason(StrEnum):
+    """Reasons that only the trainer gives, beside those of the resource (`finetune_operator.api.reasons`)."""
+
+    TRAINER_FAILED = "TrainerFailed"
+    MODEL_UNAVAILABLE = "ModelUnavailable"
+    STORAGE_FULL = "StorageFull"
+    STORAGE_FAILED = "StorageFailed"
+    RANK_LOST = "RankLost"
+    """A process failed only because another one of its pod did."""
+
+
+AnyReason = Reason | TrainerReason
 
 
 class RunError(Exception):
-    """A failure with a reason (CamelCase) and a message that a user can act on. This class itself may be retried."""
+    """A failure with a reason and a message that a user can act on. This class itself may be retried."""
 
     exit_code: int = EXIT_FAILED
 
-    def __init__(self, message: str, reason: str = "TrainerFailed") -> None:
+    def __init__(self, message: str, reason: AnyReason = TrainerReason.TRAINER_FAILED) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -26,7 +39,7 @@ class ConfigError(RunError):
 
     exit_code = ExitCode.BAD_CONFIG
 
-    def __init__(self, message: str, reason: str = "InvalidConfig") -> None:
+    def __init__(self, message: str, reason: AnyReason = Reason.INVALID_CONFIG) -> None:
         super().__init__(message, reason)
 
 
@@ -35,7 +48,7 @@ class DataError(RunError):
 
     exit_code = ExitCode.BAD_DATA
 
-    def __init__(self, message: str, reason: str = "DataValidationFailed") -> None:
+    def __init__(self, message: str, reason: AnyReason = Reason.DATA_VALIDATION_FAILED) -> None:
         super().__init__(message, reason)
 
 
@@ -43,7 +56,7 @@ class RankLost(RunError):
     """Another process of this pod has ended, and this one cannot go on alone."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, RANK_LOST)
+        super().__init__(message, TrainerReason.RANK_LOST)
 
 
 class OutOfMemory(RunError):
@@ -52,4 +65,4 @@ class OutOfMemory(RunError):
     exit_code = ExitCode.OUT_OF_MEMORY
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "OutOfMemory")
+        super().__init__(message, Reason.OUT_OF_MEMORY)

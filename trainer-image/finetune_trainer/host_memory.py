@@ -9,18 +9,18 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 MEMINFO: Final = Path("/proc/meminfo")
 
 
-def all_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
+def total(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
     """What there is."""
     return min(_meminfo("MemTotal", meminfo), _number(cgroup / "memory.max") or 2**63)
 
 
-def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
+def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
     """What the host has left, or the pod's limit less what the pod uses and could not drop."""
-    available = _meminfo("MemAvailable", meminfo)
+    free = _meminfo("MemAvailable", meminfo)
     limit, current = _number(cgroup / "memory.max"), _number(cgroup / "memory.current")
     if limit is None or current is None:
-        return available
-    return min(available, limit - current + (_stat(cgroup / "memory.stat", "inactive_file") or 0))
+        return free
+    return min(free, limit - current + (_stat(cgroup / "memory.stat", "inactive_file") or 0))
 
 
 def _meminfo(name: str, path: Path) -> int:

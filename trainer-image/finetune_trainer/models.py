@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.environment import Claims, ModelAccess
-from finetune_trainer.errors import ConfigError
+from finetune_trainer.errors import ConfigError, TrainerReason
 from finetune_trainer.stores import hub
 
 DESCRIPTIONS: Final = ("model_index.json", "config.json")
@@ -121,7 +122,7 @@ def _hub(secret: Mapping[str, str]) -> dict[str, str | None]:
 @contextmanager
 def _answers(base_model: str) -> Iterator[None]:
     try:
-        with hub.answers(f"the base model {base_model}", "ModelUnavailable", "InvalidConfig"):
+        with hub.answers(f"the base model {base_model}", TrainerReason.MODEL_UNAVAILABLE, Reason.INVALID_CONFIG):
             yield
     except hub.NotThere as error:
         raise ConfigError(str(error)) from None

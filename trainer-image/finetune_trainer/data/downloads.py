@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Final
 from uuid import uuid4
 
-from finetune_trainer.errors import ConfigError, RunError
+from finetune_operator.api.reasons import Reason
+from finetune_trainer.errors import ConfigError, RunError, TrainerReason
 from finetune_trainer.files import flush
 
 FOLDER: Final = "downloads"
@@ -37,6 +38,9 @@ class TooLarge(Exception):
 
 class Unreachable(RunError):
     """The store did not answer, or not well, after some attempts: the run may be tried again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Reason.DATASET_UNAVAILABLE)
 
 
 class Downloads:
@@ -68,8 +72,10 @@ class Downloads:
                     flush(final.parent)
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT):
-                raise ConfigError(f"{title} does not fit into the cache: {error}", "StorageFull") from error
-            raise RunError(f"{title} cannot be written to the cache: {error}", "StorageFailed") from error
+                raise ConfigError(
+                    f"{title} does not fit into the cache: {error}", TrainerReason.STORAGE_FULL
+                ) from error
+            raise RunError(f"{title} cannot be written to the cache: {error}", TrainerReason.STORAGE_FAILED) from error
         return final
 
     def _fill(self, file: IO[bytes], title: str, limit: int, pour: Pour, size: int | None) -> None:
@@ -81,7 +87,7 @@ class Downloads:
                 self._check()
                 if attempt == ATTEMPTS:
                     text = f"{title} could not be fetched in {ATTEMPTS} attempts: {error}"
-                    raise Unreachable(text, "DatasetUnavailable") from None
+                    raise Unreachable(text) from None
                 time.sleep(self._backoff_s * 2**attempt)
 
     def _copy(self, file: IO[bytes], title: str, limit: int, pour: Pour, size: int | None) -> None:

@@ -100,7 +100,7 @@ class Fetcher:
             except (httpx.TransportError, _ServerError) as error:
                 if attempt == ATTEMPTS:
                     text = redact(f"{url} could not be fetched in {ATTEMPTS} attempts: {error or type(error).__name__}")
-                    raise Unreachable(text, "DatasetUnavailable") from None
+                    raise Unreachable(text) from None
                 time.sleep(self._backoff_s * 2**attempt)
         raise AssertionError
 

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.data.downloads import ATTEMPTS, TooLarge, Unreachable
 from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import hub
 
-UNAVAILABLE: Final = "DatasetUnavailable"
-DENIED: Final = "DatasetAccessDenied"
+REASONS: Final = (Reason.DATASET_UNAVAILABLE, Reason.DATASET_ACCESS_DENIED)
 _T = TypeVar("_T")
 
 
@@ -55,7 +55,7 @@ class HubDataset:
                 return {self.file: Entry(self.file, self._commit, self._size(self.file))}
             return listed(self._asked(self._listing), self.title)
         except hub.NotThere as error:
-            raise DataError(str(error), "DatasetNotFound") from None
+            raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
 
     def _listing(self) -> dict[str, Entry]:
         from huggingface_hub.hf_api import RepoFile
@@ -121,12 +121,12 @@ class HubDataset:
         for attempt in range(1, ATTEMPTS + 1):
             self._check()
             try:
-                with hub.answers(f"the dataset {self.title}", UNAVAILABLE, DENIED):
+                with hub.answers(f"the dataset {self.title}", *REASONS):
                     return call()
             except ConfigError:
                 raise
             except RunError as error:
                 if attempt == ATTEMPTS:
-                    raise Unreachable(error.message, UNAVAILABLE) from None
+                    raise Unreachable(error.message) from None
                 time.sleep(self._backoff_s * 2**attempt)
         raise AssertionError

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import ATTEMPTS, Downloads, Interrupted, Unreachable
 from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
@@ -68,7 +69,7 @@ class OxenDataset:
                 return {self.file: _entry(self.file, found.get("entry") or {})}
             return listed(dict(self._walk("")), self.title)
         except NotThere:
-            raise DataError(f"there is nothing at {self.title}", "DatasetNotFound") from None
+            raise DataError(f"there is nothing at {self.title}", Reason.DATASET_NOT_FOUND) from None
 
     def _walk(self, folder: str) -> Iterator[tuple[str, Entry]]:
         """Folder by folder, page by page."""
@@ -120,7 +121,7 @@ class OxenDataset:
                 return self._document(url, parameters)
             except Interrupted as error:
                 if attempt == ATTEMPTS:
-                    raise Unreachable(f"{self.title}: {error}", "DatasetUnavailable") from None
+                    raise Unreachable(f"{self.title}: {error}") from None
                 time.sleep(self._backoff_s * 2**attempt)
         raise AssertionError
 
@@ -149,7 +150,7 @@ class OxenDataset:
                 if status == 404:
                     raise NotThere(url)
                 if status in (401, 402, 403):
-                    raise ConfigError(f"{self.title}: the hub refuses the key ({status})", "DatasetAccessDenied")
+                    raise ConfigError(f"{self.title}: the hub refuses the key ({status})", Reason.DATASET_ACCESS_DENIED)
                 if status not in (200, 206):
                     raise Interrupted(f"the hub answers {status}")
                 yield response

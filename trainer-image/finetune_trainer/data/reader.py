@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 
 import finetune_operator
 import finetune_trainer
+from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.tables import BadRow, Row, Table
 from finetune_trainer import host_memory
@@ -44,7 +45,7 @@ class Reader:
     """A context manager around the child, which starts with the first request. memory: bytes that it may have."""
 
     def __init__(self, memory: int | None = None) -> None:
-        self._memory = memory or memory_for_reading(host_memory.free_memory())
+        self._memory = memory or memory_for_reading(host_memory.available())
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Reader:
@@ -102,7 +103,9 @@ class Reader:
         code = process.wait()
         after = f" after row {rows - 1}" if rows else ""
         if code == -signal.SIGKILL:
-            return RunError(f"the reader of {name} was killed{after}: the pod's memory is too small", "OutOfMemory")
+            return RunError(
+                f"the reader of {name} was killed{after}: the pod's memory is too small", Reason.OUT_OF_MEMORY
+            )
         return Invalid(
             f"{name} cannot be read: its reader died of it{after} "
             f"(exit {code}; at most {self._memory / 2**30:.1f} GiB of memory)"

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Protocol
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name, hidden
 from finetune_trainer.data.downloads import TooLarge
@@ -103,7 +104,7 @@ def listed(found: Mapping[str, Entry], title: str, most: int = MAX_FILES) -> Map
         raise DataError(f"{title} holds more than {most} files: name a file in the URI")
     kept = {name: entry for name, entry in found.items() if _plain(name)}
     if not kept:
-        raise DataError(f"there is nothing at {title}", "DatasetNotFound")
+        raise DataError(f"there is nothing at {title}", Reason.DATASET_NOT_FOUND)
     return kept
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import Downloads, Interrupted
 from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 20
 PAGE: Final = 1000
-REASONS: Final = ("DatasetUnavailable", "DatasetAccessDenied")
+REASONS: Final = (Reason.DATASET_UNAVAILABLE, Reason.DATASET_ACCESS_DENIED)
 
 
 class S3Dataset:
@@ -50,7 +51,7 @@ class S3Dataset:
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise
-                raise DataError(f"there is nothing at {self.title}", "DatasetNotFound") from None
+                raise DataError(f"there is nothing at {self.title}", Reason.DATASET_NOT_FOUND) from None
 
     def _listing(self) -> dict[str, Entry]:
         import obstore

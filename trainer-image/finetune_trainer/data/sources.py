@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.archive import Archive
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import caption_of, checked_name, pictures_in, suffix_of, tables_in
@@ -77,7 +78,7 @@ def _claim(opening: _Opening) -> Source:
     if path.is_file():
         return _of_file(opening, path, path.name, Folder(path.parent, opening.fetcher), _stat(path))
     if not path.is_dir():
-        raise DataError(f"there is nothing at {uri}", "DatasetNotFound")
+        raise DataError(f"there is nothing at {uri}", Reason.DATASET_NOT_FOUND)
     files = Folder(path, opening.fetcher)
     top = [each.name for each in path.iterdir() if each.is_file()]
     tables = tables_in(top, uri)
@@ -119,7 +120,7 @@ def _web(opening: _Opening) -> Source:
             key, name, limit, fetcher.pour(uri, facts.validator), suffix=suffix_of(name), size=facts.size
         )
     except FetchError as error:
-        raise DataError(str(error), "DatasetNotFound") from None
+        raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
     return _of_file(opening, path, name, Web(uri, fetcher), key if facts.validator else _stat(path))
 
 
@@ -155,7 +156,7 @@ def _remote(opening: _Opening, remote: Remote) -> Source:
             return _of_file(opening, files.path(remote.file), remote.file, files, version([remote.file]))
         return _of_names(opening, list(files.entries), remote.title, files, files.path, version)
     except NotThere as error:
-        raise DataError(f"{error} at {remote.title} has gone", "DatasetNotFound") from None
+        raise DataError(f"{error} at {remote.title} has gone", Reason.DATASET_NOT_FOUND) from None
 
 
 def _of_file(opening: _Opening, path: Path, name: str, files: Files, version: str) -> Source:
@@ -193,7 +194,8 @@ def _of_names(
     if not pictures:
         wanted = "clips or pictures" if opening.videos else "pictures"
         raise DataError(
-            f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}) and no {wanted} with captions", "DatasetNotFound"
+            f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}) and no {wanted} with captions",
+            Reason.DATASET_NOT_FOUND,
         )
     every = [name for pair in pictures for name in pair if name]
     return Source((), (), files, pictures, version(every))

@@ -23,6 +23,10 @@ Tensors = dict[str, torch.Tensor]
 EMBEDS: Final = "embeds"
 """Name of the text embedding of variable length, (tokens, width); a batch pads it and gets a mask."""
 MASK: Final = "embeds_mask"
+POOLED: Final = "pooled"
+"""Name of a text encoder's pooled vector, (width,)."""
+TRAINED_GUIDANCE: Final = 1.0
+"""What guidance-distilled models are told while training, as diffusers' and ai-toolkit's trainers do."""
 SCHEDULED: Final = ("scheduler", "vae")
 """The components that stay loaded beside the trained parts."""
 

@@ -25,7 +25,7 @@ from finetune_operator.api.trainer_config import (
     read_termination_message,
 )
 from finetune_trainer.environment import RANK_ENV, RANKS_DIR_ENV, RANKS_ENV
-from finetune_trainer.errors import EXIT_FAILED, RANK_LOST
+from finetune_trainer.errors import EXIT_FAILED, TrainerReason
 from finetune_trainer.reporting.progress import say
 from finetune_trainer.stop import Stop
 
@@ -56,7 +56,7 @@ def launch(count: int, termination_log: Path | None, stop: Stop) -> int:
     with TemporaryDirectory(prefix="finetune-ranks-", ignore_cleanup_errors=True) as folder:
         ranks = _Ranks(count, Path(folder))
         _watch(ranks, stop)
-        rank = decide(ranks.codes, {rank for rank in ranks.codes if ranks.reason(rank) == RANK_LOST})
+        rank = decide(ranks.codes, {rank for rank in ranks.codes if ranks.reason(rank) == TrainerReason.RANK_LOST})
         message, code = ranks.message(rank), _shell_code(ranks.codes[rank])
     _leave(message, termination_log)
     if rank != 0:  # rank 0 says the end itself, but not that of others
@@ -129,7 +129,7 @@ class _Ranks:
         """What the rank says, with rank 0's account of how far the run came."""
         said = self._said(rank) or TerminationMessage(
             state="Failed",
-            reason="TrainerFailed",
+            reason=TrainerReason.TRAINER_FAILED,
             message=f"process {rank} of {self.count} ended {_in_words(self.codes[rank])}",
         )
         first = self._said(0)

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.contract import Family
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.families.diffusion import DIFFUSION
@@ -21,7 +22,9 @@ def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Fa
     if families:
         recipes = ", ".join(sorted({recipe for family in families for recipe in family.recipes}))
         raise ConfigError(
-            f"the base model {base_model} ({name}) trains {recipes}, not {recipe_kind}", "ModelNotSupported"
+            f"the base model {base_model} ({name}) trains {recipes}, not {recipe_kind}", Reason.MODEL_NOT_SUPPORTED
         )
     known = ", ".join(sorted({kind for family in FAMILIES for kind in family.kinds}))
-    raise ConfigError(f"no trainer for the base model {base_model} ({name}); there are: {known}", "ModelNotSupported")
+    raise ConfigError(
+        f"no trainer for the base model {base_model} ({name}); there are: {known}", Reason.MODEL_NOT_SUPPORTED
+    )

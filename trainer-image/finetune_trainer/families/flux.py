@@ -11,12 +11,8 @@ from PIL import Image
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors
-from finetune_trainer.families.qwen_image import pack, unpack
-
-POOLED = "pooled"
-TRAINED_GUIDANCE = 1.0
-"""What guidance-distilled models are told while training, as diffusers' and ai-toolkit's trainers do."""
+from finetune_trainer.diffusion.denoiser import EMBEDS, POOLED, TRAINED_GUIDANCE, Base, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.patches import pack, unpack
 
 
 class Flux(Denoiser):

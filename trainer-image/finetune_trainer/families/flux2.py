@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.diffusion.adapter import folded
-from finetune_trainer.diffusion.denoiser import EMBEDS, Denoiser, Noisy, Shown, Tensors
-from finetune_trainer.families.flux import TRAINED_GUIDANCE
+from finetune_trainer.diffusion.denoiser import EMBEDS, TRAINED_GUIDANCE, Denoiser, Noisy, Shown, Tensors
 
 
 class Flux2(Denoiser):

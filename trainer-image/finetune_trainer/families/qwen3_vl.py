@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.data.store import Sample
-    from finetune_trainer.families.rows import Fit
+    from finetune_trainer.language.rows import Fit
     from finetune_trainer.training.packing import Row
 
 LORA_TARGETS: Final = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -48,7 +48,7 @@ class Qwen3VL:
         """Processor, rows, model, adapter; in this order, so that errors come before the expensive part."""
         from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
-        from finetune_trainer.families.language import Language, LanguageTrainee
+        from finetune_trainer.language.trainee import Language, LanguageTrainee
 
         language = Language(
             Qwen3VLForConditionalGeneration, LORA_TARGETS, adjust=multiply_patches, on_host=layout_on_host
@@ -97,8 +97,8 @@ class ImageTextReader:
     """Rows of images, a question and an answer."""
 
     def __init__(self, inputs: Inputs) -> None:
-        from finetune_trainer.families.rows import THINKING_NOTE, plan_rows
-        from finetune_trainer.families.vlm_rows import RowEncoder
+        from finetune_trainer.language.rows import THINKING_NOTE, plan_rows
+        from finetune_trainer.language.vlm_rows import RowEncoder
 
         self._inputs, self._recipe = inputs, cast(ImageToText, inputs.recipe)
         self._columns = tuple(self._recipe.image_columns)

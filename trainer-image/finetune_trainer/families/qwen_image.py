@@ -10,6 +10,7 @@ from PIL import Image
 
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors, standardised
+from finetune_trainer.diffusion.patches import pack, unpack
 
 
 class QwenImage(Denoiser):
@@ -62,17 +63,3 @@ class QwenImage(Denoiser):
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
         """`diffusion_model.` and diffusers' names, which ComfyUI's model shares."""
         return prefixed(weights, "diffusion_model", scale, rank)
-
-
-def pack(latents: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, [1,] height, width) to (batch, height / 2 * width / 2, 4 * channels)."""
-    count, channels, height, width = latents.shape[0], latents.shape[1], latents.shape[-2], latents.shape[-1]
-    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(count, height // 2 * (width // 2), channels * 4)
-
-
-def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The way back, to (batch, channels, height, width)."""
-    count, _, wide = tokens.shape
-    patches = tokens.view(count, height // 2, width // 2, wide // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(count, wide // 4, height, width)

@@ -10,9 +10,8 @@ from PIL import Image
 
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.areas import Areas, Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.denoiser import EMBEDS, POOLED, Base, Denoiser, Noisy, Shown, Tensors
 
-POOLED = "pooled"
 ORIGINAL = "original"
 
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.recipes import Recipe, TextChatMessages, TextGeneration
 from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Inputs, Trainee
@@ -23,8 +24,8 @@ from finetune_trainer.settings import parameter
 
 if TYPE_CHECKING:
     from finetune_trainer.data.store import Sample
-    from finetune_trainer.families.messages import Message
-    from finetune_trainer.families.rows import Fit
+    from finetune_trainer.language.messages import Message
+    from finetune_trainer.language.rows import Fit
     from finetune_trainer.training.packing import Row
 
 ATTENTION: Final = r".*\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
@@ -60,7 +61,7 @@ class TextFamily:
 
     def load(self, inputs: Inputs) -> Trainee:
         """Tokenizer, rows, model, adapter; in this order, so that errors come before the expensive part."""
-        from finetune_trainer.families.language import Language, LanguageTrainee
+        from finetune_trainer.language.trainee import Language, LanguageTrainee
 
         reader = TextReader(inputs)
         module = import_module(f"transformers.models.{self.kind}.modeling_{self.kind}")
@@ -79,8 +80,8 @@ class TextReader:
     """Rows of a question and an answer, or of messages."""
 
     def __init__(self, inputs: Inputs) -> None:
-        from finetune_trainer.families.chat_rows import ChatEncoder
-        from finetune_trainer.families.rows import plan_rows
+        from finetune_trainer.language.chat_rows import ChatEncoder
+        from finetune_trainer.language.rows import plan_rows
 
         self._inputs, self._recipe = inputs, inputs.recipe
         self._tokenizer = _load_tokenizer(inputs)
@@ -109,7 +110,7 @@ class TextReader:
         return self._encoder.fit(self._messages(sample))
 
     def _messages(self, sample: Sample) -> list[Message]:
-        from finetune_trainer.families.messages import conversation
+        from finetune_trainer.language.messages import conversation
 
         if isinstance(self._recipe, TextChatMessages):
             return conversation(sample.values[self._recipe.messages_column])
@@ -133,7 +134,7 @@ def _unpacking(inputs: Inputs, notes: list[str]) -> Any:
     raise ConfigError(
         f"the base model {inputs.base_model} is quantised ({method}), which cannot be trained: "
         "use the checkpoint in bf16",
-        "ModelNotSupported",
+        Reason.MODEL_NOT_SUPPORTED,
     )
 
 

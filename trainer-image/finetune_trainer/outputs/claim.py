@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST, discard, flush, settle
 
@@ -42,4 +43,6 @@ class ClaimFolder:
             partial.rename(destination)
             flush(destination.parent)
         except OSError as error:
-            raise RunError(f"the result could not be copied to the output: {error}", "ArtifactUploadFailed") from error
+            raise RunError(
+                f"the result could not be copied to the output: {error}", Reason.ARTIFACT_UPLOAD_FAILED
+            ) from error

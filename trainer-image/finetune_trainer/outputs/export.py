@@ -13,7 +13,7 @@ from finetune_trainer import __version__
 from finetune_trainer.contract import Trainee
 from finetune_trainer.errors import RunError
 from finetune_trainer.files import MANIFEST, digest, discard, flush, settle, visible_files, write_atomically
-from finetune_trainer.training.loop import Probe, evaluation
+from finetune_trainer.training.probe import Probe, evaluation
 
 PARTIAL: Final = ".partial"
 LIBRARIES: Final = ("torch", "torchvision", "transformers", "peft", "diffusers", "safetensors", "tokenizers", "pillow")

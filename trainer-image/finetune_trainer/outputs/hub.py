@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST
-from finetune_trainer.outputs.uploads import UPLOAD_FAILED, files_named_by, persistently, stale, uploads_of
+from finetune_trainer.outputs.uploads import files_named_by, persistently, stale, uploads_of
 from finetune_trainer.reporting.progress import say
 from finetune_trainer.stores import hub
 
@@ -38,7 +39,7 @@ class HubRepository:
             self._make()
             self._check_writable()
         except hub.NotThere as error:
-            raise ConfigError(str(error), UPLOAD_FAILED) from None
+            raise ConfigError(str(error), Reason.ARTIFACT_UPLOAD_FAILED) from None
 
     def _make(self) -> None:
         id_, branch = self._repository.id, self._repository.revision
@@ -89,7 +90,7 @@ class HubRepository:
                     revision=self._repository.revision,
                 )
         except hub.NotThere as error:
-            raise RunError(str(error), UPLOAD_FAILED) from None
+            raise RunError(str(error), Reason.ARTIFACT_UPLOAD_FAILED) from None
         say("upload", repository=str(self._repository), files=len(uploads), commit=done.oid)
 
     def _there(self) -> set[str]:
@@ -120,4 +121,6 @@ class HubRepository:
         return f"{self._repository.path}/{name}".lstrip("/")
 
     def _answers(self) -> AbstractContextManager[None]:
-        return hub.answers(f"the model {self._repository}", UPLOAD_FAILED, UPLOAD_FAILED)
+        return hub.answers(
+            f"the model {self._repository}", Reason.ARTIFACT_UPLOAD_FAILED, Reason.ARTIFACT_UPLOAD_FAILED
+        )

@@ -17,9 +17,10 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import write_atomically
-from finetune_trainer.outputs.uploads import UPLOAD_FAILED, Upload
+from finetune_trainer.outputs.uploads import Upload
 from finetune_trainer.stores.s3 import NotThere
 from finetune_trainer.stores.s3_parts import NotSupported, Part, Parts
 
@@ -124,7 +125,7 @@ class Sender:
             etags |= self._put(pieces, missing, key, id_)
             self._parts.complete(key, id_, [etags[number] for number in range(1, pieces.count + 1)])
         except NotThere as error:
-            raise RunError(f"{error}: the store has dropped the upload", UPLOAD_FAILED) from None
+            raise RunError(f"{error}: the store has dropped the upload", Reason.ARTIFACT_UPLOAD_FAILED) from None
         self._marks.put(address, None)
         return sum(pieces.size_of(number) for number in missing)
 

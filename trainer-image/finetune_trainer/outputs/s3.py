@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST
 from finetune_trainer.outputs.parts import PARTS_AT_ONCE, Marks, Sender, part_bytes
-from finetune_trainer.outputs.uploads import UPLOAD_FAILED, Upload, files_named_by, persistently, stale, uploads_of
+from finetune_trainer.outputs.uploads import Upload, files_named_by, persistently, stale, uploads_of
 from finetune_trainer.reporting.progress import say
 from finetune_trainer.stores import s3
 from finetune_trainer.stores.s3_parts import NotSupported, Parts
@@ -34,7 +35,7 @@ class S3Folder:
         self._bucket = s3.open_bucket(self._place, secret)
         self._parts: Parts | None = None
         if (keys := s3.signing(secret)) is not None:
-            self._parts = Parts(self._place.bucket, *keys, UPLOAD_FAILED)
+            self._parts = Parts(self._place.bucket, *keys, Reason.ARTIFACT_UPLOAD_FAILED)
         self._check, self._patience_s = check, patience_s
 
     def check(self) -> None:
@@ -86,7 +87,7 @@ class S3Folder:
         except NotSupported:
             return self._send_whole(upload, key, metadata)
         if self._there(upload) not in (None, _facts(upload)):  # gone on with what was begun for another content
-            raise RunError(f"{self._parts.title(key)} is not what was sent", UPLOAD_FAILED)
+            raise RunError(f"{self._parts.title(key)} is not what was sent", Reason.ARTIFACT_UPLOAD_FAILED)
         return sent
 
     def _send_whole(self, upload: Upload, key: str, metadata: dict[str, str]) -> int:
@@ -125,4 +126,4 @@ def _facts(upload: Upload) -> tuple[str, int]:
 
 
 def _answers(place: s3.Place) -> AbstractContextManager[None]:
-    return s3.answers(place, UPLOAD_FAILED, UPLOAD_FAILED)
+    return s3.answers(place, Reason.ARTIFACT_UPLOAD_FAILED, Reason.ARTIFACT_UPLOAD_FAILED)

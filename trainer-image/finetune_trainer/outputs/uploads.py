@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import RunError
 from finetune_trainer.files import MANIFEST, digest, visible_files
 from finetune_trainer.reporting.progress import say
 from finetune_trainer.stop import interruptible
 
-UPLOAD_FAILED: Final = "ArtifactUploadFailed"
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 LOOK_S: Final = 0.2
@@ -64,7 +64,9 @@ def persistently(what: str, call: Callable[[], _T], check: Callable[[], None], p
             return interruptible(call, check)
         except RunError as error:
             if time.monotonic() + pause > until:
-                raise RunError(f"the result could not be uploaded: {error.message}", UPLOAD_FAILED) from None
+                raise RunError(
+                    f"the result could not be uploaded: {error.message}", Reason.ARTIFACT_UPLOAD_FAILED
+                ) from None
             say("uploadWaits", message=error.message, seconds=pause, file=what)
         until_next = time.monotonic() + pause
         while time.monotonic() < until_next:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord, TerminationMessage
+from finetune_trainer.errors import AnyReason, TrainerReason
 from finetune_trainer.reporting.redact import redact
 
 
@@ -15,7 +16,7 @@ class Verdict:
     """What the run knows about itself; filled in as it goes on."""
 
     state: Literal["Succeeded", "Failed", "Preempted"] = "Failed"
-    reason: str = "TrainerFailed"
+    reason: AnyReason = TrainerReason.TRAINER_FAILED
     message: str = ""
     step: int = 0
     total_steps: int = 0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from finetune_operator.api.hub import Repository
-from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.errors import AnyReason, ConfigError, RunError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,7 +33,7 @@ class NotThere(Exception):
 
 
 @contextmanager
-def answers(title: str, reason: str, refused: str) -> Iterator[None]:
+def answers(title: str, reason: AnyReason, refused: AnyReason) -> Iterator[None]:
     """NotThere; ConfigError(refused) where a retry gives the same; else RunError(reason). `title`: "the dataset x"."""
     import httpx2  # the client's own
     from huggingface_hub import constants

@@ -15,8 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import Credentials
-from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.errors import AnyReason, ConfigError, RunError
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -63,7 +64,7 @@ def open_bucket(place: Place, secret: Mapping[str, str]) -> S3Store:
     access, key = secret.get("AWS_ACCESS_KEY_ID"), secret.get("AWS_SECRET_ACCESS_KEY")
     if bool(access) != bool(key):
         raise ConfigError(
-            "the Secret for s3:// needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both", "SecretKeyMissing"
+            "the Secret for s3:// needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both", Reason.SECRET_KEY_MISSING
         )
     if access:
         config |= {"access_key_id": access, "secret_access_key": key}
@@ -104,7 +105,7 @@ class NotThere(Exception):
 
 
 @contextmanager
-def answers(place: Place, reason: str, refused: str) -> Iterator[None]:
+def answers(place: Place, reason: AnyReason, refused: AnyReason) -> Iterator[None]:
     """Its errors as ours: NotThere; ConfigError(refused) where a retry gives the same; else RunError(reason)."""
     from obstore import exceptions
 
@@ -125,7 +126,7 @@ def answers(place: Place, reason: str, refused: str) -> Iterator[None]:
         raise RunError(f"{place}: the store does not answer well: {_said(error)}", reason) from None
 
 
-def _check_bucket(error: BaseException, place: Place, refused: str) -> None:
+def _check_bucket(error: BaseException, place: Place, refused: AnyReason) -> None:
     if "NoSuchBucket" in str(error):
         raise ConfigError(f"{place}: there is no bucket {place.bucket}", refused) from None
 

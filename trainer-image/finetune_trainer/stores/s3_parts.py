@@ -17,7 +17,7 @@ from typing import Any, Final
 import httpx
 
 from finetune_operator.api.sigv4 import Credentials, query, quoted, signed
-from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.errors import AnyReason, ConfigError, RunError
 from finetune_trainer.stores.s3 import MAX_SAID, NotThere, Place
 from finetune_trainer.stores.tls import trusted
 
@@ -50,7 +50,7 @@ class Parts:
     reason: of the errors.
     """
 
-    def __init__(self, bucket: str, endpoint: str, credentials: Credentials, reason: str) -> None:
+    def __init__(self, bucket: str, endpoint: str, credentials: Credentials, reason: AnyReason) -> None:
         self._bucket, self._endpoint, self._credentials, self._reason = bucket, endpoint, credentials, reason
         self._client = httpx.Client(verify=trusted(), timeout=TIMEOUT, follow_redirects=False)
 

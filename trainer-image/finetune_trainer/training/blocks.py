@@ -53,6 +53,15 @@ class Blocks:
         self.recompute(self.recomputed)
 
 
+def compile_blocks(blocks: Blocks, wanted: bool, note: Callable[[str], None]) -> None:
+    """Compile where that is wanted and possible, at the first step; `note` tells why not."""
+    reason = why_not_compiled(wanted)
+    if reason is None:
+        blocks.compile()
+    elif reason:
+        note(reason)
+
+
 def why_not_compiled(wanted: bool) -> str | None:
     """None if blocks are compiled; else the reason, empty where nobody asked for it."""
     if not wanted:

@@ -7,6 +7,7 @@ renamed. A reader believes it only if every digest is right, so a file torn at a
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from finetune_trainer.files import digest, discard, flush, settle
+from finetune_trainer.schedule import Schedule
+from finetune_trainer.settings import Settings
 
 MARKER: Final = "COMPLETE"
 DESCRIPTION: Final = "checkpoint.json"
@@ -38,7 +43,7 @@ class Checkpoints:
     """The folder of a run's checkpoints."""
 
     def __init__(self, folder: Path, config_hash: str, keep: int = 2) -> None:
-        self._folder, self._config_hash, self._keep = folder, config_hash, keep
+        self._folder, self.config_hash, self._keep = folder, config_hash, keep
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is."""
@@ -75,7 +80,7 @@ class Checkpoints:
         """The complete checkpoint of this configuration with the highest step."""
         for path in self._candidates():
             checkpoint = read_checkpoint(path)
-            if checkpoint is not None and checkpoint.config_hash == self._config_hash:
+            if checkpoint is not None and checkpoint.config_hash == self.config_hash:
                 return checkpoint, path
         return None
 
@@ -104,3 +109,22 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return Checkpoint(**description)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def save_points(settings: Settings, schedule: Schedule) -> Callable[[int], bool]:
+    """Whether a checkpoint is due after a step: at the end of each epoch, or every share of all steps (rounded up)."""
+    if settings.save_strategy == "epoch":
+        return schedule.ends_epoch
+    every = max(1, math.ceil(settings.save_steps_ratio * schedule.total_steps))
+    return lambda step: step % every == 0
+
+
+def write_state(state: dict[str, Any], folder: Path) -> None:
+    """Write `state.pt`. Readable with weights_only=True: torch random number generators only."""
+    torch.save(state, folder / STATE)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `write_state` wrote."""
+    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    return state

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.training.memory import GIB, whole
+from finetune_trainer.training.memory import GIB, total_memory
 
 WEIGHTS: Final = "trained.safetensors"
 BYTES_PER_TRAINED_WEIGHT: Final = 16
@@ -38,7 +38,7 @@ def require_memory(model: Any, parts: Sequence[torch.nn.Module]) -> None:
     """
     trained = len_of({id(weight): weight for part in parts for weight in part.parameters()})
     frozen = len_of({id(weight): weight for part in (model, *parts) for weight in part.parameters()}) - trained
-    refused = refusal(trained, frozen, model.dtype.itemsize, whole(model.device))
+    refused = refusal(trained, frozen, model.dtype.itemsize, total_memory(model.device))
     if refused is not None:
         raise ConfigError(refused)
 

@@ -21,8 +21,8 @@ from typing import Any, Final
 import torch
 
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.messages import Message
-from finetune_trainer.families.rows import THINKING_NOTE, Fit, RowTooLongError, RowUnfitError
+from finetune_trainer.language.messages import Message
+from finetune_trainer.language.rows import THINKING_NOTE, Fit, RowTooLongError, RowUnfitError
 from finetune_trainer.training.packing import IGNORED
 
 DATE: Final = datetime(2024, 7, 26)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from finetune_trainer.families.rows import RowUnfitError
+from finetune_trainer.language.rows import RowUnfitError
 
 Message = dict[str, Any]
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.rows import Plan
+from finetune_trainer.language.rows import Plan
 from finetune_trainer.models import check_weights
 from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.families.rows import Fit, RowTooLongError
+from finetune_trainer.language.rows import Fit, RowTooLongError
 from finetune_trainer.training.packing import IGNORED
 
 if TYPE_CHECKING:

@@ -1,0 +1,107 @@
+"""How a run goes, told to everybody who listens: events, notes, metrics, the console, the operator, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord
+from finetune_trainer.reporting.console import open_screen
+from finetune_trainer.reporting.metrics import MetricsFile, StepRecord
+from finetune_trainer.reporting.progress import Pace, Poster, Progress, say
+from finetune_trainer.reporting.termination import Verdict
+
+if TYPE_CHECKING:
+    from finetune_trainer.environment import RunStorage
+
+
+class Reporter:
+    """verdict: filled in on the way. first: whether this process writes metrics and progress; the others do not."""
+
+    def __init__(self, storage: RunStorage, verdict: Verdict, poster: Poster, *, first: bool) -> None:
+        self._storage, self._verdict, self._poster, self._first = storage, verdict, poster, first
+        self._metrics = MetricsFile(storage.output_dir)
+        self.notes: list[str] = []
+        """What the user should know, for the manifest."""
+
+    @property
+    def last_loss(self) -> float | None:
+        """The loss of the newest step that was reported."""
+        return self._verdict.loss
+
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        self.notes.append(text)
+        say("note", text=text)
+
+    def set_total_steps(self, total_steps: int) -> None:
+        """How many optimizer steps the run has."""
+        self._verdict.total_steps = total_steps
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Drop the metrics of later steps, which an earlier attempt has trained without a checkpoint."""
+        if self._first:
+            self._metrics.truncate(step)
+
+    def record_resume(self, step: int, loss: float | None, checkpoint: Path) -> None:
+        """The run goes on from this checkpoint."""
+        self._set_checkpoint(step, checkpoint)
+        self._verdict.step, self._verdict.loss = step, loss
+
+    @contextmanager
+    def progress_display(self, first_step: int, total_steps: int) -> Iterator[None]:
+        """Progress is shown inside."""
+        self._pace = Pace(first_step, total_steps)
+        self._screen = open_screen()
+        try:
+            yield
+        finally:
+            self._screen.close()
+
+    def record_steps(self, records: Sequence[StepRecord]) -> StepRecord | None:
+        """Write the metrics of further steps; returns the newest."""
+        if self._first:
+            self._metrics.append(records)
+        self._pace.add(sum(record.samples for record in records))
+        if not records:
+            return None
+        self._verdict.step, self._verdict.loss = records[-1].step, records[-1].loss
+        return records[-1]
+
+    def report_progress(self, record: StepRecord) -> None:
+        """Show how far the run has come."""
+        if not self._first:
+            return
+        progress = Progress(
+            step=record.step,
+            total_steps=self._verdict.total_steps,
+            epoch=record.epoch,
+            loss=record.loss,
+            grad_norm=record.grad_norm,
+            learning_rate=record.learning_rate,
+            samples_per_second=self._pace.rate(),
+            eta=self._pace.eta(record.step),
+        )
+        say("progress", **progress.fields())
+        self._screen.show(progress)
+        self._poster.update(progress.status())
+
+    def flush_metrics(self) -> None:
+        """Flush the metrics to the disk."""
+        self._metrics.flush()
+
+    def record_checkpoint(self, step: int, checkpoint: Path) -> None:
+        """A checkpoint is complete."""
+        self._set_checkpoint(step, checkpoint)
+        say("checkpoint", step=step)
+
+    def record_artifacts(self, artifacts: list[ArtifactRecord]) -> None:
+        """The files of the result, and where they are."""
+        self._verdict.artifacts = artifacts
+
+    def _set_checkpoint(self, step: int, checkpoint: Path) -> None:
+        uri = self._storage.uri(checkpoint)
+        if uri is not None:
+            self._verdict.checkpoint = CheckpointRecord(step=step, uri=uri)
