@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.convert import (
-    ConversionError,
+from finetune_operator.api.providers.wire import ConversionError
+from finetune_operator.api.spec import FineTuneSpec
+from tests.unit.conversions import (
     from_bfl,
     from_octoai,
     from_oxen,
@@ -20,7 +21,6 @@ from finetune_operator.api.convert import (
     to_oxen,
     to_scenario,
 )
-from finetune_operator.api.spec import FineTuneSpec
 
 # The request body of Oxen's image_to_text reference page, word for word.
 IMAGE_TO_TEXT: dict[str, Any] = {

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.backends import UPSTREAMS
+from finetune_operator.api.backends import UPSTREAMS, BackendSpec
 from finetune_operator.api.defaults import resolve_parameters, resolve_recipe
-from finetune_operator.api.matrix import DATA_FIELDS, TRAINS, UPSTREAM_FIELDS
+from finetune_operator.api.matrix import TRAINS, UPSTREAM_FIELDS
+from finetune_operator.api.providers import NAMES
+from finetune_operator.api.providers.provider import DATA_FIELDS
+from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.api.recipes import RECIPE_MODELS
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
@@ -236,3 +239,10 @@ def test_resolving_twice_changes_nothing(backend: str) -> None:
         spec = FineTuneSpec.model_validate(manifest["spec"])
         manifest["spec"]["recipe"] = resolve_recipe(spec)
         assert resolve_recipe(FineTuneSpec.model_validate(manifest["spec"])) == manifest["spec"]["recipe"]
+
+
+def test_every_provider_is_declared_once() -> None:
+    """The names that help is made of, the registry, and the fields of `spec.backend` are the same in the same order."""
+    assert list(NAMES) == list(PROVIDERS) == list(UPSTREAMS)
+    for name, provider in PROVIDERS.items():
+        assert BackendSpec.model_fields[name].annotation == provider.capabilities.backend | None

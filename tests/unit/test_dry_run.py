@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_operator.api.convert import from_bfl, from_octoai, from_oxen, from_scenario
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.providers.dry_run import MARKER, describe_requests
 from finetune_operator.backends.providers.request import MASK, Request
+from tests.unit.conversions import from_bfl, from_octoai, from_oxen, from_scenario
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONVERSIONS = sorted(path.stem for path in (EXAMPLES / "conversion").glob("*.json"))

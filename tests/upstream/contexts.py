@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from finetune_operator.api.backends import Bfl
+from finetune_operator.api.providers.bfl.spec import Bfl
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.datasets.needs import Kind, Needs
 from finetune_operator.backends.http.address_guard import AddressGuard

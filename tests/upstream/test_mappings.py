@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.backends import ScenarioParameters
-from finetune_operator.api.convert import from_bfl, from_octoai, from_scenario
+from finetune_operator.api.providers.scenario.spec import ScenarioParameters
 from finetune_operator.api.recipes import Voice
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
@@ -28,6 +27,7 @@ from finetune_operator.backends.providers.scenario import requests as scenario_r
 from finetune_operator.backends.providers.scenario import responses as scenario_responses
 from finetune_operator.backends.providers.scenario.provider import ScenarioUpstream
 from finetune_operator.backends.run_state import Stage
+from tests.unit.conversions import from_bfl, from_octoai, from_scenario
 from tests.upstream import runs
 from tests.upstream.bench import MARKER, run_of
 from tests.upstream.fakes.scenario_bodies import Parameters

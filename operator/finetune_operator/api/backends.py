@@ -1,27 +1,17 @@
-"""Where a fine-tune runs: a Job on the user's own devices, or one of four upstream APIs."""
+"""Where a fine-tune runs: a Job on the user's own devices, or a hosted provider (`api/providers/<name>/spec.py`)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_operator.api.base import (
-    INTEGRAL,
-    Anything,
-    BaseUrl,
-    Int,
-    Label,
-    NonNegative,
-    ObjectName,
-    PositiveInt,
-    Prompt,
-    Quantity,
-    Ratio,
-    SecretRef,
-    SpecModel,
-    Text,
-)
+from finetune_operator.api.base import INTEGRAL, Anything, Int, Label, ObjectName, Quantity, SpecModel
+from finetune_operator.api.providers.backend import UpstreamBackend
+from finetune_operator.api.providers.bfl.spec import Bfl
+from finetune_operator.api.providers.octoai.spec import OctoAi
+from finetune_operator.api.providers.oxen.spec import Oxen
+from finetune_operator.api.providers.scenario.spec import Scenario
 
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
 RESERVED_ENV_PREFIXES: Final = ("FINETUNE_", "KUBEFLOW_")
@@ -274,212 +264,9 @@ class JobBackend(SpecModel):
     )
 
 
-class UpstreamBackend(SpecModel):
-    """UpstreamBackend has the fields that the backends of all providers share."""
-
-    base_url: BaseUrl | None = Field(
-        default=None,
-        alias="baseURL",
-        description="baseURL is the address of the provider's API. Defaults to the provider's public address; any "
-        "other must be on the operator's allowlist.",
-    )
-    secret_ref: SecretRef = Field(
-        description="secretRef names the Secret with the credentials for the provider, under the key api-key."
-    )
-
-
-class Oxen(UpstreamBackend):
-    """oxen runs the fine-tune at Oxen.ai."""
-
-    namespace: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
-        description="namespace is the Oxen user or organisation that owns the repository."
-    )
-    repository: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
-        description="repository is the Oxen repository for the dataset and the resulting model. It is created if it "
-        "does not exist."
-    )
-    is_public: bool | None = Field(
-        default=None, description="isPublic tells whether the resulting model is public. Defaults to false."
-    )
-    oxen_model_path: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None,
-        description="oxenModelPath is the path at which Oxen stores the weights. Defaults to the fine-tune's own path.",
-    )
-
-
-class ScenarioParameters(SpecModel):
-    """parameters are Scenario's training parameters that no field of a recipe stands for, under Scenario's names."""
-
-    nb_epochs: PositiveInt | None = Field(
-        default=None,
-        description="nbEpochs is the number of epochs. It is between 1 and 30 for Flux LoRA, and between 1 and 100 "
-        "for the Musubi families, where it defaults to 10.",
-    )
-    nb_repeats: PositiveInt | None = Field(
-        default=None,
-        description="nbRepeats is the number of times that each image is repeated. It is between 1 and 30 for Flux "
-        "LoRA, and between 1 and 100 for the Musubi families, where it defaults to 20.",
-    )
-    learning_rate_text_encoder: Annotated[float, Field(ge=0, le=0.001)] | None = Field(
-        default=None,
-        description="learningRateTextEncoder is the learning rate of the text encoder. For Flux LoRA it is at least "
-        "0.000001 and defaults to 0.00001; for SDXL it defaults to 0.00005.",
-    )
-    learning_rate_unet: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="learningRateUnet is the learning rate of the UNet (SDXL LoRA)."
-    )
-    num_text_train_steps: Annotated[int, Field(ge=0, le=40_000), INTEGRAL] | None = Field(
-        default=None,
-        description="numTextTrainSteps is the number of training steps for the text encoder (SDXL LoRA).",
-    )
-    num_unet_train_steps: Annotated[int, Field(ge=0, le=40_000), INTEGRAL] | None = Field(
-        default=None,
-        alias="numUNetTrainSteps",
-        description="numUNetTrainSteps is the number of training steps for the UNet (SDXL LoRA).",
-    )
-    optimize_for: Literal["likeness", "all", "none"] | None = Field(
-        default=None,
-        description="optimizeFor selects the transformer blocks that are trained (Flux LoRA): those that matter for a "
-        "likeness, all, or none in particular.",
-    )
-    class_prompt: Prompt | None = Field(
-        default=None, description="classPrompt is the prompt that describes the class of the images (SD 1.5)."
-    )
-    sample_source_images: Annotated[list[Label], Field(max_length=4)] | None = Field(
-        default=None,
-        description="sampleSourceImages are the IDs of Scenario assets, one for each sample of the recipe (Flux LoRA).",
-    )
-    lr_scheduler: (
-        Literal["constant", "constant-with-warmup", "cosine", "cosine-with-restarts", "linear", "polynomial"] | None
-    ) = Field(
-        default=None,
-        description="lrScheduler is the schedule of the learning rate (SD 1.5, SDXL). Scenario defaults it to "
-        "constant.",
-    )
-    prior_loss_weight: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="priorLossWeight is the weight of the prior preservation loss (SD 1.5, SDXL)."
-    )
-    random_crop: bool | None = Field(
-        default=None,
-        description="randomCrop tells whether images are cropped at random (SD 1.5, SDXL). Scenario defaults it to "
-        "false.",
-    )
-    random_crop_ratio: Ratio | None = Field(
-        default=None, description="randomCropRatio is the ratio of random crops (SD 1.5, SDXL)."
-    )
-    random_crop_scale: Ratio | None = Field(
-        default=None, description="randomCropScale is the scale of random crops (SD 1.5, SDXL)."
-    )
-    scale_lr: bool | None = Field(
-        default=None, description="scaleLr is a legacy parameter that Scenario ignores (SD 1.5, SDXL)."
-    )
-    text_encoder_training_ratio: Annotated[float, Field(ge=0, le=0.99)] | None = Field(
-        default=None,
-        description="textEncoderTrainingRatio is a legacy parameter: the share of the steps that train the text "
-        "encoder (SD 1.5, SDXL).",
-    )
-    validation_frequency: NonNegative | None = Field(
-        default=None,
-        description="validationFrequency is the number of steps between two validations, at most the recipe's steps "
-        "(SD 1.5, SDXL).",
-    )
-    validation_prompt: Prompt | None = Field(
-        default=None, description="validationPrompt is the prompt that is used for validations (SD 1.5, SDXL)."
-    )
-
-
-class Scenario(UpstreamBackend):
-    """scenario runs the fine-tune at Scenario (scenario.com)."""
-
-    secret_ref: SecretRef = Field(
-        description="secretRef names the Secret with the credentials for the provider, under the keys api-key and "
-        "api-secret, or under the key token."
-    )
-    project_id: Label | None = Field(
-        default=None, description="projectId is the ID of the Scenario project that owns the model."
-    )
-    model_type: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")] = Field(
-        description="modelType is Scenario's type of the model to train: one that ends in -lora, for example "
-        "flux.1-lora, or elevenlabs-voice with recipe voice."
-    )
-    description: Annotated[str, Field(max_length=180)] | None = Field(
-        default=None,
-        description="description is the text that is put into Scenario's shortDescription, in front of the operator's "
-        "marker.",
-    )
-    class_slug: Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+$")] | None = Field(
-        default=None, description="classSlug is the slug of Scenario's class for the model."
-    )
-    collection_ids: Annotated[list[Label], Field(max_length=16)] | None = Field(
-        default=None, description="collectionIds are the IDs of the Scenario collections that the model is added to."
-    )
-    parameters: ScenarioParameters | None = Field(
-        default=None,
-        description="parameters are Scenario's training parameters that no field of a recipe stands for, under "
-        "Scenario's names.",
-    )
-
-
-class Bfl(UpstreamBackend):
-    """bfl runs the fine-tune at Black Forest Labs, which has retired this API, or at a compatible service."""
-
-    mode: Literal["general", "character", "style", "product"] = Field(
-        description="mode is the kind of subject to learn: general, character, style or product. It determines how "
-        "the images are captioned."
-    )
-    captioning: bool | None = Field(
-        default=None,
-        description="captioning tells the provider to caption the images automatically. The provider defaults it to "
-        "true.",
-    )
-    priority: Literal["speed", "quality", "high_res_only"] | None = Field(
-        default=None,
-        description="priority is what the provider optimises the training for: speed, quality or high_res_only. The "
-        "provider defaults it to quality.",
-    )
-    finetune_type: Literal["lora", "full"] | None = Field(
-        default=None,
-        description="finetuneType is lora to train a LoRA, or full to train all weights and extract a LoRA "
-        "afterwards. The provider defaults it to full.",
-    )
-    comment: Annotated[str, Field(max_length=512)] | None = Field(
-        default=None,
-        description="comment is the text that is put into finetune_comment, in front of the operator's marker.",
-    )
-
-
-class BaseCheckpoint(SpecModel):
-    """baseCheckpoint is the checkpoint at the provider that is fine-tuned."""
-
-    checkpoint_id: Label = Field(description="checkpointId is the ID of the checkpoint asset.")
-    engine: Label | None = Field(
-        default=None,
-        description="engine is the engine of the checkpoint, for example image/stable-diffusion-xl-v1-0.",
-    )
-    name: Label | None = Field(default=None, description="name is the name of the checkpoint.")
-
-
-class OctoAi(UpstreamBackend):
-    """octoai runs the fine-tune at a service with OctoAI's API. OctoAI itself has shut down, so baseURL is required."""
-
-    base_url: BaseUrl = Field(
-        alias="baseURL",
-        description="baseURL is the address of the service's API. It must be on the operator's allowlist.",
-    )
-    base_checkpoint: BaseCheckpoint = Field(
-        description="baseCheckpoint is the checkpoint at the provider that is fine-tuned."
-    )
-    description: Text | None = Field(default=None, description="description is the description of the tune.")
-    continue_on_rejection: bool | None = Field(
-        default=None,
-        description="continueOnRejection tells the provider to continue when it rejects some of the images. The "
-        "default is the provider's.",
-    )
-    resize_images: bool | None = Field(
-        default=None,
-        description="resizeImages tells the provider to shrink images to the native size of the engine. The default "
-        "is the provider's.",
-    )
+def _member(kind: type[UpstreamBackend]) -> Any:
+    """The field of a provider's member, with the member's own words."""
+    return Field(default=None, description=kind.__doc__)
 
 
 class BackendSpec(SpecModel):
@@ -489,20 +276,10 @@ class BackendSpec(SpecModel):
         default=None,
         description="job runs the fine-tune as a batch/v1 Job of the trainer image on the cluster's own GPUs.",
     )
-    oxen: Oxen | None = Field(default=None, description="oxen runs the fine-tune at Oxen.ai.")
-    scenario: Scenario | None = Field(
-        default=None, description="scenario runs the fine-tune at Scenario (scenario.com)."
-    )
-    bfl: Bfl | None = Field(
-        default=None,
-        description="bfl runs the fine-tune at Black Forest Labs, which has retired this API, or at a "
-        "compatible service.",
-    )
-    octoai: OctoAi | None = Field(
-        default=None,
-        description="octoai runs the fine-tune at a service with OctoAI's API. OctoAI itself has shut down, so "
-        "baseURL is required.",
-    )
+    oxen: Oxen | None = _member(Oxen)
+    scenario: Scenario | None = _member(Scenario)
+    bfl: Bfl | None = _member(Bfl)
+    octoai: OctoAi | None = _member(OctoAi)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BackendSpec:
@@ -516,15 +293,17 @@ class BackendSpec(SpecModel):
 
     @property
     def kind(self) -> str:
-        """The member's name on the wire: job, oxen, scenario, bfl or octoai."""
+        """The member's name on the wire: job, or a provider's."""
         return self.members()[0]
 
     @property
     def upstream(self) -> UpstreamBackend | None:
         """The upstream member, or None for a job."""
-        return self.oxen or self.scenario or self.bfl or self.octoai
+        member = getattr(self, self.kind)
+        return member if isinstance(member, UpstreamBackend) else None
 
 
 BACKENDS: Final[tuple[str, ...]] = tuple(BackendSpec.model_fields)
-"""The five members' names on the wire."""
-UPSTREAMS: Final[tuple[str, ...]] = BACKENDS[1:]
+"""The members' names on the wire."""
+UPSTREAMS: Final[tuple[str, ...]] = tuple(name for name in BACKENDS if name != "job")
+"""Those of the providers."""

@@ -397,3 +397,17 @@ RECIPE_MODELS: Final[dict[str, type[Recipe]]] = {
     "textToVideo": TextToVideo,
     "voice": Voice,
 }
+
+
+def aliases(recipe: str) -> tuple[str, ...]:
+    """The names of a recipe's fields on the wire."""
+    return tuple(str(field.alias) for field in RECIPE_MODELS[recipe].model_fields.values())
+
+
+def documented_defaults(recipe: str) -> dict[str, Any]:
+    """The defaults that the descriptions of a recipe's fields name: Oxen's."""
+    return {
+        str(field.alias): field.json_schema_extra[DOCUMENTED_DEFAULT]
+        for field in RECIPE_MODELS[recipe].model_fields.values()
+        if isinstance(field.json_schema_extra, dict) and DOCUMENTED_DEFAULT in field.json_schema_extra
+    }

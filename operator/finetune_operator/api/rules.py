@@ -75,7 +75,8 @@ def _exactly_one(path: str, members: tuple[str, ...]) -> Rule:
 def _trains(backend: str) -> Rule:
     recipes = TRAINS[backend]
     allowed = " || ".join(f"has(self.recipe.{recipe})" for recipe in recipes)
-    elsewhere = " or ".join(backends_for("voice" if backend in ("job", "oxen") else "imageToText"))
+    missing = next(recipe for recipe in RECIPES if recipe not in recipes)
+    elsewhere = " or ".join(backends_for(missing))
     supported = f"recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}"
     return Rule(
         "spec",

@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from finetune_operator.api.base import Anything, StatusModel
+from finetune_operator.api.findings import alternatives
+from finetune_operator.api.providers import NAMES
 
 MAX_HISTORY: Final = 5
 MAX_METRICS: Final = 256
@@ -62,7 +64,7 @@ class UpstreamStatus(StatusModel):
     """UpstreamStatus describes a run at a provider."""
 
     provider: Word | None = Field(
-        default=None, description="provider is the name of the provider's backend: oxen, scenario, bfl or octoai."
+        default=None, description=f"provider is the name of the provider's backend: {alternatives(NAMES)}."
     )
     id: Word | None = Field(default=None, description="id is the ID that the provider gave to the run.")
     url: Address | None = Field(default=None, description="url is the web page of the run at the provider.")
@@ -249,7 +251,7 @@ class FineTuneStatus(StatusModel):
         f"True. There are at most {MAX_CONDITIONS}.",
     )
     backend: Word | None = Field(
-        default=None, description="backend is the name of the backend: job, oxen, scenario, bfl or octoai."
+        default=None, description=f"backend is the name of the backend: {alternatives(('job', *NAMES))}."
     )
     run: Count | None = Field(default=None, description="run is the number of the run that this status describes.")
     attempts: Count | None = Field(

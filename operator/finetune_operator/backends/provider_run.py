@@ -8,7 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from finetune_operator.api.backends import UpstreamBackend
+from finetune_operator.api.convert import checked_spec
+from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.run_state import RunState
 
@@ -32,9 +33,9 @@ class Capabilities:
     """What the policies must know of a provider."""
 
     name: str
-    """The backend's name on the wire: oxen, scenario, bfl or octoai."""
+    """The backend's name on the wire."""
     title: str
-    """For sentences: Oxen, Scenario, Black Forest Labs, OctoAI."""
+    """For sentences: Black Forest Labs."""
     base_url: str | None
     """The provider's own; None where `baseURL` is mandatory."""
     secret_keys: tuple[tuple[str, ...], ...]
@@ -72,7 +73,7 @@ class UpstreamRun:
     spec: FineTuneSpec | None
     """None only for POLL, FIND, CANCEL and DELETE of a run whose spec has been replaced: use `backend` there."""
     backend: UpstreamBackend
-    """The member of spec.backend that this run was made with (Oxen, Scenario, Bfl or OctoAi)."""
+    """The member of spec.backend that this run was made with."""
     parameters: Mapping[str, Any]
     """Resolved recipe parameters in camelCase (`status.parameters`)."""
     marker: str
@@ -85,16 +86,16 @@ class UpstreamRun:
     data: Mapping[str, str] = field(default_factory=dict)
     """What earlier outcomes put into `data`."""
 
-    def manifest(self) -> dict[str, Any]:
-        """As `api.convert.to_*` takes it, with the resolved parameters. Only where `spec` is there."""
+    def resolved(self) -> FineTuneSpec:
+        """The spec with the resolved parameters, as a provider's `wire.py` takes it. Only where `spec` is there.
+
+        Raises ConversionError where the backend cannot honour it.
+        """
         assert self.spec is not None
         spec = self.spec.wire()
         if self.parameters:
             spec["recipe"] = {self.spec.recipe.kind: dict(self.parameters)}
-        return {
-            "metadata": {"name": self.name, "namespace": self.namespace, "annotations": dict(self.annotations)},
-            "spec": spec,
-        }
+        return checked_spec({"spec": spec}, self.provider)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finetune_operator.api.matrix import SCRIPT_TYPES, UPSTREAM_FIELDS
+from finetune_operator.api.providers.oxen.capabilities import FIELDS, SCRIPT_TYPES
 from finetune_operator.api.recipes import RECIPE_MODELS
 from tests.upstream.fakes.life import Life
 from tests.upstream.fakes.server import Billed, Fake, Object, Options, Refused, Route, read_body
@@ -476,11 +476,11 @@ def _check(wanted: CreateFineTuneRequest) -> None:
     recipe = SCRIPT_TYPES.get(wanted.script_type)
     if recipe is None:
         raise Refused(400, _error("invalid_params", f"script_type {wanted.script_type} is unknown"))
-    known = set(UPSTREAM_FIELDS["oxen"][recipe].values())
+    known = set(FIELDS[recipe].values())
     if unknown := sorted(wanted.training_params.keys() - known):
         raise Refused(400, _error("invalid_params", f"training_params: unknown {', '.join(unknown)}"))
     required = [
-        UPSTREAM_FIELDS["oxen"][recipe][str(field_.alias)]
+        FIELDS[recipe][str(field_.alias)]
         for field_ in RECIPE_MODELS[recipe].model_fields.values()
         if field_.is_required()
     ]

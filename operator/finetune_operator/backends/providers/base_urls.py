@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from finetune_operator.api.backends import UpstreamBackend
+from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Refused
 from finetune_operator.backends.provider_run import Capabilities

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_operator.api.providers import NAMES
 from finetune_operator.cli.submit.command import read
 
-Provider = StrEnum("Provider", {"OXEN": "oxen", "SCENARIO": "scenario", "BFL": "bfl", "OCTOAI": "octoai"})
+Provider = StrEnum("Provider", {name.upper(): name for name in NAMES})  # type: ignore[misc]  # mypy wants a literal
 
 
 def _option(name: str, metavar: str, text: str) -> Any:
@@ -60,7 +61,7 @@ def convert(
       kubectl finetune convert finetune.yaml                # the body that is sent
       kubectl finetune convert finetune.yaml --dry-run      # every request, in order, with secrets masked
     """
-    from finetune_operator.api.convert import ConversionError
+    from finetune_operator.api.providers.wire import ConversionError
     from finetune_operator.cli.convert.conversion import (
         Answers,
         finetune_of,

@@ -21,7 +21,7 @@ ProviderLog = Callable[["Api", Mapping[str, Any], Mapping[str, Any]], Awaitable[
 
 async def _oxen(api: Api, backend: Mapping[str, Any], upstream: Mapping[str, Any]) -> list[str]:
     """`GET .../fine_tunes/{id}/logs`, whose shape the document leaves open."""
-    from finetune_operator.api.backends import Oxen
+    from finetune_operator.api.providers.oxen.spec import Oxen
     from finetune_operator.backends.providers.oxen.paths import repository_path
 
     path = repository_path(Oxen.model_validate(dict(backend)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune_operator.api.providers import NAMES
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.options import Context, Kubeconfig, Namespace, Output, OutputFormat, Target
 
@@ -40,7 +41,7 @@ def submit(
         Texts, _option("--param", "NAME=VALUE", "A parameter of the recipe, such as loraRank=16; repeat it.", "-p")
     ] = None,
     backend: Annotated[
-        Text, _option("--backend", "NAME", "Where it runs: job (default), oxen, scenario, bfl, octoai.", "-b")
+        Text, _option("--backend", "NAME", f"Where it runs: job (default), {', '.join(NAMES)}.", "-b")
     ] = None,
     backend_parameters: Annotated[
         Texts, _option("--backend-param", "NAME=VALUE", "A field of the backend, such as resources.limits.memory=96Gi.")

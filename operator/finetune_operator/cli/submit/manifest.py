@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_operator.api.backends import BACKENDS
-from finetune_operator.api.matrix import SCRIPT_TYPES, TRAINS
+from finetune_operator.api.matrix import TRAINS
 from finetune_operator.api.names import API_VERSION, KIND, PRIORITY_CLASS_LABEL, QUEUE_LABEL, camel
 from finetune_operator.api.objects import Object
 from finetune_operator.api.recipes import RECIPES
@@ -151,7 +151,7 @@ def _chosen_recipe(spec: Object, flags: SubmitFlags) -> str | None:
     there = recipe_of(spec)
     if flags.recipe is None:
         return there or None
-    recipe = SCRIPT_TYPES.get(flags.recipe) or camel(flags.recipe)
+    recipe = camel(flags.recipe)
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {flags.recipe}: there is none of that name", f"Known are {', '.join(RECIPES)}.")
     if there != recipe:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from finetune_operator.api.unsupported import Finding
+from finetune_operator.api.findings import Finding
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.output.table import recipe_of
 

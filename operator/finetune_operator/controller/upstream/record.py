@@ -15,9 +15,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from finetune_operator.api.backends import BackendSpec, UpstreamBackend
+from finetune_operator.api.backends import BackendSpec
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION
 from finetune_operator.api.objects import Object
+from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.backends.provider_run import Capabilities, Outcome, Step, UpstreamRun
 from finetune_operator.controller.draft import CONTINUE, Draft
 from finetune_operator.controller.model import CallResult, FineTune, Observation

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
-from finetune_operator.api.backends import Bfl
-from finetune_operator.api.convert import to_bfl
+from finetune_operator.api.providers.bfl.spec import Bfl
+from finetune_operator.api.providers.bfl.wire import to_bfl
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
@@ -64,7 +64,7 @@ def headers(credentials: Mapping[str, str]) -> dict[str, str]:
 def finetune_request(run: UpstreamRun) -> dict[str, Any]:
     """The body of `POST /v1/finetune`, without file_data, which is streamed into it. The comment ends in the marker."""
     assert isinstance(run.backend, Bfl)
-    return {**to_bfl(run.manifest()), "finetune_comment": marked(run.backend.comment, run.marker)}
+    return {**to_bfl(run.resolved()), "finetune_comment": marked(run.backend.comment, run.marker)}
 
 
 class BflUpstream:

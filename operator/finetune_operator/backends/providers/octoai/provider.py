@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
-from finetune_operator.api.backends import OctoAi
+from finetune_operator.api.providers.octoai.spec import OctoAi
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer

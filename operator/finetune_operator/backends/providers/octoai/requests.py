@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from finetune_operator.api.convert import to_octoai
+from finetune_operator.api.providers.octoai.wire import to_octoai
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Rejected
 from finetune_operator.backends.provider_run import UpstreamRun
@@ -50,8 +50,7 @@ def asset_request(name: str, file_format: str) -> Body:
 
 def tune_request(run: UpstreamRun, files: Iterable[Mapping[str, str]]) -> Body:
     """The body of `POST /v1/tune`. `files`: `{"file_id", "caption"}`."""
-    body = to_octoai(run.manifest())
-    body["name"] = tune_name(run)
+    body = to_octoai(run.resolved(), tune_name(run))
     body["details"]["files"] = [dict(file) for file in files]
     return body
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from finetune_operator.api.backends import Oxen
+from finetune_operator.api.providers.oxen.spec import Oxen
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.marker import bears
 from finetune_operator.backends.providers.oxen import responses

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from cachetools import LRUCache
 
-from finetune_operator.api.convert import to_oxen
+from finetune_operator.api.providers.oxen.wire import to_oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.auth import bearer
@@ -105,7 +105,7 @@ class OxenUpstream:
 
     async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """POST it; then, if that works, write the marker into its description."""
-        body = to_oxen(run.manifest(), resource=run.resource)
+        body = to_oxen(run.resolved(), resource=run.resource)
         try:
             answer = await context.api.call("POST", fine_tunes_path(run), json=body)
         except Gone as error:
@@ -209,7 +209,7 @@ async def _checkpoints(run: UpstreamRun, context: CallContext) -> Mapping[str, A
 
 async def _is_there(run: UpstreamRun, context: CallContext) -> bool:
     """Whether the repository holds the dataset."""
-    resource = to_oxen(run.manifest(), resource=run.resource)["resource"]
+    resource = to_oxen(run.resolved(), resource=run.resource)["resource"]
     try:
         await context.api.get(f"{repository_path(backend_of(run))}/metadata/{quote(resource)}")
     except Transient:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote
 
-from finetune_operator.api.backends import Oxen
+from finetune_operator.api.providers.oxen.spec import Oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import Original, originals
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetune_operator.api.backends import Scenario
+from finetune_operator.api.providers.scenario.spec import Scenario
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.providers.scenario import requests

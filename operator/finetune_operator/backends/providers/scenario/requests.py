@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
-from finetune_operator.api.backends import Scenario
-from finetune_operator.api.convert import to_scenario
+from finetune_operator.api.providers.scenario.spec import Scenario
+from finetune_operator.api.providers.scenario.wire import to_scenario
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.redact import basic
 from finetune_operator.backends.provider_run import UpstreamRun
@@ -48,15 +48,14 @@ def model_path(run: UpstreamRun) -> str:
 def model_request(run: UpstreamRun) -> Body:
     """The body of `POST /models`. Name and description are always there: Scenario would invent them otherwise."""
     assert isinstance(run.backend, Scenario)
-    create, _ = to_scenario(run.manifest())
-    create["name"] = run.display_name[:MAX_NAME]
+    create, _ = to_scenario(run.resolved(), run.display_name[:MAX_NAME])
     create["shortDescription"] = marked(run.backend.description, run.marker, MAX_DESCRIPTION)
     return create
 
 
 def train_request(run: UpstreamRun) -> Body:
     """The body of `PUT /models/{modelId}/train`."""
-    _, train = to_scenario(run.manifest())
+    _, train = to_scenario(run.resolved(), run.display_name)
     return train
 
 
