@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from finetune_operator.api.reasons import Phase, Reason
-from finetune_operator.cli.logs.provider_log_sources import lines_in
+from finetune_operator.backends.providers.oxen.logs import lines_in
 from finetune_operator.cli.logs.provider_logs import new_lines
 from finetune_operator.cli.output.advice import ADVICE
 from finetune_operator.cli.output.humanize import age, clock, duration, size

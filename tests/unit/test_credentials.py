@@ -6,7 +6,8 @@ import asyncio
 import base64
 from typing import Any, cast
 
-from finetune_operator.backends.providers.bfl.provider import CAPABILITIES
+from finetune_operator.backends.providers.bfl.provider import BflUpstream
+from finetune_operator.backends.providers.protocol import capabilities_of
 from finetune_operator.controller.upstream import credentials
 from finetune_operator.controller.upstream.credentials import Credentials
 from finetune_operator.kube.client import KubeClient
@@ -30,7 +31,7 @@ class Secrets:
         return {"data": {"api-key": base64.b64encode(key.encode()).decode()}}
 
     async def key(self) -> str:
-        return (await self.credentials.provider(RUN, CAPABILITIES))["api-key"]
+        return (await self.credentials.provider(RUN, capabilities_of(BflUpstream())))["api-key"]
 
 
 async def test_calls_that_come_together_read_once() -> None:

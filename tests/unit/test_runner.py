@@ -127,3 +127,33 @@ async def test_calls_that_hang_hold_up_none_of_another_kind(hanging: Step) -> No
         assert {(await told.get()).name for _ in others} == others
     await runner.close()
     await client.close()
+
+
+class Keeping(Scripted):
+    """Counts, as Oxen does, and keeps a word, as Black Forest Labs does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, str | None]] = []
+
+    async def poll(self, run: Any, context: Any) -> PollResult:
+        before = context.last_poll
+        polls = before.polls if before is not None else 0
+        self.seen.append((polls, context.cache.get(("word",))))
+        context.cache["word",] = f"word {polls}"
+        return replace(seen(1), polls=polls + 1)
+
+
+async def test_what_a_poll_leaves_to_the_next_is_handed_on_and_is_no_news() -> None:
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    client = Client(AddressGuard())
+    runner = runner_of(client, told.put_nowait)
+    keeping = Keeping()
+    runner.members = {"bfl": keeping}
+    heard = []
+    for run in (RUN, RUN, replace(RUN, name="other", uid="9" * 8 + RUN.uid[8:])):
+        runner.begin(run, Step.POLL, REST)
+        heard.append(await told.get())
+    assert keeping.seen == [(0, None), (1, "word 0"), (0, "word 1")]
+    assert heard[:2] == [KEY, (KEY, REST)]
+    await client.close()

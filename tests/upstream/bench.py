@@ -21,8 +21,9 @@ from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.provider_run import Outcome, PollResult, UpstreamRun
-from finetune_operator.backends.providers.protocol import Upstream
+from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.providers.calls import make_call
+from finetune_operator.backends.providers.protocol import Upstream, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
 
 MARKER = "ft-8d3b61f2-0123456789ab"
@@ -102,6 +103,8 @@ class Bench:
     credentials: Mapping[str, str]
     store: Store
     run: UpstreamRun
+    last_poll: PollResult | None = None
+    cache: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def learn(self, outcome: Outcome) -> None:
         """Keep what a call has taught, as the status does."""
@@ -118,11 +121,11 @@ class Bench:
         redact = Redactor([*self.credentials.values(), *headers.values()])
         api = Api(
             self.client,
-            self.provider.capabilities.title,
+            self.provider.service.title,
             self.base_url,
             headers,
             redact=redact,
-            explain=self.provider.explain,
+            explain=explanation_of(self.provider),
         )
         with tempfile.TemporaryDirectory() as spool:
             context = CallContext(
@@ -133,10 +136,14 @@ class Bench:
                 output_credentials=self.store.secret(),
                 spool=Path(spool),
                 now=datetime.now(UTC),
+                last_poll=self.last_poll,
+                cache=self.cache,
             )
-            outcome = await getattr(self.provider, step)(self.run, context)
+            outcome = await make_call(self.provider, Step(step), self.run, context)
         if outcome is not None:
             self.learn(outcome)
+        if isinstance(outcome, PollResult):
+            self.last_poll = outcome
         return outcome
 
     async def poll_until_over(self, most: int = 40) -> list[PollResult]:

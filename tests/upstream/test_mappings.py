@@ -15,7 +15,7 @@ from finetune_operator.api.recipes import Voice
 from finetune_operator.backends.errors import Ambiguous, AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import PollResult
-from finetune_operator.backends.providers.bfl import provider as bfl
+from finetune_operator.backends.providers.bfl import requests as bfl
 from finetune_operator.backends.providers.bfl import responses as bfl_responses
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.marker import bears, marked

@@ -18,6 +18,7 @@ import pytest
 from finetune_operator.api.status import FineTuneStatus
 from finetune_operator.backends.errors import UpstreamError
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult
+from finetune_operator.backends.providers.protocol import capabilities_of
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import Bench, bench
@@ -75,12 +76,14 @@ async def living(name: str) -> AsyncIterator[tuple[Fake, Bench]]:
 
 async def whole_life(run: Bench) -> tuple[PollResult, Fetched]:
     """From the upload to the weights."""
-    for step in ("prepare", "create", "equip", "start"):
+    has = capabilities_of(run.provider)
+    optional = [("equip", has.equips), ("start", has.starts)]
+    for step in ("prepare", "create", *(step for step, there in optional if there)):
         outcome = await run.call(step)
         if outcome.resource:
             run.run = replace(run.run, resource=outcome.resource)
     last = (await run.poll_until_over())[-1]
-    return last, await run.call("fetch")
+    return last, await run.call("fetch") if has.gives_weights else Fetched(artifacts=())
 
 
 def without(keep: set[str]) -> Rewrite:

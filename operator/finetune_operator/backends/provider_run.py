@@ -29,8 +29,30 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What is so of a provider's service, whatever its API offers."""
+
+    name: str
+    """The backend's name on the wire."""
+    title: str
+    """For sentences: Black Forest Labs."""
+    base_url: str | None
+    """The provider's own; None where `baseURL` is mandatory."""
+    also: tuple[str, ...] = ()
+    """More base URLs of the provider's own (regions)."""
+    retired: str | None = None
+    """Where the provider has closed its service: when, in words."""
+    bills: Step
+    """The billed call: Step.CREATE or Step.START."""
+    lookup_trusted: bool
+    """Whether FIND sees a create at once. Otherwise a lost create waits for the settling window, then for a human."""
+    no_log: str = ""
+    """Where the API has no log of a run: a sentence that says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What the policies must know of a provider."""
+    """What the policies must know of a provider; made by `providers.protocol.capabilities_of`."""
 
     name: str
     """The backend's name on the wire."""
@@ -122,6 +144,8 @@ class PollResult(Outcome):
     state: RunState
     startable: bool = False
     """It is there and was never started: START may be called."""
+    polls: int = field(default=0, compare=False)
+    """How many polls this process has made of the run, where the provider counts them. No news by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

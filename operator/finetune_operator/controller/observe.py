@@ -14,6 +14,7 @@ from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
 from finetune_operator.backends.job.manifest import JobDefaults, named_objects
 from finetune_operator.backends.job.workload import JOB_UID_LABEL, VERSIONS, collection
+from finetune_operator.backends.providers.protocol import capabilities_of
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.model import (
@@ -98,7 +99,9 @@ class Observer:
         self._report_of = report_of
         self._in_a_burst = in_a_burst
         self._runner = runner
-        self._capabilities = {name: member.capabilities for name, member in runner.members.items()} if runner else {}
+        self._capabilities = (
+            {name: capabilities_of(member) for name, member in runner.members.items()} if runner else {}
+        )
         self._clock = clock
         self._may_ask_kueue = True
         self._specs = SpecCache()

@@ -6,18 +6,13 @@ the provider's ids) stand as words in angle brackets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.providers.bfl import dry_run as bfl
-from finetune_operator.backends.providers.octoai import dry_run as octoai
-from finetune_operator.backends.providers.oxen import dry_run as oxen
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.providers.request import Address, Request
-from finetune_operator.backends.providers.scenario import dry_run as scenario
 
 MARKER: Final = "ft-xxxxxxxx-xxxxxxxxxxxx"
 
@@ -27,7 +22,7 @@ def describe_requests(
 ) -> tuple[Request, ...]:
     """Those that change something at the provider; empty for backend.job.
 
-    Raises api.convert.ConversionError where the backend cannot honour the spec.
+    Raises ConversionError where the backend cannot honour the spec.
     """
     backend = spec.backend.upstream
     if backend is None:
@@ -44,15 +39,7 @@ def describe_requests(
         backend=backend,
         parameters=resolve_parameters(spec),
         marker=MARKER,
-        id=_IDS[spec.backend.kind],
+        id="<id>",
     )
-    return tuple(_PROVIDERS[spec.backend.kind](run, Address(run, members()[run.provider])))
-
-
-_IDS: Final = {"oxen": "<id>", "scenario": "<model>", "bfl": "<id>", "octoai": "<id>"}
-_PROVIDERS: Final[Mapping[str, Callable[[UpstreamRun, Address], Iterator[Request]]]] = {
-    "oxen": oxen.dry_run,
-    "scenario": scenario.dry_run,
-    "bfl": bfl.dry_run,
-    "octoai": octoai.dry_run,
-}
+    provider = members()[run.provider]
+    return tuple(provider.dry_run(run, Address(run, provider)))

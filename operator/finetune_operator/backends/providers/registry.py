@@ -1,4 +1,4 @@
-"""The providers: one line each."""
+"""The providers' calls: one line each. What the resource knows of them is in `api/providers`."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ from finetune_operator.backends.providers.scenario.provider import ScenarioUpstr
 def members() -> dict[str, Upstream]:
     """By their names on the wire."""
     all_of_them: tuple[Upstream, ...] = (OxenUpstream(), ScenarioUpstream(), BflUpstream(), OctoAiUpstream())
-    return {member.capabilities.name: member for member in all_of_them}
+    return {member.service.name: member for member in all_of_them}

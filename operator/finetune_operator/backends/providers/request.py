@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_operator.backends.provider_run import Capabilities, UpstreamRun
-from finetune_operator.backends.providers.protocol import Upstream
+from finetune_operator.backends.providers.protocol import Upstream, capabilities_of
 
 MASK: Final = "[masked]"
 
@@ -38,8 +38,9 @@ class Address:
     """Base URL and masked headers of a run's provider."""
 
     def __init__(self, run: UpstreamRun, member: Upstream) -> None:
-        self._base = _base_url(run, member.capabilities)
-        keys = member.capabilities.secret_keys[0]
+        capabilities = capabilities_of(member)
+        self._base = _base_url(run, capabilities)
+        keys = capabilities.secret_keys[0]
         self._headers = {name: _masked(value) for name, value in member.headers(dict.fromkeys(keys, MASK)).items()}
 
     def request(self, method: str, path: str, body: Any, note: str) -> Request:

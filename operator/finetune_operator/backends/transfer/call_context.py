@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from finetune_operator.backends.transfer.spool import Disk
 if TYPE_CHECKING:
     from finetune_operator.backends.http.api import Api
     from finetune_operator.backends.http.fetcher import Fetcher
+    from finetune_operator.backends.provider_run import PollResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,5 +31,9 @@ class CallContext:
     spool: Path
     """An empty folder of this call's own, removed afterwards."""
     now: datetime
+    last_poll: PollResult | None = None
+    """What the last poll of this run has seen; None where this process has made none yet."""
+    cache: MutableMapping[tuple[str, ...], str] = field(default_factory=dict)
+    """Of this provider, for all its runs: what saves a request, and may be lost at any moment."""
     disk: Disk = field(default_factory=Disk)
     """The operator's one budget for all spools."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from finetune_operator.api.providers import NAMES
 from finetune_operator.cli.output.table import backend_of
 
 STORE_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "s3": (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),),
     "hf": (("HF_TOKEN",),),
-    "oxen": (("api-key",),),
 }
 
 
@@ -31,7 +31,7 @@ def secret_needs(finetune: Mapping[str, Any]) -> Iterator[SecretNeed]:
         ("modelSecretRef", spec.get("modelSecretRef"), "hf://"),
     ):
         if name := (place or {}).get("name"):
-            yield SecretNeed(str(name), field, STORE_KEYS.get(str(uri).partition("://")[0], ()))
+            yield SecretNeed(str(name), field, _store_keys(str(uri).partition("://")[0]))
     backend = backend_of(spec)
     if name := ((spec.get("backend") or {}).get(backend, {}).get("secretRef") or {}).get("name"):
         yield SecretNeed(str(name), f"backend.{backend}.secretRef", provider_keys(backend))
@@ -39,6 +39,11 @@ def secret_needs(finetune: Mapping[str, Any]) -> Iterator[SecretNeed]:
 
 def provider_keys(provider: str) -> tuple[tuple[str, ...], ...]:
     """As the operator asks for them."""
-    from finetune_operator.backends.providers.registry import members
+    from finetune_operator.api.providers.registry import PROVIDERS
 
-    return members()[provider].capabilities.secret_keys
+    return PROVIDERS[provider].capabilities.secret_keys
+
+
+def _store_keys(scheme: str) -> tuple[tuple[str, ...], ...]:
+    """A provider's own store takes the provider's keys."""
+    return provider_keys(scheme) if scheme in NAMES else STORE_KEYS.get(scheme, ())

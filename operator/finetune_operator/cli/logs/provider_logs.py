@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
-from finetune_operator.cli.logs.provider_log_sources import LOGS, NO_LOG
 from finetune_operator.cli.output.printing import note, out
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.cli.output.table import backend_of
@@ -20,6 +19,10 @@ from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError
 from finetune_operator.kube.secrets import decoded
 
+if TYPE_CHECKING:
+    from finetune_operator.backends.providers.protocol import Upstream
+
+Log = Callable[..., Awaitable[list[str]]]
 POLL_SECONDS: Final = 5.0
 STATE_POLL_SECONDS: Final = 1.0
 
@@ -28,12 +31,15 @@ def print_provider_log(
     cluster: Cluster, finetune: Object, *, follow: bool, tail: int | None, allow: Sequence[str] = ()
 ) -> None:
     """Lines go to stdout. `allow`: base URLs besides the provider's own that may be given the credentials."""
-    provider = backend_of(finetune["spec"])
+    from finetune_operator.backends.providers.protocol import Logged
+    from finetune_operator.backends.providers.registry import members
+
+    provider = members()[backend_of(finetune["spec"])]
     reader = None
-    if provider not in LOGS:
-        note(f"{NO_LOG[provider]}; this is what the operator sees of it")
+    if not isinstance(provider, Logged):
+        note(f"{provider.service.no_log}; this is what the operator sees of it")
     else:
-        reader = _Reader(cluster, finetune, provider, allow)
+        reader = _Reader(cluster, finetune, provider, provider.log, allow)
         if problem := reader.problem:
             note(f"{problem}; this is what the operator sees of it")
             reader = None
@@ -66,15 +72,24 @@ def state_line(finetune: Mapping[str, Any]) -> str:
 class _Reader:
     """The log of one run at its provider, read with the FineTune's own Secret."""
 
-    def __init__(self, cluster: Cluster, finetune: Object, provider: str, allow: Sequence[str]) -> None:
-        from finetune_operator.backends.providers.registry import members
+    def __init__(
+        self,
+        cluster: Cluster,
+        finetune: Object,
+        provider: Upstream,
+        log: Callable[..., Awaitable[list[str]]],
+        allow: Sequence[str],
+    ) -> None:
+        from finetune_operator.backends.providers.protocol import capabilities_of
 
         self._cluster = cluster
         self._finetune = finetune
-        self._provider = provider
-        self._backend: Mapping[str, Any] = finetune["spec"]["backend"][provider]
-        self._member = members()[provider]
-        self._base_url = str(self._backend.get("baseURL") or self._member.capabilities.base_url or "").rstrip("/")
+        self._member = provider
+        self._log = log
+        self._capabilities = capabilities_of(provider)
+        self._provider = self._capabilities.name
+        self._backend: Mapping[str, Any] = finetune["spec"]["backend"][self._provider]
+        self._base_url = str(self._backend.get("baseURL") or self._capabilities.base_url or "").rstrip("/")
         self._allow = allow
         self._credentials: dict[str, str] = {}
         self.problem = self._prepare()
@@ -85,7 +100,7 @@ class _Reader:
 
     def _prepare(self) -> str:
         """Why the provider cannot be asked; empty where it can."""
-        capabilities = self._member.capabilities
+        capabilities = self._capabilities
         official = {each.rstrip("/") for each in (capabilities.base_url, *capabilities.also) if each}
         if self._base_url not in official | {each.rstrip("/") for each in self._allow}:
             # Whoever wrote the FineTune chose that address; the Secret is not sent there on somebody else's word.
@@ -111,18 +126,19 @@ class _Reader:
         from finetune_operator.backends.http.api import Api
         from finetune_operator.backends.http.client import Client
         from finetune_operator.backends.http.redact import Redactor
+        from finetune_operator.backends.providers.protocol import explanation_of
 
         client = Client(AddressGuard(base_urls=self._allow))
         headers = self._member.headers(self._credentials)
         redact = Redactor([*self._credentials.values(), *(value.rpartition(" ")[2] for value in headers.values())])
-        api = Api(client, self._provider, self._base_url, headers, redact=redact, explain=self._member.explain)
+        api = Api(client, self._provider, self._base_url, headers, redact=redact, explain=explanation_of(self._member))
         printed: list[str] | None = None
         try:
             while True:
                 over = snapshot(self._finetune).over
                 try:
                     known = self._upstream.get("id")
-                    lines = await LOGS[self._provider](api, self._backend, self._upstream) if known else []
+                    lines = await self._log(api, self._backend, self._upstream) if known else []
                 except Transient:
                     if not follow:
                         raise

@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache
+
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
     Failure,
@@ -32,7 +34,8 @@ from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
-from finetune_operator.backends.providers.protocol import Upstream
+from finetune_operator.backends.providers.calls import make_call
+from finetune_operator.backends.providers.protocol import Upstream, capabilities_of, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.model import CallResult, Key, UpstreamView
@@ -46,6 +49,8 @@ HEAVY = (Step.PREPARE, Step.CREATE, Step.EQUIP, Step.FETCH)
 """Steps that may move data: they take long, and disk."""
 HEAVY_PER_PROVIDER = 2
 BILLED = (Step.CREATE, Step.START)
+CACHED = 50_000
+"""Texts of a few hundred bytes, of each provider."""
 
 
 @dataclass(slots=True)
@@ -113,6 +118,7 @@ class Runner:
         self._spool_dir = spool_dir
         self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
+        self._caches: dict[str, LRUCache[tuple[str, ...], str]] = {}
         self._slots: dict[tuple[str, Step], asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -177,7 +183,7 @@ class Runner:
         try:
             async with self._slot(provider, run, step):
                 started = loop.time()
-                outcome = await self._carry_out(self.members[provider], run, step)
+                outcome = await self._carry_out(self.members[provider], run, step, memory.poll_result)
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
@@ -219,10 +225,13 @@ class Runner:
         bound = self._per_provider if lane is Step.POLL else HEAVY_PER_PROVIDER
         return self._slots.setdefault((origin, lane), asyncio.Semaphore(bound))
 
-    async def _carry_out(self, member: Upstream, run: UpstreamRun, step: Step) -> Outcome | None:
-        base_url = base_url_of(run.backend, member.capabilities, self._allowed)
+    async def _carry_out(
+        self, member: Upstream, run: UpstreamRun, step: Step, last_poll: PollResult | None
+    ) -> Outcome | None:
+        capabilities = capabilities_of(member)
+        base_url = base_url_of(run.backend, capabilities, self._allowed)
         try:
-            own = await self._credentials.provider(run, member.capabilities)
+            own = await self._credentials.provider(run, capabilities)
             dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
         except SecretMissing as error:
             raise error.failure from None
@@ -230,7 +239,8 @@ class Runner:
             await self._confirm(run, step)
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
-        api = Api(self._client, member.capabilities.title, base_url, headers, redact=redact, explain=member.explain)
+        explain = explanation_of(member)
+        api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain)
         with self._spool() if step in HEAVY else nullcontext(self._nowhere) as spool:
             context = CallContext(
                 api=api,
@@ -240,10 +250,12 @@ class Runner:
                 output_credentials=output,
                 spool=spool,
                 now=self._clock(),
+                last_poll=last_poll,
+                cache=self._caches.setdefault(run.provider, LRUCache(CACHED)),
                 disk=self._disk,
             )
             try:
-                return await _METHODS[step](member, run, context)
+                return await make_call(member, step, run, context)
             except UpstreamError as error:
                 raise type(error)(
                     redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
@@ -271,17 +283,3 @@ class Runner:
 def _value(header: str) -> str:
     """`Bearer abc` -> `abc`."""
     return header.rpartition(" ")[2]
-
-
-_Method = Callable[[Upstream, UpstreamRun, CallContext], Awaitable[Outcome | None]]
-_METHODS: Mapping[Step, _Method] = {
-    Step.PREPARE: lambda member, run, context: member.prepare(run, context),
-    Step.FIND: lambda member, run, context: member.find(run, context),
-    Step.CREATE: lambda member, run, context: member.create(run, context),
-    Step.EQUIP: lambda member, run, context: member.equip(run, context),
-    Step.START: lambda member, run, context: member.start(run, context),
-    Step.POLL: lambda member, run, context: member.poll(run, context),
-    Step.CANCEL: lambda member, run, context: member.cancel(run, context),
-    Step.DELETE: lambda member, run, context: member.delete(run, context),
-    Step.FETCH: lambda member, run, context: member.fetch(run, context),
-}

@@ -7,81 +7,58 @@ the same API are reached by `baseURL`. There is no cancel, no list filter and no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from cachetools import LRUCache
-
-from finetune_operator.api.providers.bfl.spec import Bfl
-from finetune_operator.api.providers.bfl.wire import to_bfl
 from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.errors import Gone, Rejected, UpstreamError
-from finetune_operator.backends.http.auth import header_value
-from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.errors import Gone, Rejected
+from finetune_operator.backends.provider_run import Outcome, PollResult, Service, Step, UpstreamRun
+from finetune_operator.backends.providers.bfl.dry_run import dry_run
+from finetune_operator.backends.providers.bfl.requests import finetune_request, headers
 from finetune_operator.backends.providers.bfl.responses import (
     finetune_id,
     listed_ids,
     poll_result_of,
     poll_result_of_unknown,
 )
-from finetune_operator.backends.providers.marker import bears, marked
+from finetune_operator.backends.providers.marker import bears
+from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Spool
 
-CAPABILITIES: Final = Capabilities(
+SERVICE: Final = Service(
     name="bfl",
     title="Black Forest Labs",
     base_url="https://api.us1.bfl.ai",
     also=("https://api.bfl.ai", "https://api.us.bfl.ai", "https://api.eu.bfl.ai", "https://api.eu1.bfl.ai"),
-    secret_keys=(("api-key",),),
     bills=Step.CREATE,
-    starts=False,
-    equips=False,
     lookup_trusted=False,
-    can_cancel=False,
-    gives_weights=False,
     retired="2025-10-31",
+    no_log="Black Forest Labs' API has no log of a run",
 )
 FORMATS: Final = ("jpeg", "png", "webp")
-REMEMBERED: Final = 50_000
-"""Comments kept in memory, of a few hundred bytes each."""
 UPLOAD_SECONDS: Final = 600.0
 """For the create, which carries the pictures; not longer than a lost create is looked for."""
 
 
-def headers(credentials: Mapping[str, str]) -> dict[str, str]:
-    """`x-key`."""
-    return {"x-key": header_value(credentials, "api-key")}
-
-
-def finetune_request(run: UpstreamRun) -> dict[str, Any]:
-    """The body of `POST /v1/finetune`, without file_data, which is streamed into it. The comment ends in the marker."""
-    assert isinstance(run.backend, Bfl)
-    return {**to_bfl(run.resolved()), "finetune_comment": marked(run.backend.comment, run.marker)}
-
-
 class BflUpstream:
-    """BFL behind the protocol of `providers/protocol.py`. Remembers which comment which run has: that never changes."""
+    """BFL behind the protocol of `providers/protocol.py`. It cannot stop a run, and gives no weights."""
 
-    capabilities = CAPABILITIES
-
-    def __init__(self) -> None:
-        self._comments: LRUCache[tuple[str, str], str] = LRUCache(REMEMBERED)
+    service = SERVICE
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """`x-key`."""
         return headers(credentials)
 
-    def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
-        """Nothing of its own."""
-        return None
+    def dry_run(self, run: UpstreamRun, address: Address) -> Iterator[Request]:
+        """The requests, in their order. Pure."""
+        return dry_run(run, address)
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Look at the pictures, which travel inside the create: what is wrong with them is said before it."""
@@ -92,21 +69,9 @@ class BflUpstream:
         """By the comments of all runs of the account. A run that was just created may not be listed yet."""
         listed = listed_ids((await context.api.get("/v1/my_finetunes")).object())
         for known in reversed(listed):
-            if bears(await self._comment(known, context), run.marker):
+            if bears(await _comment(known, context), run.marker):
                 return Outcome(id=known, url=_url(context, known))
         return None
-
-    async def _comment(self, known: str, context: CallContext) -> str:
-        place = (context.api.base_url, known)
-        if place not in self._comments:
-            try:
-                comment = (await _details(known, context) or {}).get("finetune_comment")
-            except (Gone, Rejected):
-                return ""
-            if not isinstance(comment, str) or not comment:
-                return ""  # it may get one yet
-            self._comments[place] = comment
-        return self._comments[place]
 
     async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Download the pictures, and stream them as a ZIP in base64 inside the one call that creates and bills."""
@@ -127,14 +92,6 @@ class BflUpstream:
         made = finetune_id(answer.body)
         return Outcome(id=made, url=_url(context, made))
 
-    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Nothing."""
-        return Outcome()
-
-    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Nothing: the create has started it."""
-        return Outcome()
-
     async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`get_result`; where that knows nothing, `finetune_details` decides: results expire, runs do not."""
         assert run.id is not None
@@ -152,19 +109,26 @@ class BflUpstream:
             raise Gone(f"Black Forest Labs knows the run {run.id} no more{words}")
         return _with_artifact(poll_result, run, context)
 
-    async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Impossible, as `capabilities` say."""
-        return Outcome(message="Black Forest Labs cannot stop a run: it goes on and is billed.")
-
     async def delete(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """`delete_finetune`; an unknown id is answered 404 or 422, and gone."""
         with suppress(Gone, Rejected):
             await context.api.call("POST", "/v1/delete_finetune", json={"finetune_id": run.id}, repeatable=True)
         return Outcome()
 
-    async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:  # noqa: ARG002
-        """Impossible, as `capabilities` say."""
-        return Fetched(artifacts=())
+
+async def _comment(known: str, context: CallContext) -> str:
+    """Which comment a run has never changes, and all runs of the account are looked through for a lost one."""
+    place = (context.api.base_url, known, "comment")
+    if (kept := context.cache.get(place)) is not None:
+        return kept
+    try:
+        comment = (await _details(known, context) or {}).get("finetune_comment")
+    except (Gone, Rejected):
+        return ""
+    if not isinstance(comment, str) or not comment:
+        return ""  # it may get one yet
+    context.cache[place] = comment
+    return comment
 
 
 async def _details(known: str, context: CallContext) -> Mapping[str, Any] | None:

@@ -7,19 +7,19 @@ has shut down, so `baseURL` is mandatory. Creating a tune starts and bills it; a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
 from finetune_operator.api.providers.octoai.spec import OctoAi
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.http.auth import bearer
-from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier
 from finetune_operator.backends.providers.octoai.assets import judged, lora_weights, pages, upload_pictures
+from finetune_operator.backends.providers.octoai.dry_run import dry_run
 from finetune_operator.backends.providers.octoai.requests import (
     bears_name,
     cleared,
@@ -30,21 +30,18 @@ from finetune_operator.backends.providers.octoai.requests import (
     unpacked,
 )
 from finetune_operator.backends.providers.octoai.responses import poll_result_of, word_of
+from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import deliver
 
-CAPABILITIES: Final = Capabilities(
+SERVICE: Final = Service(
     name="octoai",
     title="OctoAI",
     base_url=None,
-    secret_keys=(("api-key",),),
     bills=Step.CREATE,
-    starts=False,
-    equips=False,
     lookup_trusted=True,
-    can_cancel=True,
-    gives_weights=True,
     retired="2024-10-31",
+    no_log="OctoAI's API has no log of a tune",
 )
 SETTLE_ROUNDS: Final = 10
 """Looks at the pictures in a third of a poll interval."""
@@ -56,15 +53,15 @@ CONFLICT: Final = 409
 class OctoAiUpstream:
     """A service with OctoAI's API behind the protocol of `providers/protocol.py`."""
 
-    capabilities = CAPABILITIES
+    service = SERVICE
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """Bearer."""
         return bearer(credentials, "api-key")
 
-    def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
-        """Nothing of its own."""
-        return None
+    def dry_run(self, run: UpstreamRun, address: Address) -> Iterator[Request]:
+        """The requests, in their order. Pure."""
+        return dry_run(run, address)
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Every picture an asset; then wait a little until they are looked at. `create` looks again."""
@@ -121,14 +118,6 @@ class OctoAiUpstream:
                 raise
             return found
         return self._made(run, context, answer.object())
-
-    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Nothing."""
-        return Outcome()
-
-    async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Nothing: the create has started it."""
-        return Outcome()
 
     async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`GET /v1/tune/{id}`."""

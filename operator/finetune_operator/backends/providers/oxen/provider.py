@@ -6,22 +6,24 @@ a create, so that the marker is in the path of the uploaded dataset, which is ec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
-
-from cachetools import LRUCache
 
 from finetune_operator.api.providers.oxen.wire import to_oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.auth import bearer
-from finetune_operator.backends.http.responses import Answer, plain
-from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.http.responses import plain
+from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier
 from finetune_operator.backends.providers.marker import marked
 from finetune_operator.backends.providers.oxen import responses
+from finetune_operator.backends.providers.oxen.dry_run import dry_run
+from finetune_operator.backends.providers.oxen.logs import log
 from finetune_operator.backends.providers.oxen.paths import (
     backend_of,
     bears_marker,
@@ -32,43 +34,35 @@ from finetune_operator.backends.providers.oxen.paths import (
 )
 from finetune_operator.backends.providers.oxen.uploads import upload_dataset
 from finetune_operator.backends.providers.oxen.weights import fetch_weights
+from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.backends.transfer.call_context import CallContext
 
-CAPABILITIES: Final = Capabilities(
+SERVICE: Final = Service(
     name="oxen",
     title="Oxen",
     base_url="https://hub.oxen.ai",
-    secret_keys=(("api-key",),),
     bills=Step.START,
-    starts=True,
-    equips=False,
     lookup_trusted=True,
-    can_cancel=True,
-    gives_weights=True,
 )
 PAGE_SIZE: Final = 100
 MAX_PAGES: Final = 500
 CHECKPOINTS_EVERY: Final = 4
 """Of so many polls of a running fine-tune one asks for its checkpoints (steps and losses) instead of its state."""
-REMEMBERED: Final = 10_000
 
 
 class OxenUpstream:
-    """Oxen behind the protocol of `providers/protocol.py`. Remembers the last poll results of running fine-tunes."""
+    """Oxen behind the protocol of `providers/protocol.py`."""
 
-    capabilities = CAPABILITIES
-
-    def __init__(self) -> None:
-        self._seen: LRUCache[tuple[str, str], tuple[int, PollResult]] = LRUCache(REMEMBERED)
+    service = SERVICE
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """A bearer token."""
         return bearer(credentials, "api-key")
 
-    def explain(self, answer: Answer) -> UpstreamError | None:  # noqa: ARG002
-        """Nothing beyond the general reading."""
-        return None
+    def dry_run(self, run: UpstreamRun, address: Address) -> Iterator[Request]:
+        """The requests, in their order. Pure."""
+        return dry_run(run, address)
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Upload the dataset to the run's own folder, unless it is in the repository already."""
@@ -122,10 +116,6 @@ class OxenUpstream:
             await context.api.call("PATCH", fine_tune_path(run, made), json=words, repeatable=True)
         return _outcome(made, run, context)
 
-    async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Nothing."""
-        return Outcome()
-
     async def start(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Run it. What a refusal means is not documented: where it runs already, only a look can tell."""
         try:
@@ -140,8 +130,8 @@ class OxenUpstream:
 
     async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """One request, but at the end: the state, or now and then the checkpoints of what was seen running."""
-        place = (context.api.base_url + fine_tunes_path(run), run.id or "")
-        polls, before = self._seen.get(place, (0, None))
+        before = context.last_poll
+        polls = before.polls if before is not None else 0
         poll_result = None
         if before is not None and before.state.stage is Stage.RUNNING and polls % CHECKPOINTS_EVERY == 1:
             with suppress(UpstreamError):  # nice to have; whether the run is there, its state tells
@@ -150,14 +140,7 @@ class OxenUpstream:
             poll_result = responses.still(responses.poll_result_of(await _get(run, context), run), before)
         if poll_result.state.stage in (Stage.SUCCEEDED, Stage.FAILED):
             poll_result = await self._at_the_end(poll_result, run, context)
-        self._remember(place, polls + 1, poll_result)
-        return poll_result
-
-    def _remember(self, place: tuple[str, str], polls: int, poll_result: PollResult) -> None:
-        if poll_result.state.stage.terminal:
-            self._seen.pop(place, None)
-        else:
-            self._seen[place] = (polls, poll_result)
+        return replace(poll_result, polls=polls + 1)
 
     async def _at_the_end(self, poll_result: PollResult, run: UpstreamRun, context: CallContext) -> PollResult:
         """With the last checkpoint, and the last words of what failed; both are nice to have."""
@@ -188,6 +171,10 @@ class OxenUpstream:
         with suppress(Gone):
             await context.api.call("DELETE", fine_tune_path(run))
         return Outcome()
+
+    async def log(self, api: Api, backend: Mapping[str, Any], upstream: Mapping[str, Any]) -> list[str]:
+        """Everything that was written."""
+        return await log(api, backend, upstream)
 
     async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:
         """The files of the model's branch."""

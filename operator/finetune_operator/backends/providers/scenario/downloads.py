@@ -22,28 +22,31 @@ NOT_OFFERED: Final = (Gone, Retired, NoRoute)
 DEEPEST: Final = 5
 
 
-async def download(run: UpstreamRun, context: CallContext, known: dict[str, str]) -> str:
-    """The signed address of the weights. `known`: the jobs that were asked for, by model.
+async def download(run: UpstreamRun, context: CallContext) -> str:
+    """The signed address of the weights. Another attempt waits for the download that was asked for last.
 
     Raises Permanent where Scenario packs nothing, Transient where it takes longer.
     """
     assert run.id is not None
-    if run.id not in known:
-        known[run.id] = await _ask(run, context)
-    job = known[run.id]
+    place = (context.api.base_url, run.id, "download")
+    job = context.cache.get(place)
+    if job is None:
+        job = context.cache[place] = await _ask(run, context)
     for _ in range(ROUNDS):
         seen = await _look(f"/assets/download/{quote(job, safe='')}", run, context)
         about = _job_of(await _look(f"/jobs/{quote(job, safe='')}", run, context)) if not _address(seen) else {}
         address = _address(seen) or next(_addresses(about.get("metadata")), None)
         if address is not None:
-            known.pop(run.id, None)
+            context.cache.pop(place, None)
             return address
         if seen is None and not about:
-            known.pop(run.id, None)
+            context.cache.pop(place, None)
             raise Transient(
                 "Scenario no longer knows the download; it is asked for again", retry_after=context.api.poll_interval
             )
-        _end_of(about, seen, run.id, known)
+        if (over := _end_of(about, seen)) is not None:
+            context.cache.pop(place, None)
+            raise over
         await asyncio.sleep(context.api.poll_interval / ROUNDS)
     raise Transient("Scenario is still packing the weights", retry_after=context.api.poll_interval)
 
@@ -71,20 +74,19 @@ async def _look(path: str, run: UpstreamRun, context: CallContext) -> dict[str, 
         return None
 
 
-def _end_of(job: dict[str, Any], seen: dict[str, Any] | None, model: str, known: dict[str, str]) -> None:
-    """Raises Permanent where the download is over and there is no address."""
+def _end_of(job: dict[str, Any], seen: dict[str, Any] | None) -> Permanent | None:
+    """What to raise where the download is over and there is no address."""
     ends = (str(job.get("status")), str((seen or {}).get("jobStatus")))
     failed = next((word for word in ends if word in OVER), None)
     if failed is not None:
-        known.pop(model, None)
         words = job_words(job)
         message = f"Scenario's download of the weights ended as {failed}"
-        raise Permanent(f"{message}: {words}" if words else message, reason=Reason.ARTIFACT_UPLOAD_FAILED)
+        return Permanent(f"{message}: {words}" if words else message, reason=Reason.ARTIFACT_UPLOAD_FAILED)
     if seen is None and job.get("status") == "success":
-        known.pop(model, None)
-        raise Permanent(
+        return Permanent(
             "Scenario has packed the weights, and names no address of them", reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS
         )
+    return None
 
 
 def _address(body: dict[str, Any] | None) -> str | None:

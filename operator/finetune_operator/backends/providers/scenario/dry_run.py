@@ -15,7 +15,7 @@ def dry_run(run: UpstreamRun, address: Address) -> Iterator[Request]:
     assert isinstance(run.backend, Scenario)
     project = f"?projectId={run.backend.project_id}" if run.backend.project_id else ""
     train = requests.train_request(run)
-    path = f"/models/{run.id}"
+    path = "/models/<model>"
     image = {"data": "<data URL of the picture>", "name": "<file name>"}
     model = requests.model_request(run)
     yield address.request("POST", f"/models{project}", model, "creates an empty model, free of charge")

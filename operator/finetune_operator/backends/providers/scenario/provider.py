@@ -6,7 +6,7 @@ Creating, attaching and the price (`dryRun`) cost nothing. What is sent and what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -18,10 +18,14 @@ from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
+from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.responses import Answer
-from finetune_operator.backends.provider_run import Capabilities, Fetched, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
 from finetune_operator.backends.providers.json_values import identifier, number, rows
+from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.providers.scenario.downloads import download
+from finetune_operator.backends.providers.scenario.dry_run import dry_run
+from finetune_operator.backends.providers.scenario.logs import log
 from finetune_operator.backends.providers.scenario.requests import (
     headers,
     is_ours,
@@ -39,17 +43,12 @@ from finetune_operator.backends.transfer.deliver import Weights, deliver, from_u
 
 Body = dict[str, Any]
 
-CAPABILITIES: Final = Capabilities(
+SERVICE: Final = Service(
     name="scenario",
     title="Scenario",
     base_url="https://api.cloud.scenario.com/v1",
-    secret_keys=(("api-key", "api-secret"), ("token",)),
     bills=Step.START,
-    starts=True,
-    equips=True,
     lookup_trusted=True,
-    can_cancel=True,
-    gives_weights=True,
 )
 IMAGE_FORMATS: Final = ("jpeg", "png", "webp")
 SOUND_FORMATS: Final = ("mp3", "wav", "flac", "ogg", "m4a", "webm")
@@ -61,11 +60,7 @@ UNIT: Final = "creative units"
 class ScenarioUpstream:
     """Scenario behind the protocol of `providers/protocol.py`."""
 
-    capabilities = CAPABILITIES
-
-    def __init__(self) -> None:
-        self._downloads: dict[str, str] = {}
-        """Model -> the download that was asked for last: another attempt waits for it, and asks for no second one."""
+    service = SERVICE
 
     def headers(self, credentials: Mapping[str, str]) -> dict[str, str]:
         """Bearer with a token, Basic with key and secret."""
@@ -75,9 +70,9 @@ class ScenarioUpstream:
         """A limit of the plan is no throttle."""
         return explain(answer)
 
-    async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:  # noqa: ARG002
-        """Nothing: pictures are attached to the model."""
-        return Outcome()
+    def dry_run(self, run: UpstreamRun, address: Address) -> Iterator[Request]:
+        """The requests, in their order. Pure."""
+        return dry_run(run, address)
 
     async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By the marker at the end of shortDescription, among the private models since the intent."""
@@ -193,10 +188,14 @@ class ScenarioUpstream:
             await context.api.call("DELETE", model_path(run), params=query(run))
         return Outcome()
 
+    async def log(self, api: Api, backend: Mapping[str, Any], upstream: Mapping[str, Any]) -> list[str]:
+        """The states of the job that trained the model."""
+        return await log(api, backend, upstream)
+
     async def fetch(self, run: UpstreamRun, context: CallContext) -> Fetched:
         """Ask for a download, wait for it, and stream it on."""
         assert run.id is not None
-        address = await download(run, context, self._downloads)
+        address = await download(run, context)
         weights = Weights(
             f"{run.id}.safetensors", _url(context, run.id), from_url(context, address, "Scenario's download")
         )
