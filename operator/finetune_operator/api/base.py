@@ -65,7 +65,7 @@ NonNegativeInt = Annotated[int, Field(ge=0), INTEGRAL]
 NonNegative = Annotated[float, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=9_007_199_254_740_991), INTEGRAL]
-"""An exact JSON number: 0 to 2^53 - 1 (Scenario's bounds)."""
+"""An exact JSON number: 0 to 2^53 - 1."""
 
 Column = Annotated[str, Field(min_length=1, max_length=256)]
 Prompt = Annotated[str, Field(max_length=4096)]

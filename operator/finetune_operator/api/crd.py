@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
+from finetune_operator.api.matrix import backends_for
 from finetune_operator.api.names import (
     CATEGORIES,
     CRD_NAME,
@@ -119,7 +120,7 @@ def open_api_schema() -> Schema:
             },
             "kind": {"type": "string", "description": f"kind is the kind of the object: {KIND}."},
             "metadata": {"type": "object"},
-            "spec": with_bounds(structural(FineTuneSpec)),
+            "spec": with_bounds(with_backends(structural(FineTuneSpec))),
             "status": structural(FineTuneStatus),
         },
     }
@@ -134,6 +135,21 @@ def structural(model: type[BaseModel]) -> Schema:
     """A model's structural schema. Raises ValueError where a model uses what Kubernetes cannot express."""
     schema = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(schema, schema.get("$defs", {}))
+
+
+def with_backends(spec: Schema) -> Schema:
+    """The spec's schema with the backends that train each recipe in the recipe's description."""
+    recipes = {name: dict(node) for name, node in spec["properties"]["recipe"]["properties"].items()}
+    for name, node in recipes.items():
+        node["description"] += f" {_supported_by(backends_for(name))}"
+    recipe = {**spec["properties"]["recipe"], "properties": recipes}
+    return {**spec, "properties": {**spec["properties"], "recipe": recipe}}
+
+
+def _supported_by(backends: tuple[str, ...]) -> str:
+    if len(backends) == 1:
+        return f"Supported by backend {backends[0]}."
+    return f"Supported by backends {', '.join(backends[:-1])} and {backends[-1]}."
 
 
 def with_bounds(node: Schema) -> Schema:

@@ -319,46 +319,39 @@ class RecipeSpec(SpecModel):
 
     text_generation: TextGeneration | None = Field(
         default=None,
-        description="textGeneration trains a language model on prompts and answers. Supported by backends job and "
-        "oxen.",
+        description="textGeneration trains a language model on prompts and answers.",
     )
     text_chat_messages: TextChatMessages | None = Field(
         default=None,
-        description="textChatMessages trains a language model on whole conversations. Supported by backends job and "
-        "oxen.",
+        description="textChatMessages trains a language model on whole conversations.",
     )
     image_to_text: ImageToText | None = Field(
         default=None,
-        description="imageToText trains a vision-language model on images, a question and its answer. Supported by "
-        "backends job and oxen.",
+        description="imageToText trains a vision-language model on images, a question and its answer.",
     )
     image_generation: ImageGeneration | None = Field(
         default=None,
-        description="imageGeneration trains a model that generates images from text. Supported by backends job, oxen, "
-        "scenario, bfl and octoai.",
+        description="imageGeneration trains a model that generates images from text.",
     )
     image_editing: ImageEditing | None = Field(
         default=None,
-        description="imageEditing trains a model that edits one image by an instruction. Supported by backends job, "
-        "oxen and scenario.",
+        description="imageEditing trains a model that edits one image by an instruction.",
     )
     multi_image_editing: MultiImageEditing | None = Field(
         default=None,
-        description="multiImageEditing trains a model that makes one image from several and an instruction. Supported "
-        "by backends job, oxen and scenario.",
+        description="multiImageEditing trains a model that makes one image from several and an instruction.",
     )
     image_to_video: ImageToVideo | None = Field(
         default=None,
-        description="imageToVideo trains a model that makes a clip from an image and text. Supported by backends job "
-        "and oxen.",
+        description="imageToVideo trains a model that makes a clip from an image and text.",
     )
     text_to_video: TextToVideo | None = Field(
         default=None,
-        description="textToVideo trains a model that makes a clip from text. Supported by backends job and oxen.",
+        description="textToVideo trains a model that makes a clip from text.",
     )
     voice: Voice | None = Field(
         default=None,
-        description="voice clones a voice from recordings. Supported by backend scenario.",
+        description="voice clones a voice from recordings.",
     )
 
     @model_validator(mode="after")
