@@ -20,6 +20,7 @@ from finetune_operator.backends.job import diagnose
 from finetune_operator.backends.job.interpret import interpret
 from finetune_operator.cli.output.advice import ADVICE
 from finetune_operator.cli.output.snapshot import snapshot
+from finetune_trainer.errors import TrainerReason
 from tests.cluster.paths import CHECKOUT
 from tests.unit.observations import RUNNING, failed, job, observe, planned, waiting_pod
 
@@ -33,6 +34,7 @@ CARRIERS = {"Verdict", "RunState", "Wait", "Ending", "Announcement", "Failure"}
 NEVER_RETRIED = {"ConfigError", "DataError", "OutOfMemory"}
 """The trainer's errors whose exit codes end a run. The reason of any other error stays in the pod's log: the run's is
 BackoffLimitExceeded, if no attempt does better."""
+ENUMERATIONS: dict[str, type[Reason | TrainerReason]] = {"Reason": Reason, "TrainerReason": TrainerReason}
 PASSED_ON = {"reason", "refused"}
 """Parameters by which the trainer's functions take the reason of the errors that they raise."""
 
@@ -145,14 +147,20 @@ def _constants(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             members = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-            yield _name(target), [text for member in members if (text := _text(member))]
+            yield _name(target), [text for member in members if (text := _reason(member))]
 
 
 def _texts(places: list[ast.expr], constants: dict[str, list[str]]) -> Iterator[str]:
     for place in places:
         inner = place.value if isinstance(place, ast.Starred) else place
-        texts = [text] if (text := _text(inner)) else constants.get(_name(inner), [])
+        texts = [text] if (text := _reason(inner)) else constants.get(_name(inner), [])
         yield from (text for text in texts if WORD.fullmatch(text))
+
+
+def _reason(node: ast.expr) -> str | None:
+    """A reason that is written out, or a member of one of the two enumerations."""
+    enumeration = ENUMERATIONS.get(_name(node.value)) if isinstance(node, ast.Attribute) else None
+    return str(enumeration[node.attr]) if enumeration is not None and isinstance(node, ast.Attribute) else _text(node)
 
 
 # Kubernetes
@@ -224,6 +232,7 @@ ERRORS = (
     ("code", "found"),
     [
         ("raise ConfigError(m, 'NoSuchReason')", {"NoSuchReason"}),
+        ("raise ConfigError(m, Reason.STORAGE_FULL)", {"StorageFull"}),
         ("raise RunError(m, 'NoSuchReason')", set()),
         ("LOST = 'NoSuchReason'\nraise ConfigError(m, LOST)", {"NoSuchReason"}),
         ("class Narrow(ConfigError): ...\nraise Narrow(m, 'NoSuchReason')", {"NoSuchReason"}),

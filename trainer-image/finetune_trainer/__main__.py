@@ -17,7 +17,7 @@ try:
     from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
     from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
     from finetune_trainer.environment import Environment
-    from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError, TrainerReason
+    from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
     from finetune_trainer.reporting.progress import Poster, say, tell
     from finetune_trainer.reporting.redact import redact
     from finetune_trainer.reporting.termination import Verdict
@@ -98,7 +98,7 @@ def _unexpected(error: BaseException, verdict: Verdict, secrets: list[str]) -> i
     tell(redact(text, secrets))
     verdict.message = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, OSError) and error.errno == ENOSPC:
-        verdict.reason = TrainerReason.STORAGE_FULL
+        verdict.reason = Reason.STORAGE_FULL
         verdict.message += " (give the run's storage or cache more room)"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         verdict.reason = Reason.OUT_OF_MEMORY

@@ -14,7 +14,6 @@ class TrainerReason(StrEnum):
 
     TRAINER_FAILED = "TrainerFailed"
     MODEL_UNAVAILABLE = "ModelUnavailable"
-    STORAGE_FULL = "StorageFull"
     STORAGE_FAILED = "StorageFailed"
     RANK_LOST = "RankLost"
     """A process failed only because another one of its pod did."""

@@ -72,9 +72,7 @@ class Downloads:
                     flush(final.parent)
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT):
-                raise ConfigError(
-                    f"{title} does not fit into the cache: {error}", TrainerReason.STORAGE_FULL
-                ) from error
+                raise ConfigError(f"{title} does not fit into the cache: {error}", Reason.STORAGE_FULL) from error
             raise RunError(f"{title} cannot be written to the cache: {error}", TrainerReason.STORAGE_FAILED) from error
         return final
 
