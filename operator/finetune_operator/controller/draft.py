@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from finetune_operator.api.objects import Object
 from finetune_operator.backends.run_state import RunState
 from finetune_operator.controller.conditions import ACCEPTED, Verdict
-from finetune_operator.controller.model import Action, Announcement, Observation
+from finetune_operator.controller.model import Action, Announcement, Finalize, Observation
+from finetune_operator.controller.upstream.record import Record
+
+
+class Next(Enum):
+    """What follows a policy."""
+
+    CONTINUE = auto()
+    """The next policy."""
+    STOP = auto()
+    """Nothing: that was the last word."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """Lives inside one call of `plan`; nothing outside sees it change."""
+    """Lives inside one call of `plan`; nothing outside sees it change.
+
+    Policies add to it. What one has said no later one takes back, but for the end of the run (`end`, `let_go`).
+    """
 
     status: Object
+    """All but `upstream`, which `plan` writes from the record."""
+    upstream: Record = field(default_factory=Record)
     accepted: Verdict = ACCEPTED
     state: RunState | None = None
     stalled: Verdict | None = None
@@ -34,8 +50,21 @@ class Draft:
         """Come back at the latest after so many seconds."""
         self.requeue = seconds if self.requeue is None else min(self.requeue, seconds)
 
+    def end(self, state: RunState) -> None:
+        """The run is over: whatever was being waited for or tried again no longer is."""
+        self.state = state
+        self.stalled = self.reconciling = self.requeue = None
 
-STOP = True
-CONTINUE = False
-Policy = Callable[[Observation, Draft], bool]
-"""Looks at the world, adds to the draft, and says whether that was the last word (STOP)."""
+    def let_go(self) -> None:
+        """Nothing upstream is left to answer for: the finalizer goes, and nobody needs to come back."""
+        self.actions.append(Finalize(present=False))
+        self.requeue = None
+
+    def restart(self, history: list[Object]) -> None:
+        """Another run begins: nothing but the history is kept."""
+        self.status = {"history": history}
+        self.upstream = Record()
+
+
+Policy = Callable[[Observation, Draft], Next]
+"""Looks at the world, adds to the draft, and says whether that was the last word."""

@@ -1,7 +1,7 @@
 """`plan(observation) -> decision`: the whole of what the operator does, as one ordered list of policies.
 
 The list reads as the operator's specification. Each policy is a pure function in a file of its own; the first that
-answers STOP has the last word. Deciding again on the result of a decision changes nothing.
+answers Next.STOP has the last word. Deciding again on the result of a decision changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType
 from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
-from finetune_operator.controller.draft import Draft, Policy
+from finetune_operator.controller.draft import Draft, Next, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
 from finetune_operator.controller.policies.job import (
     acceptance,
@@ -25,15 +25,17 @@ from finetune_operator.controller.policies.job import (
     turns,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
-from finetune_operator.controller.policies.upstream import advance
+from finetune_operator.controller.policies.upstream import advance, call_results, deadline, resumption, supersession
 from finetune_operator.controller.policies.upstream import cancellation as upstream_cancellation
 from finetune_operator.controller.policies.upstream import deletion as upstream_deletion
 from finetune_operator.controller.policies.upstream import new_run as upstream_new_run
 from finetune_operator.controller.policies.upstream import outcome as upstream_outcome
 from finetune_operator.controller.policies.upstream import retention as upstream_retention
 from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
+from finetune_operator.controller.policies.upstream import turns as upstream_turns
 from finetune_operator.controller.times import stamp
-from finetune_operator.controller.upstream import record
+from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.upstream.run import belongs
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
@@ -50,36 +52,46 @@ POLICIES: tuple[Policy, ...] = (
 )
 
 UPSTREAM_POLICIES: tuple[Policy, ...] = (
-    record.read,  # what the calls have taught: the id, the start, the provider's words
+    call_results.read,  # what the calls have taught: the id, the start, the provider's words
     upstream_deletion.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
     new_run.supersede,  # an earlier run may have been a Job: it is ended, on each look, and recorded
     upstream_retention.keep_finished,  # a finished run stays finished, and lets the FineTune go
-    upstream_new_run.make_way,  # a raised run stops the last one first,
+    supersession.make_way,  # a raised run stops the last one first,
     upstream_new_run.begin,  # archives it, and starts clean
     upstream_cancellation.cancel,  # spec.cancel ends the run and keeps the record
-    upstream_cancellation.expire,  # so does its deadline
-    upstream_cancellation.go_on,  # whoever takes that back before it has happened takes it back whole
+    deadline.expire,  # so does its deadline
+    resumption.go_on,  # whoever takes that back before it has happened takes it back whole
     upstream_acceptance.check,  # a spec that cannot run says why and waits for a better one
     upstream_outcome.read,  # what the provider says of the run, once it has started
     upstream_suspension.hold,  # spec.suspend holds the billed call back
-    upstream_new_run.take_turns,  # no run starts while another one is at work
+    upstream_turns.wait,  # no run starts while another one is at work
     advance.advance,  # the next call: prepare, create once, start once, poll
 )
 
 
 def policies_of(observation: Observation) -> tuple[Policy, ...]:
     """Runs at a provider have rules of their own; so has what is left of one when the next run is a Job."""
-    upstream = record.belongs(observation.finetune) or FINALIZER in observation.finetune.finalizers
+    upstream = belongs(observation.finetune) or FINALIZER in observation.finetune.finalizers
     return UPSTREAM_POLICIES if upstream else POLICIES
 
 
 def plan(observation: Observation) -> Decision:
     """What to do about one FineTune, given everything that matters and nothing else."""
-    draft = Draft(status=dict(observation.status))
+    record = Record.read(observation.status)
+    draft = Draft(status=dict(observation.status), upstream=record)
     for policy in policies_of(observation):
-        if policy(observation, draft):
+        if policy(observation, draft) is Next.STOP:
             break
+    if draft.upstream != record:
+        _write(draft)
     return _conclude(observation, draft)
+
+
+def _write(draft: Draft) -> None:
+    """The record, into the status: here, and nowhere else."""
+    draft.status.pop("upstream", None)
+    if fields := draft.upstream.wire():
+        draft.status["upstream"] = fields
 
 
 def _conclude(observation: Observation, draft: Draft) -> Decision:

@@ -7,17 +7,18 @@ made, and may be created. Where it cannot (BFL's list lags), the settling window
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION
 from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Capabilities, Step
-from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.upstream.backoff import lost_window
-from finetune_operator.controller.upstream.calls import call
-from finetune_operator.controller.upstream.record import Record, attempt_time
+from finetune_operator.controller.upstream.record import Record
+
+_IN_FLIGHT = 60.0
 
 
 class Fate(Enum):
@@ -26,47 +27,53 @@ class Fate(Enum):
     NOT_MADE = auto()
     """Surely: one more attempt is safe."""
     LOOKING = auto()
-    """Calls are under way, or their time has not come; the draft says when to come back."""
+    """A look-up is under way, or is due in a while."""
     UNKNOWN = auto()
     """Nobody can tell."""
 
 
-def settle(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> Fate:
-    """What became of the recorded attempt that gave no id. Asks for the look-ups that it needs."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of an attempt; while LOOKING, the seconds until the next look-up (FIND) is due."""
+
+    fate: Fate
+    due: float = 0.0
+
+
+def settle(observation: Observation, record: Record, capabilities: Capabilities) -> Finding:
+    """What became of the recorded attempt that gave no id."""
     view = observation.upstream
     if view.in_flight is not None:
-        draft.look_again(60.0)
-        return Fate.LOOKING
+        return Finding(Fate.LOOKING, _IN_FLIGHT)
     since = lost_since(observation, record)
     if since is None:
-        return Fate.NOT_MADE
+        return Finding(Fate.NOT_MADE)
+    looked = view.success(Step.FIND)
+    if record.doubt is not None:
+        # Whatever the look-up does not show may have been billed.
+        return Finding(Fate.LOOKING if looked is None else Fate.UNKNOWN)
     window = lost_window(observation, trusted=capabilities.lookup_trusted, billed=capabilities.bills is Step.CREATE)
     age = (observation.now - since).total_seconds()
-    looked = view.success(Step.FIND)
     if looked is not None and (looked.time - since).total_seconds() >= window:
-        return Fate.NOT_MADE if capabilities.lookup_trusted else Fate.UNKNOWN
+        return Finding(Fate.NOT_MADE if capabilities.lookup_trusted else Fate.UNKNOWN)
     due = 0.0
     if looked is not None and looked.time > since:
         pause = observation.rules.poll_interval - (observation.now - looked.time).total_seconds()
         due = max(0.0, min(pause, window - age) if age < window else 0.0)
-    if due > 0:
-        draft.look_again(due)
-    else:
-        call(observation, draft, record, Step.FIND)
-    return Fate.LOOKING
+    return Finding(Fate.LOOKING, due)
 
 
 def lost_since(observation: Observation, record: Record) -> datetime | None:
     """When the attempt may last have been under way; None where it was surely not carried out."""
-    text = record.data.get("attempt", "")
-    attempt = attempt_time(text)
-    if attempt is None:
+    attempt = record.attempt
+    since = attempt.time if attempt is not None else None
+    if attempt is None or since is None or record.doubt is not None:
         return observation.now
-    if observation.upstream.claimed == text:
+    if observation.upstream.claimed == attempt.text:
         return None
     result = observation.upstream.results.get(Step.CREATE)
-    if result is None or result.time < attempt:
-        return attempt
+    if result is None or result.time < since:
+        return since
     if result.failure is not None and result.failure.kind is not FailureKind.AMBIGUOUS:
         return None
     return result.time
@@ -82,4 +89,4 @@ def adopted(observation: Observation) -> str | None:
 def may_create_again(observation: Observation, record: Record) -> bool:
     """Whether a person has allowed one more create for this run, and it has not been used."""
     allowed = observation.finetune.annotations.get(CREATE_AGAIN_ANNOTATION, "").strip()
-    return allowed == str(observation.finetune.run) and record.data.get("again") != allowed
+    return allowed == str(observation.finetune.run) and record.again != allowed

@@ -7,18 +7,20 @@ ended in the middle of each attempt would try for ever: attempts that begin afte
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import FailureKind
-from finetune_operator.backends.provider_run import Step
+from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import Draft
-from finetune_operator.controller.model import Call, Observation
-from finetune_operator.controller.times import seconds_since, stamp
-from finetune_operator.controller.upstream.calls import UNHURRIED, interrupt
+from finetune_operator.controller.model import Observation
+from finetune_operator.controller.times import seconds_since
+from finetune_operator.controller.upstream.calls import LOST_AFTER, UNHURRIED, begin, due
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, settle
-from finetune_operator.controller.upstream.record import Record, capabilities_of, run_of
+from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.upstream.run import capabilities_of, run_of
 
 LATE_ATTEMPTS = 3
 """So many may begin after the bound; the first one that ends in vain is the last."""
@@ -39,75 +41,89 @@ class Stop(Enum):
     """The bound is over, and it was tried in vain: it may go on there."""
 
 
-def stop(observation: Observation, draft: Draft, record: Record, *, remove: bool = False) -> Stop:
+def stop(observation: Observation, draft: Draft, *, remove: bool = False) -> Stop:
     """One more step towards the stop. `remove`: delete what cannot be cancelled, as nobody will look at it again."""
-    view = observation.upstream
+    way = _way(observation, draft, remove=remove)
+    _go(way, observation, draft)
+    return way.result
+
+
+def stop_in_time(observation: Observation, draft: Draft, *, remove: bool = False) -> Stop:
+    """As `stop`, for those who do not wait for ever: FAILED where the bound is over and this process has tried."""
+    way = _way(observation, draft, remove=remove)
+    if way.result is not Stop.WAITING:
+        return way.result
+    left = time_left(observation, draft.upstream)
+    wanted = way.step is not None and way.wait <= 0
+    # A call in flight has an end of its own, and may be the one that stops it.
+    if left <= 0 and (wanted or observation.upstream.in_flight is None):
+        late = draft.upstream.late
+        if _tried(observation, draft.upstream) or (wanted and late >= LATE_ATTEMPTS):
+            return Stop.FAILED
+        if wanted:
+            draft.upstream = draft.upstream.stop_begun_late()
+    elif left > 0:
+        draft.look_again(left)
+    _go(way, observation, draft)
+    return Stop.WAITING
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How far the stop is; while WAITING, the call that it needs next, and the seconds until that may begin."""
+
+    result: Stop
+    step: Step | None = None
+    wait: float = 0.0
+
+
+def _way(observation: Observation, draft: Draft, *, remove: bool) -> _Way:
+    in_flight, record = observation.upstream.in_flight, draft.upstream
+    if not record.live:
+        return _Way(Stop.WAITING, wait=1.0) if in_flight in UNHURRIED else _Way(Stop.DONE)
+    draft.upstream = record = record.stop_begun(observation.now)
+    if in_flight in UNHURRIED:
+        return _Way(Stop.WAITING, wait=LOST_AFTER)
     capabilities = capabilities_of(observation, record)
-    if record.stopped or not record.begun:
-        if view.in_flight in UNHURRIED:
-            draft.look_again(1.0)
-            return Stop.WAITING
-        return Stop.DONE
-    _note_the_beginning(observation, draft, record)
-    if view.in_flight in UNHURRIED:
-        draft.look_again(60.0)
-        return Stop.WAITING
     if capabilities is None or run_of(observation, record, draft.status) is None:  # written by another version
-        return Stop.UNKNOWN
+        return _Way(Stop.UNKNOWN)
     if record.id is None:
-        if named := adopted(observation):
-            record.fields["id"] = named
-            record.save(draft)
-        else:
-            fate = settle(observation, draft, record, capabilities)
-            return {Fate.NOT_MADE: Stop.DONE, Fate.LOOKING: Stop.WAITING, Fate.UNKNOWN: Stop.UNKNOWN}[fate]
+        named = adopted(observation)
+        if named is None:
+            return _look_for_it(observation, record, capabilities)
+        draft.upstream = record = record.with_id(named)
     if _over(observation):
-        return Stop.DONE
+        return _Way(Stop.DONE)
     step = _step(record, can_cancel=capabilities.can_cancel, starts=capabilities.starts, remove=remove)
     if step is None:
-        return Stop.UNSTOPPABLE
-    failed = view.failure(step)
+        return _Way(Stop.UNSTOPPABLE)
+    failed = observation.upstream.failure(step)
     if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.GONE:
-        return Stop.DONE
-    interrupt(observation, draft, record, step)
-    return Stop.WAITING
+        return _Way(Stop.DONE)
+    return _Way(Stop.WAITING, step, due(observation, step, urgent=True))
 
 
-def stop_in_time(observation: Observation, draft: Draft, record: Record, *, remove: bool = False) -> Stop:
-    """As `stop`, for those who do not wait for ever: FAILED where the bound is over and this process has tried."""
-    result = stop(observation, draft, record, remove=remove)
-    if result is not Stop.WAITING:
-        return result
-    left = time_left(observation, record)
-    if left > 0:
-        draft.look_again(left)
-        return Stop.WAITING
-    wanted = any(isinstance(action, Call) for action in draft.actions)
-    if not wanted and observation.upstream.in_flight is not None:
-        return Stop.WAITING  # a call has an end of its own, and may be the one that stops it
-    late = _late_attempts(record)
-    if _tried(observation, record) or (wanted and late >= LATE_ATTEMPTS):
-        draft.actions = [action for action in draft.actions if not isinstance(action, Call)]
-        return Stop.FAILED
-    if wanted:
-        record.data["late"] = str(late + 1)
-        record.save(draft)
-    return Stop.WAITING
+def _look_for_it(observation: Observation, record: Record, capabilities: Capabilities) -> _Way:
+    found = settle(observation, record, capabilities)
+    if found.fate is not Fate.LOOKING:
+        return _Way(Stop.DONE if found.fate is Fate.NOT_MADE else Stop.UNKNOWN)
+    return _Way(Stop.WAITING, Step.FIND, found.due or due(observation, Step.FIND))
+
+
+def _go(way: _Way, observation: Observation, draft: Draft) -> None:
+    if way.result is not Stop.WAITING:
+        return
+    if way.step is not None and way.wait <= 0:
+        begin(observation, draft, way.step)
+    else:
+        draft.look_again(way.wait)
 
 
 def time_left(observation: Observation, record: Record) -> float:
     """Seconds left of the bound; negative where it is over. A run that was to be cancelled before is deleted anew."""
-    ages = (observation.finetune.deletion_time, record.fields.get("cancelTime"))
+    ages = (observation.finetune.deletion_time, record.cancel_time)
     known = [age for age in (seconds_since(each, observation.now) for each in ages) if age is not None]
     return observation.rules.cancel_bound - min(known, default=0.0)
-
-
-def forget(draft: Draft, record: Record) -> None:
-    """Nobody wants it stopped any more: who wants it later has the whole bound again."""
-    if record.fields.get("cancelTime") or record.data.get("late"):
-        record.fields.pop("cancelTime", None)
-        record.data.pop("late", None)
-        record.save(draft)
 
 
 def _tried(observation: Observation, record: Record) -> bool:
@@ -120,14 +136,9 @@ def _tried(observation: Observation, record: Record) -> bool:
     )
 
 
-def _late_attempts(record: Record) -> int:
-    text = record.data.get("late", "")
-    return int(text) if text.isdigit() else 0
-
-
 def _step(record: Record, *, can_cancel: bool, starts: bool, remove: bool) -> Step | None:
     """A shell that was never started costs nothing and is removed; a run is cancelled."""
-    if starts and record.started is None and not record.data.get("starting"):
+    if starts and record.started is None and record.starting is None:
         return Step.DELETE
     if can_cancel:
         return Step.CANCEL
@@ -141,9 +152,3 @@ def _over(observation: Observation) -> bool:
     return gone or (
         poll_result is not None and poll_result.state.stage in (Stage.SUCCEEDED, Stage.FAILED, Stage.CANCELLED)
     )
-
-
-def _note_the_beginning(observation: Observation, draft: Draft, record: Record) -> None:
-    if not record.fields.get("cancelTime"):
-        record.fields["cancelTime"] = stamp(observation.now)
-        record.save(draft)

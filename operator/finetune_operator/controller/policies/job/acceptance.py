@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.unsupported import unsupported
 from finetune_operator.controller.conditions import Verdict
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Missing, Observation
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
@@ -13,35 +13,35 @@ from finetune_operator.controller.policies.job.refusal import is_for_a_person, r
 _REASON_BY_KIND = {"Secret": Reason.SECRET_NOT_FOUND, "PersistentVolumeClaim": Reason.CLAIM_NOT_FOUND}
 
 
-def check(observation: Observation, draft: Draft) -> bool:
+def check(observation: Observation, draft: Draft) -> Next:
     """Accepted=False where it cannot, and Stalled. What was missing or refused is tried again, nothing else is."""
     if observation.job is not None and is_ours(observation.job, observation.finetune):
-        return CONTINUE
+        return Next.CONTINUE
     permanent = _invalid(observation) or _unsupported(observation)
     if permanent is not None:
         draft.accepted = permanent
         draft.stalled = Verdict(True, permanent.reason, permanent.message)
-        return STOP
+        return Next.STOP
     if observation.missing is not None:
         draft.accepted = _missing(observation.missing, observation.finetune.namespace)
         draft.stalled = Verdict(True, draft.accepted.reason, draft.accepted.message)
         draft.look_again(observation.rules.recheck_interval)
-        return STOP
+        return Next.STOP
     return _refused(observation, draft)
 
 
-def _refused(observation: Observation, draft: Draft) -> bool:
+def _refused(observation: Observation, draft: Draft) -> Next:
     refusal = refusal_of(observation)
     if refusal is None or not is_for_a_person(refusal):
-        return CONTINUE
+        return Next.CONTINUE
     message = f"The API server refuses the {refusal.kind} ({refusal.status}): {refusal.message}"
     draft.accepted = Verdict(False, Reason.INVALID_SPEC, message)
     draft.stalled = Verdict(True, Reason.INVALID_SPEC, message)
     left = wait_left(refusal, observation)
     if left <= 0:
-        return CONTINUE  # the status stands until it is taken
+        return Next.CONTINUE  # the status stands until it is taken
     draft.look_again(left)
-    return STOP
+    return Next.STOP
 
 
 def _invalid(observation: Observation) -> Verdict | None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Delete, Observation
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import stamp
 
 
-def stop(observation: Observation, draft: Draft) -> bool:
+def stop(observation: Observation, draft: Draft) -> Next:
     """Delete the Job, whose pod saves a checkpoint within its grace period; then the run is Cancelled."""
     spec = observation.finetune.spec
     if spec is None or not spec.cancel:
-        return CONTINUE
+        return Next.CONTINUE
     job = observation.job
     if job is not None and is_ours(job, observation.finetune) and "deletionTimestamp" not in job["metadata"]:
         draft.actions.append(Delete(job["metadata"]["name"], job["metadata"]["uid"]))
-    draft.state = RunState(
-        stage=Stage.CANCELLED,
-        reason=Reason.CANCELLED,
-        message="Cancelled by spec.cancel. Set it to false and raise spec.run to run again.",
-        completion_time=stamp(observation.now),
+    draft.end(
+        RunState(
+            stage=Stage.CANCELLED,
+            reason=Reason.CANCELLED,
+            message="Cancelled by spec.cancel. Set it to false and raise spec.run to run again.",
+            completion_time=stamp(observation.now),
+        )
     )
-    draft.reconciling = None
-    draft.requeue = None
-    return STOP
+    return Next.STOP

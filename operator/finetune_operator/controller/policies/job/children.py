@@ -9,13 +9,13 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.manifest import Identity, build_claim, build_job, own_labels
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Create, Observation, Patch, Refusal, delay_of
 from finetune_operator.controller.ownership import is_ours, is_predecessors
 from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
 
 
-def ensure(observation: Observation, draft: Draft) -> bool:
+def ensure(observation: Observation, draft: Draft) -> Next:
     """Create what is missing; wait for a predecessor's to go; stop before a stranger's."""
     job = observation.job
     if job is not None:
@@ -25,17 +25,17 @@ def ensure(observation: Observation, draft: Draft) -> bool:
     if observation.foreign_claim is not None:
         return _taken(observation.foreign_claim, observation, draft)
     _create(observation, draft)
-    return CONTINUE
+    return Next.CONTINUE
 
 
-def _keep(job: dict[str, Any], observation: Observation, draft: Draft) -> bool:
+def _keep(job: dict[str, Any], observation: Observation, draft: Draft) -> Next:
     if "deletionTimestamp" in job["metadata"]:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, "The Job is being deleted; it will be created again.")
-        return CONTINUE
+        return Next.CONTINUE
     operations = [*_labels(job, observation), *_deadline(job, observation)]
     if operations:
         draft.actions.append(Patch(job["metadata"]["name"], job["metadata"]["uid"], tuple(operations)))
-    return CONTINUE
+    return Next.CONTINUE
 
 
 def _labels(job: dict[str, Any], observation: Observation) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def _deadline(job: dict[str, Any], observation: Observation) -> list[dict[str, A
     return [{"op": "add", "path": path, "value": spec.active_deadline_seconds}]
 
 
-def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> bool:
+def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> Next:
     finetune = observation.finetune
     kind, name = child.get("kind") or "Job", child["metadata"]["name"]
     draft.look_again(observation.rules.recheck_interval)
@@ -64,13 +64,13 @@ def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> boo
         message = f"{kind} {name} of an earlier FineTune {finetune.name} is being collected."
         draft.reconciling = Verdict(True, Reason.WAITING_FOR_GARBAGE_COLLECTION, message)
         draft.look_again(1.0)
-        return STOP
+        return Next.STOP
     message = (
         f"{kind} {name} exists and belongs to somebody else; it was not touched. "
         f"Rename this FineTune, or remove that {kind}."
     )
     draft.stalled = Verdict(True, Reason.NAME_CONFLICT, message)
-    return STOP
+    return Next.STOP
 
 
 def _create(observation: Observation, draft: Draft) -> None:

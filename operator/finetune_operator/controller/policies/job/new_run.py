@@ -9,7 +9,7 @@ from finetune_operator.api.reasons import Phase, Reason
 from finetune_operator.api.status import MAX_HISTORY
 from finetune_operator.backends.job.interpret import carried_parameters, condition, finished, interpret
 from finetune_operator.controller.conditions import is_terminal
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Action, Delete, Observation, Patch
 from finetune_operator.controller.ownership import controller_of, is_ours, run_number
 from finetune_operator.controller.policies.job import turns
@@ -18,7 +18,7 @@ from finetune_operator.controller.times import stamp
 _RECORDED = ("startTime", "completionTime", "attempts", "job", "upstream", "parameters", "artifacts", "cost")
 
 
-def supersede(observation: Observation, draft: Draft) -> bool:
+def supersede(observation: Observation, draft: Draft) -> Next:
     """Every unfinished Job of another run is ended, on each look and whatever the status says.
 
     A run may have come to a Job and to no status. It is recorded from its Job, and before that is ended: afterwards
@@ -32,28 +32,27 @@ def supersede(observation: Observation, draft: Draft) -> bool:
         return _record_first(observation, draft)
     for job in observation.other_jobs:
         draft.actions.extend(_leave(job, observation, recorded=job not in unrecorded))
-    return CONTINUE
+    return Next.CONTINUE
 
 
-def begin(observation: Observation, draft: Draft) -> bool:
+def begin(observation: Observation, draft: Draft) -> Next:
     """Archive and reset where the status speaks of another run than the one that is wanted."""
     recorded = observation.status.get("run")
     if recorded is None or recorded == observation.finetune.run:
-        return CONTINUE
-    draft.status = {"history": _filed([_record(observation), *(draft.status.get("history") or ())])}
-    return CONTINUE
+        return Next.CONTINUE
+    draft.restart(_filed([_record(observation), *(draft.status.get("history") or ())]))
+    return Next.CONTINUE
 
 
-def _record_first(observation: Observation, draft: Draft) -> bool:
+def _record_first(observation: Observation, draft: Draft) -> Next:
     """One write, and at once the next look: it finds the record, and ends the Job."""
     job = observation.job
     if observation.status or (job is not None and is_ours(job, observation.finetune)):
-        draft.status = {**observation.status, "history": draft.status["history"]}
         draft.settled = True
     else:
         turns.say(turns.waits_for(observation) or "", draft)
     draft.look_again(0.0)
-    return STOP
+    return Next.STOP
 
 
 def _unrecorded(observation: Observation) -> list[Object]:

@@ -8,7 +8,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import carried_parameters, interpret, settling
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import seconds_since
@@ -17,17 +17,17 @@ LONGEST_RECHECK = 300.0
 """Seconds between two looks at a pod that has been waiting for an hour or more."""
 
 
-def read(observation: Observation, draft: Draft) -> bool:
+def read(observation: Observation, draft: Draft) -> Next:
     """Nothing where there is no Job of ours. A terminal state is the last word, and one that is near is waited for."""
     job = observation.job
     if job is None or not is_ours(job, observation.finetune):
-        return CONTINUE
+        return Next.CONTINUE
     spec = observation.finetune.spec
     if settling(job) and not (spec is not None and spec.cancel):
         # The Job's next event says how it ended; to call it Pending until then would be one write more, and untrue.
         draft.unwritten = True
         draft.look_again(observation.rules.recheck_interval)
-        return STOP
+        return Next.STOP
     state = interpret(
         job,
         observation.pods,
@@ -45,13 +45,13 @@ def read(observation: Observation, draft: Draft) -> bool:
     if state.stage.terminal:
         if spec is not None and spec.ttl_seconds_after_finished is not None:
             draft.look_again(spec.ttl_seconds_after_finished)  # nothing else may ever happen to a finished run
-        return STOP
+        return Next.STOP
     if state.stage == Stage.PENDING:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)
         draft.look_again(_recheck_after(job, observation))
     if state.stage == Stage.QUEUED and observation.workload is not None:
         draft.look_again(_recheck_after(job, observation))  # Kueue's words change without an event of the Job
-    return CONTINUE
+    return Next.CONTINUE
 
 
 def _recheck_after(job: dict[str, Any], observation: Observation) -> float:

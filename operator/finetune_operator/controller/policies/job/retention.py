@@ -5,20 +5,20 @@ from __future__ import annotations
 from finetune_operator.api.reasons import Phase
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.controller.conditions import is_terminal
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Delete, Observation
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import seconds_since
 
 
-def keep_finished(observation: Observation, draft: Draft) -> bool:
+def keep_finished(observation: Observation, draft: Draft) -> Next:
     """Never trains twice: a Job that is missing after the end is not created again."""
     if draft.status.get("run") != observation.finetune.run or not is_terminal(draft.status):
-        return CONTINUE
+        return Next.CONTINUE
     draft.settled = True
     if not _stop_stray(observation, draft):
         _expire(observation, draft)
-    return STOP
+    return Next.STOP
 
 
 def _stop_stray(observation: Observation, draft: Draft) -> bool:

@@ -8,38 +8,38 @@ from finetune_operator.api.names import QUEUE_LABEL
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation, Patch
 from finetune_operator.controller.ownership import is_ours
 
 _POINTER = "/metadata/annotations/" + SUSPENDED_BY_SPEC_ANNOTATION.replace("/", "~1")
 
 
-def hold(observation: Observation, draft: Draft) -> bool:
+def hold(observation: Observation, draft: Draft) -> Next:
     """Toggles the Job's own `suspend`, only on the user's word: what a queue has suspended stays the queue's."""
     spec, job = observation.finetune.spec, observation.job
     if spec is None:
-        return CONTINUE
+        return Next.CONTINUE
     if job is None or not is_ours(job, observation.finetune):
-        return _before_the_start(draft) if spec.suspend else CONTINUE
+        return _before_the_start(draft) if spec.suspend else Next.CONTINUE
     if finished(job):
-        return CONTINUE
+        return Next.CONTINUE
     ours = SUSPENDED_BY_SPEC_ANNOTATION in (job["metadata"].get("annotations") or {})
     if spec.suspend and not ours:
         draft.actions.append(_patch(job, _suspend(job)))
     elif ours and not spec.suspend:
         draft.actions.append(_patch(job, _resume(job)))
-    return CONTINUE
+    return Next.CONTINUE
 
 
-def _before_the_start(draft: Draft) -> bool:
+def _before_the_start(draft: Draft) -> Next:
     draft.state = RunState(
         stage=Stage.SUSPENDED,
         reason=Reason.SUSPENDED_BY_SPEC,
         message="Held back by spec.suspend; set it to false to start.",
     )
     draft.reconciling = None
-    return STOP
+    return Next.STOP
 
 
 def _patch(job: dict[str, Any], operations: list[dict[str, Any]]) -> Patch:

@@ -10,7 +10,7 @@ from finetune_operator.api.reasons import Phase, Reason
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import FineTune, Observation
 from finetune_operator.controller.ownership import is_ours, run_number
 
@@ -20,17 +20,17 @@ _OFTEN = 2.0
 """Seconds between two looks at pods whose Job is gone: no event of a Job tells of their end."""
 
 
-def wait(observation: Observation, draft: Draft) -> bool:
+def wait(observation: Observation, draft: Draft) -> Next:
     """Nothing is created while a Job of another run has not ended, or a pod of any run outlives its Job."""
     if observation.job is not None and is_ours(observation.job, observation.finetune):
-        return CONTINUE
+        return Next.CONTINUE
     message = waits_for(observation)
     if message is None:
-        return CONTINUE
+        return Next.CONTINUE
     say(message, draft)
     # The end of a Job that is being deleted is an event.
     draft.look_again(observation.rules.recheck_interval if _unfinished(observation) else _OFTEN)
-    return STOP
+    return Next.STOP
 
 
 def say(message: str, draft: Draft) -> None:

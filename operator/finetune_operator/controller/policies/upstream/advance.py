@@ -3,8 +3,7 @@ done, and each billed one only on an attempt of our own that the API server has 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
@@ -13,60 +12,43 @@ from finetune_operator.backends.errors import Failure, FailureKind
 from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
-from finetune_operator.controller.draft import STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import CallResult, Finalize, Observation
 from finetune_operator.controller.policies.upstream.outcome import VANISHED_AFTER, say
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.backoff import poll_every, poll_left, wait_left
 from finetune_operator.controller.upstream.calls import LOST_AFTER, begin, call
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, may_create_again, settle
-from finetune_operator.controller.upstream.record import (
-    Record,
-    attempt_number,
-    attempt_text,
-    attempt_time,
-    capabilities_of,
-    marker_of,
-    record_of,
-)
+from finetune_operator.controller.upstream.record import Attempt, Record, RunPhase
+from finetune_operator.controller.upstream.run import capabilities_of, marker_of
 
 
-def advance(observation: Observation, draft: Draft) -> bool:
+def advance(observation: Observation, draft: Draft) -> Next:
     """The last policy: it always has the last word."""
-    record = record_of(draft)
-    capabilities = capabilities_of(observation, record)
+    capabilities = capabilities_of(observation, draft.upstream)
     if capabilities is None or observation.finetune.spec is None:
-        return STOP
-    if FINALIZER not in observation.finetune.finalizers and not record.begun:
+        return Next.STOP
+    if FINALIZER not in observation.finetune.finalizers and not draft.upstream.begun:
         draft.actions.append(Finalize(present=True))
         draft.unwritten = not draft.status.get("history")
         draft.look_again(0.0)
-        return STOP
-    _identify(observation, draft, record)
-    if record.id is None and (named := adopted(observation)):
-        record.fields["id"] = named
-    if record.started is None:
-        draft.state = _pending(_doing(record, capabilities))
-        _trouble(observation, draft, record)
-    if record.id is None:
-        _towards_an_id(observation, draft, record, capabilities)
-    elif record.started is None:
-        _towards_a_start(observation, draft, record, capabilities)
-    else:
-        _watch(observation, draft, record)
-    record.save(draft)
-    return STOP
+        return Next.STOP
+    _identify(observation, draft)
+    if draft.upstream.id is None and (named := adopted(observation)):
+        draft.upstream = draft.upstream.with_id(named)
+    reached = draft.upstream.reached
+    if reached is not RunPhase.STARTED:
+        draft.state = _pending(_doing(draft.upstream, capabilities))
+        _trouble(observation, draft)
+    _NEXT[reached](observation, draft, capabilities)
+    return Next.STOP
 
 
-def _identify(observation: Observation, draft: Draft, record: Record) -> None:
+def _identify(observation: Observation, draft: Draft) -> None:
     finetune = observation.finetune
     assert finetune.spec is not None
-    record.fields.setdefault("provider", finetune.spec.backend.kind)
-    if "marker" not in record.fields:
-        record.fields["marker"] = marker_of(finetune.uid, finetune.run)
-    if "backend" not in record.data:
-        member = finetune.spec.backend.wire()
-        record.data["backend"] = json.dumps(member, separators=(",", ":"), sort_keys=True)
+    backend = finetune.spec.backend
+    draft.upstream = draft.upstream.identified(backend.kind, marker_of(finetune.uid, finetune.run), backend.wire)
     if "parameters" not in draft.status:
         draft.status["parameters"] = resolve_parameters(finetune.spec)
 
@@ -74,84 +56,89 @@ def _identify(observation: Observation, draft: Draft, record: Record) -> None:
 # Before there is an id
 
 
-def _towards_an_id(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
-    view, attempt = observation.upstream, record.data.get("attempt")
-    if view.in_flight is not None:
-        draft.look_again(LOST_AFTER)
-        _still_unknown(observation, draft, record, capabilities)
-    elif attempt is None:
-        _prepare(observation, draft, record, capabilities)
-    elif view.claimed == attempt:
-        begin(observation, draft, record, Step.CREATE)
-    elif (refused := _refused(observation, record)) is not None:
-        _fail(draft, refused, capabilities)
-    else:
-        _settle(observation, draft, record, capabilities)
-
-
-def _prepare(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
+def _prepare(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
     failed = observation.upstream.failure(Step.PREPARE)
-    if record.data.get("prepared"):
-        _intend(observation, draft, record, "attempt")
+    if observation.upstream.in_flight is not None:
+        draft.look_again(LOST_AFTER)
+    elif draft.upstream.prepared:
+        _intend_to_create(observation, draft)
     elif failed is not None and _final(failed.failure):
         _fail(draft, failed, capabilities)
     else:
-        call(observation, draft, record, Step.PREPARE)
+        call(observation, draft, Step.PREPARE)
+
+
+def _create(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    view, attempt = observation.upstream, draft.upstream.attempt
+    if view.in_flight is not None:
+        draft.look_again(LOST_AFTER)
+        _still_unknown(observation, draft, capabilities)
+    elif attempt is not None and view.claimed == attempt.text:
+        begin(observation, draft, Step.CREATE)
+    elif (refused := _refused(observation, draft.upstream)) is not None:
+        _fail(draft, refused, capabilities)
+    else:
+        _settle(observation, draft, capabilities)
 
 
 def _refused(observation: Observation, record: Record) -> CallResult | None:
     """The provider's final no to the last attempt."""
     result = observation.upstream.failure(Step.CREATE)
-    attempt = attempt_time(record.data.get("attempt", ""))
+    attempt = record.attempt.time if record.attempt is not None else None
     if result is None or not _final(result.failure) or (attempt is not None and result.time < attempt):
         return None
     return result
 
 
-def _settle(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
+def _settle(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
     result = observation.upstream.failure(Step.CREATE)
-    fate = settle(observation, draft, record, capabilities)
-    if fate is Fate.NOT_MADE:
+    found = settle(observation, draft.upstream, capabilities)
+    if found.fate is Fate.NOT_MADE:
         left = wait_left(observation, result) if result is not None else 0.0
         if left > 0:
             draft.look_again(left)
         else:
-            _intend(observation, draft, record, "attempt")
-    elif fate is Fate.UNKNOWN:
-        _unknown(observation, draft, record, capabilities)
+            _intend_to_create(observation, draft)
+    elif found.fate is Fate.UNKNOWN:
+        _unknown(observation, draft, capabilities)
     else:
-        _still_unknown(observation, draft, record, capabilities)
+        if found.due > 0:
+            draft.look_again(found.due)
+        else:
+            call(observation, draft, Step.FIND)
+        _still_unknown(observation, draft, capabilities)
 
 
-def _still_unknown(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
+def _still_unknown(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
     """What the status says stays while it is looked at once more."""
     stalled: Mapping[str, str] = next(
         (each for each in observation.status.get("conditions") or () if each["type"] == "Stalled"), {}
     )
     asked_again = observation.upstream.in_flight is Step.CREATE or observation.upstream.claimed is not None
     if stalled.get("reason") == Reason.CREATE_UNKNOWN and not asked_again:
-        _say_unknown(observation, draft, record, capabilities)
+        _say_unknown(observation, draft, capabilities)
 
 
-def _unknown(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
-    if may_create_again(observation, record):
-        record.data["again"] = str(observation.finetune.run)
-        _intend(observation, draft, record, "attempt")
+def _unknown(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    if may_create_again(observation, draft.upstream):
+        draft.upstream = draft.upstream.created_again(observation.finetune.run)
+        _intend_to_create(observation, draft)
         return
-    _say_unknown(observation, draft, record, capabilities)
+    _say_unknown(observation, draft, capabilities)
     # A run that the listing shows late is still taken over.
     call_later = observation.rules.poll_interval * 10
     looked = observation.upstream.results.get(Step.FIND)
     if looked is None or (observation.now - looked.time).total_seconds() >= call_later:
-        call(observation, draft, record, Step.FIND)
+        call(observation, draft, Step.FIND)
     else:
         draft.look_again(call_later - (observation.now - looked.time).total_seconds())
 
 
-def _say_unknown(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
+def _say_unknown(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    record = draft.upstream
     message = (
         f"Whether {capabilities.title} has taken this run is not known, and a second create may be billed too. Look "
-        f"there for {record.fields.get('marker')}. If it is there, annotate this FineTune with "
+        f"there for {record.marker}. If it is there, annotate this FineTune with "
         f"{ADOPT_ANNOTATION}=<its id>; if it is not, with "
         f'{CREATE_AGAIN_ANNOTATION}="{observation.finetune.run}".'
     )
@@ -163,23 +150,23 @@ def _say_unknown(observation: Observation, draft: Draft, record: Record, capabil
 # Between the id and the start
 
 
-def _towards_a_start(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
-    view, attempt = observation.upstream, record.data.get("starting")
+def _start(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    view, attempt = observation.upstream, draft.upstream.starting
     if view.in_flight is not None:
         draft.look_again(LOST_AFTER)
-    elif view.claimed is not None and view.claimed == attempt:
-        begin(observation, draft, record, Step.START)
+    elif attempt is not None and view.claimed == attempt.text:
+        begin(observation, draft, Step.START)
     elif _vanished(observation):
         _fail(draft, view.results[Step.POLL], capabilities)
-    elif (due := _look_due(observation, record)) is not None:
+    elif (due := _look_due(observation, draft.upstream)) is not None:
         if due > 0:
             draft.look_again(due)
         else:
-            call(observation, draft, record, Step.POLL)
+            call(observation, draft, Step.POLL)
     elif view.poll_result is not None and view.poll_result.startable:
-        _make_ready(observation, draft, record, capabilities)
+        _make_ready(observation, draft, capabilities)
     else:  # it says something that nobody knows
-        _poll_when_due(observation, draft, record)
+        _poll_when_due(observation, draft)
 
 
 def _look_due(observation: Observation, record: Record) -> float | None:
@@ -188,7 +175,7 @@ def _look_due(observation: Observation, record: Record) -> float | None:
     A start whose answer was lost, or that another process may have made, is over after the time that a call can take.
     """
     tried = observation.upstream.results.get(Step.START)
-    since, wait = attempt_time(record.data.get("starting", "")), observation.rules.upstream_timeout
+    since, wait = record.starting.time if record.starting is not None else None, observation.rules.upstream_timeout
     if tried is not None:
         lost = tried.failure is not None and tried.failure.kind is FailureKind.AMBIGUOUS
         since, wait = tried.time, (min(wait, observation.rules.poll_interval) if lost else 0.0)
@@ -200,22 +187,22 @@ def _look_due(observation: Observation, record: Record) -> float | None:
     return max(0.0, wait - (observation.now - since).total_seconds())
 
 
-def _make_ready(observation: Observation, draft: Draft, record: Record, capabilities: Capabilities) -> None:
+def _make_ready(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
     view = observation.upstream
     started = view.failure(Step.START)
     equipped = view.failure(Step.EQUIP)
     if started is not None and _final(started.failure):
         _fail(draft, started, capabilities)
-    elif not capabilities.equips or record.data.get("equipped"):
+    elif not capabilities.equips or draft.upstream.equipped:
         left = wait_left(observation, started) if started is not None else 0.0
         if left > 0:
             draft.look_again(left)
         else:
-            _intend(observation, draft, record, "starting")
+            _intend_to_start(observation, draft)
     elif equipped is not None and _final(equipped.failure):
         _fail(draft, equipped, capabilities)
     else:
-        call(observation, draft, record, Step.EQUIP)
+        call(observation, draft, Step.EQUIP)
 
 
 def _vanished(observation: Observation) -> bool:
@@ -224,10 +211,44 @@ def _vanished(observation: Observation) -> bool:
     return gone and result is not None and result.failures >= VANISHED_AFTER
 
 
+# Where the record contradicts itself: never a billed call, but on a person's word
+
+
+def _clear_up(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    if draft.upstream.id is not None:
+        _clear_up_start(observation, draft, capabilities)
+    elif observation.upstream.in_flight is not None:
+        draft.look_again(LOST_AFTER)
+        _still_unknown(observation, draft, capabilities)
+    else:
+        _settle(observation, draft, capabilities)
+
+
+def _clear_up_start(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    _say_in_doubt(draft, capabilities)
+    if observation.upstream.in_flight is not None:
+        draft.look_again(LOST_AFTER)
+    elif _vanished(observation):
+        _fail(draft, observation.upstream.results[Step.POLL], capabilities)
+    else:
+        _poll_when_due(observation, draft)
+
+
+def _say_in_doubt(draft: Draft, capabilities: Capabilities) -> None:
+    record = draft.upstream
+    assert record.doubt is not None
+    message = (
+        f"{record.doubt.value}: whether {capabilities.title} has started {record.id} is not known, and a second start "
+        "may be billed too. This run goes on when it runs there; start it there, or raise spec.run for another one."
+    )
+    draft.state = _pending(message, troubled=True)
+    draft.stalled = Verdict(True, Reason.CREATE_UNKNOWN, message)
+
+
 # After the start
 
 
-def _watch(observation: Observation, draft: Draft, record: Record) -> None:
+def _watch(observation: Observation, draft: Draft, _: Capabilities) -> None:
     if observation.upstream.in_flight is not None:
         draft.look_again(LOST_AFTER)
         return
@@ -237,26 +258,34 @@ def _watch(observation: Observation, draft: Draft, record: Record) -> None:
     if left > 0 and not (just_started and observation.upstream.failure(Step.POLL) is None):
         draft.look_again(left)
     else:
-        begin(observation, draft, record, Step.POLL, rest=poll_every(observation))
+        begin(observation, draft, Step.POLL, rest=poll_every(observation))
 
 
 # What they share
 
 
-def _poll_when_due(observation: Observation, draft: Draft, record: Record) -> None:
+def _poll_when_due(observation: Observation, draft: Draft) -> None:
     left = poll_left(observation)
     if left > 0:
         draft.look_again(left)
     else:
-        begin(observation, draft, record, Step.POLL)
+        begin(observation, draft, Step.POLL)
 
 
-def _intend(observation: Observation, draft: Draft, record: Record, name: str) -> None:
-    """Record an attempt; the call itself comes when the write has landed on exactly what was seen here."""
-    text = attempt_text(attempt_number(record.data.get(name)) + 1, observation.now)
-    record.data[name] = text
-    record.fields.setdefault("intentTime", stamp(observation.now))
-    draft.claim = text
+def _intend_to_create(observation: Observation, draft: Draft) -> None:
+    draft.upstream = draft.upstream.to_be_created(observation.now)
+    _claim(draft, draft.upstream.attempt)
+
+
+def _intend_to_start(observation: Observation, draft: Draft) -> None:
+    draft.upstream = draft.upstream.to_be_started(observation.now)
+    _claim(draft, draft.upstream.starting)
+
+
+def _claim(draft: Draft, attempt: Attempt | None) -> None:
+    """The call itself comes when the write has landed on exactly what was seen here."""
+    assert attempt is not None
+    draft.claim = attempt.text
     draft.look_again(0.0)
 
 
@@ -271,13 +300,13 @@ def _pending(message: str, *, troubled: bool = False) -> RunState:
 def _doing(record: Record, capabilities: Capabilities) -> str:
     if record.id is not None:
         return f"Getting {record.id} ready at {capabilities.title}."
-    return f"Creating the run at {capabilities.title}." if record.data.get("attempt") else "Preparing the run."
+    return f"Creating the run at {capabilities.title}." if record.begun else "Preparing the run."
 
 
-def _trouble(observation: Observation, draft: Draft, record: Record) -> None:
+def _trouble(observation: Observation, draft: Draft) -> None:
     """What failed last; while a run is looked for, that its create was not answered."""
     last = observation.upstream.last
-    if last is not None and last.failure is None and last.step is Step.FIND and record.id is None:
+    if last is not None and last.failure is None and last.step is Step.FIND and draft.upstream.id is None:
         last = observation.upstream.results.get(Step.CREATE)
     if last is not None and last.failure is not None:
         say(last, last.failure, draft)
@@ -297,8 +326,18 @@ def _fail(draft: Draft, result: CallResult, capabilities: Capabilities) -> None:
             f"{capabilities.title} has closed the endpoint that creates fine-tunes{since}: {failure.message}. "
             "The same recipe runs on your own devices with backend.job."
         )
-    draft.state = RunState(
-        stage=Stage.FAILED, reason=reason, message=message, troubled=True, completion_time=stamp(result.time)
+    draft.end(
+        RunState(stage=Stage.FAILED, reason=reason, message=message, troubled=True, completion_time=stamp(result.time))
     )
-    draft.stalled = draft.reconciling = None
-    draft.requeue = None
+
+
+_NEXT: Mapping[RunPhase, Callable[[Observation, Draft, Capabilities], None]] = {
+    RunPhase.NOTHING: _prepare,
+    RunPhase.PREPARING: _prepare,
+    RunPhase.CREATING: _create,
+    RunPhase.CREATED: _start,
+    RunPhase.STARTING: _start,
+    RunPhase.STARTED: _watch,
+    RunPhase.IN_DOUBT: _clear_up,
+}
+"""By what the record has reached; nothing has reached STOPPED."""

@@ -5,44 +5,39 @@ from __future__ import annotations
 from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.reasons import Reason
 from finetune_operator.controller.conditions import is_terminal
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
-from finetune_operator.controller.model import Announcement, Finalize, Observation
+from finetune_operator.controller.draft import Draft, Next
+from finetune_operator.controller.model import Announcement, Observation
 from finetune_operator.controller.policies.upstream.leftover import leftover
-from finetune_operator.controller.upstream.record import Record, record_of
+from finetune_operator.controller.upstream.record import Record
 from finetune_operator.controller.upstream.stop import Stop, stop_in_time
 
 
-def leave(observation: Observation, draft: Draft) -> bool:
+def leave(observation: Observation, draft: Draft) -> Next:
     """Nothing new is begun; the finalizer goes when nothing is left to stop, or when that was tried in vain."""
     finetune = observation.finetune
     if not finetune.deleting:
-        return CONTINUE
+        return Next.CONTINUE
     draft.unwritten = True
     if FINALIZER not in finetune.finalizers:
-        return STOP
-    record = record_of(draft)
+        return Next.STOP
     orphan = finetune.spec is not None and finetune.spec.deletion_policy == "Orphan"
     if orphan or is_terminal(draft.status):
-        return _let_go(draft)
-    result = stop_in_time(observation, draft, record, remove=True)
+        draft.let_go()
+        return Next.STOP
+    result = stop_in_time(observation, draft, remove=True)
     if result is Stop.WAITING:
         # The status as it is, but for when it was begun to be stopped: a restart must know that.
         draft.unwritten, draft.settled = False, True
-        return STOP
+        return Next.STOP
     if result is not Stop.DONE:
-        draft.announcement = Announcement(Reason.CANCEL_FAILED, _warning(observation, record), last_word=True)
-    return _let_go(draft)
-
-
-def _let_go(draft: Draft) -> bool:
-    draft.actions.append(Finalize(present=False))
-    draft.requeue = None
-    return STOP
+        draft.announcement = Announcement(Reason.CANCEL_FAILED, _warning(observation, draft.upstream), last_word=True)
+    draft.let_go()
+    return Next.STOP
 
 
 def _warning(observation: Observation, record: Record) -> str:
     what = leftover(observation, record)
     if record.id is None:
         return f"{what}; it may be billed."
-    words = record.fields.get("message")
+    words = record.message
     return f"{what}: it was not cancelled in time{f' ({words})' if words else ''}."

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.upstream.record import Record, capabilities_of
+from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.upstream.run import capabilities_of
 
 
 def leftover(observation: Observation, record: Record) -> str:
     """`Oxen may still run ft-1 (https://…) and bill it`; without an id, what to look for."""
     capabilities = capabilities_of(observation, record)
-    provider = capabilities.title if capabilities else record.provider() or "the provider"
+    provider = capabilities.title if capabilities else record.provider or "the provider"
     backend = record.backend()
-    place = record.fields.get("url") or (backend and backend.base_url) or (capabilities and capabilities.base_url)
+    place = record.url or (backend and backend.base_url) or (capabilities and capabilities.base_url)
     where = f" ({place})" if place else ""
     if record.id is None:
-        return (
-            f"Whether {provider}{where} runs this fine-tune is not known; look there for {record.fields.get('marker')}"
-        )
+        return f"Whether {provider}{where} runs this fine-tune is not known; look there for {record.marker}"
     return f"{provider} may still run {record.id}{where} and bill it"

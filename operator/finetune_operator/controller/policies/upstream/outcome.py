@@ -10,11 +10,12 @@ from finetune_operator.backends.errors import Failure, FailureKind
 from finetune_operator.backends.provider_run import Capabilities, Fetched, Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
-from finetune_operator.controller.draft import CONTINUE, STOP, Draft
+from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import CallResult, Observation
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import call
-from finetune_operator.controller.upstream.record import Record, capabilities_of, record_of
+from finetune_operator.controller.upstream.record import Record, RunPhase
+from finetune_operator.controller.upstream.run import capabilities_of
 
 VANISHED_AFTER = 3
 """So often in a row the provider must say that it knows no such run."""
@@ -22,25 +23,25 @@ WORTH_SAYING = 2
 """So many failures in a row are worth a status write; a single one is not."""
 
 
-def read(observation: Observation, draft: Draft) -> bool:
+def read(observation: Observation, draft: Draft) -> Next:
     """The state of a run that was started; a terminal one is the last word, once its artifacts are stored."""
-    record = record_of(draft)
+    record = draft.upstream
     capabilities = capabilities_of(observation, record)
-    if record.started is None or capabilities is None:
-        return CONTINUE
+    if record.reached is not RunPhase.STARTED or capabilities is None:
+        return Next.CONTINUE
     draft.status["startTime"] = record.started
     draft.status["attempts"] = 1
     state = _vanished(observation, capabilities, record) or seen_state(observation, draft)
     if state is None:
-        return CONTINUE
+        return Next.CONTINUE
     draft.state = replace(state, troubled=True) if state.stage is Stage.FAILED else state
     _copy(state, observation, draft)
-    _trouble(observation, draft)
     if state.stage is Stage.SUCCEEDED and _wants_artifacts(observation, capabilities):
         return _publish(observation, draft, record, state)
+    _trouble(observation, draft)
     if state.stage.terminal:
-        return STOP
-    return CONTINUE
+        return Next.STOP
+    return Next.CONTINUE
 
 
 def seen_state(observation: Observation, draft: Draft) -> RunState | None:
@@ -48,7 +49,7 @@ def seen_state(observation: Observation, draft: Draft) -> RunState | None:
     poll_result = observation.upstream.poll_result
     if poll_result is not None:
         return poll_result.state
-    if record_of(draft).started is None:
+    if draft.upstream.reached is not RunPhase.STARTED:
         return draft.state
     return _remembered(observation)
 
@@ -129,13 +130,13 @@ def _wants_artifacts(observation: Observation, capabilities: Capabilities) -> bo
     return spec is not None and spec.output is not None and capabilities.gives_weights
 
 
-def _publish(observation: Observation, draft: Draft, record: Record, state: RunState) -> bool:
+def _publish(observation: Observation, draft: Draft, record: Record, state: RunState) -> Next:
     """The provider is done; the run is when its weights are where the user wants them."""
     done = observation.upstream.success(Step.FETCH)
     if done is not None and isinstance(done.outcome, Fetched):
         draft.status["artifacts"] = [dict(artifact) for artifact in done.outcome.artifacts]
-        draft.stalled = draft.reconciling = None
-        return STOP
+        return Next.STOP
+    _trouble(observation, draft)
     failed = observation.upstream.failure(Step.FETCH)
     if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.PERMANENT:
         message = (
@@ -144,9 +145,9 @@ def _publish(observation: Observation, draft: Draft, record: Record, state: RunS
         nothing = failed.failure.reason == Reason.UPSTREAM_WITHOUT_ARTIFACTS
         reason = Reason.UPSTREAM_WITHOUT_ARTIFACTS if nothing else Reason.ARTIFACT_UPLOAD_FAILED
         draft.state = replace(state, stage=Stage.FAILED, reason=reason, message=message, artifacts=None)
-        return STOP
+        return Next.STOP
     draft.state = RunState(
         stage=Stage.RUNNING, reason=Reason.UPLOADING, message="Trained; the weights are being stored in spec.output."
     )
-    call(observation, draft, record, Step.FETCH)
-    return STOP
+    call(observation, draft, Step.FETCH)
+    return Next.STOP
