@@ -4,7 +4,6 @@ The name is resolved here, every address is checked, and the connection goes to 
 name still stands in the Host header and in TLS). Redirects are followed by hand, each one through the same guard.
 """
 
-import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
 
+from finetune_operator.api import addresses
 from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
 from finetune_trainer.reporting.redact import redact
 from finetune_trainer.stores.tls import trusted
@@ -149,11 +149,11 @@ class Fetcher:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError):
             raise _ServerError(f"the host {host} cannot be resolved") from None
-        addresses = [str(entry[4][0]) for entry in found]
-        refused = [address for address in addresses if not exempt and not is_public(address)]
-        if refused or not addresses:
+        reached = [str(entry[4][0]) for entry in found]
+        refused = [address for address in reached if not exempt and not is_public(address)]
+        if refused or not reached:
             raise FetchError(f"{host} is at {', '.join(refused)}, which is no public address; it is not fetched")
-        return addresses[0], parts
+        return reached[0], parts
 
     @cached_property
     def _client(self) -> httpx.Client:
@@ -167,14 +167,8 @@ class _ServerError(Exception):
 
 def is_public(address: str) -> bool:
     """False for loopback, private, link-local (cloud metadata), reserved, and IPv6 forms that embed those."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if embedded is None and ip in ipaddress.ip_network("64:ff9b::/96"):
-            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if embedded is not None:
-            return is_public(str(embedded))
-    return ip.is_global and not ip.is_multicast
+    ip = addresses.parsed(address)
+    return ip is not None and addresses.is_public(ip)
 
 
 def _with_host(parts: SplitResult, address: str) -> str:

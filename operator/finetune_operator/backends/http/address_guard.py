@@ -1,21 +1,18 @@
 """Which network addresses a URL of a user or a provider may lead to. Pure: names come resolved.
 
-Only addresses of the public internet, unless the administrator has named the place. Link-local addresses (the
-metadata services of the clouds) are refused unless named by number.
+Only addresses of the public internet (`api/addresses.py`), unless the administrator has named the place. Those of the
+platform (the metadata services of the clouds) are refused unless named by number.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from finetune_operator.api.addresses import IPAddress, is_no_host, is_of_the_platform, is_public, parsed
 from finetune_operator.backends.errors import Refused
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _INTERNAL_SUFFIXES = (".svc", ".svc.cluster.local", ".localhost")
 
 
@@ -58,10 +55,10 @@ class AddressGuard:
         """Every address that the name resolves to must be allowed: an honest name does not mix. Raises Refused."""
         permitted = self.permits(host, port)
         for text in addresses:
-            address = _address(text)
+            address = parsed(text)
             if address is None:
                 raise Refused(f"{host} resolves to {text}, which is no address")
-            if not _allowed(address, permitted, named=_address(host) == address):
+            if not _allowed(address, permitted, named=parsed(host) == address):
                 raise Refused(
                     f"{host} resolves to {address}, which is not on the public internet; "
                     "the administrator can permit it with --allow-dataset-host or --allow-base-url"
@@ -69,34 +66,13 @@ class AddressGuard:
 
 
 def _allowed(address: IPAddress, permitted: bool, named: bool) -> bool:
-    inner = _unwrapped(address)
-    if inner.is_link_local or inner.is_multicast or inner.is_unspecified or inner.is_reserved:
-        return permitted and named and inner.is_link_local
-    return permitted or inner.is_global
-
-
-def _unwrapped(address: IPAddress) -> IPAddress:
-    """The IPv4 address inside an IPv6 one, where that is what will be reached."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-    return address
-
-
-def _address(text: str) -> IPAddress | None:
-    try:
-        return ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
+    if is_of_the_platform(address):
+        return permitted and named
+    return is_public(address) or (permitted and not is_no_host(address))
 
 
 def _names_a_private_address(host: str) -> bool:
-    address = _address(host)
+    address = parsed(host)
     if address is not None:
-        return not _unwrapped(address).is_global
+        return not is_public(address)
     return host == "localhost" or host.endswith(_INTERNAL_SUFFIXES)
