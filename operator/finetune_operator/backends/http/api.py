@@ -17,6 +17,7 @@ from finetune_operator.backends.errors import (
     Transient,
     UpstreamError,
 )
+from finetune_operator.backends.http.auth import HeaderAuth
 from finetune_operator.backends.http.client import Client, Content, Streamed
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
@@ -47,7 +48,7 @@ class Api:
         self.title = title
         self.base_url = base_url.rstrip("/")
         self._client = client
-        self._headers = dict(headers)
+        self._auth = HeaderAuth(headers)
         self._redact = redact or Redactor()
         self._explain = explain
         parts = urlsplit(base_url)
@@ -81,7 +82,7 @@ class Api:
         `timeout` in seconds for the whole call, the wait for a slot not counted.
         """
         harmless = method in ("GET", "HEAD", "DELETE") if repeatable is None else repeatable
-        sent = {**self._headers, **(headers or {})}
+        sent = dict(headers or {})
         if json is not None:
             content, sent["Content-Type"] = orjson.dumps(json), "application/json"
         try:
@@ -96,6 +97,7 @@ class Api:
                         params=params,
                         headers=sent,
                         content=content,
+                        auth=self._auth,
                         fresh=not harmless,
                     ) as streamed:
                         answer = await self._complete(streamed, harmless)
@@ -112,7 +114,7 @@ class Api:
         """Download below the base URL, of any size. Where it redirects, the credentials do not go along."""
         async with self._client.transfer_slot:
             async with self._client.request(
-                "GET", self.base_url + path, self.title, params=params, headers=self._headers
+                "GET", self.base_url + path, self.title, params=params, auth=self._auth
             ) as streamed:
                 target = streamed.headers.get("location")
                 if streamed.status // 100 != 3 or not target:

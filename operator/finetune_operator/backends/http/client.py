@@ -8,14 +8,15 @@ redirects never followed for API calls, and each one checked anew for downloads.
 from __future__ import annotations
 
 import asyncio
-import io
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from http.cookiejar import CookieJar
+from typing import Any, BinaryIO, Final
 
-import aiohttp
+import httpx
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
@@ -25,9 +26,17 @@ from finetune_operator.backends.errors import (
     Transient,
 )
 from finetune_operator.backends.http.address_guard import AddressGuard
-from finetune_operator.backends.http.connections import Resolve, address_of, check_address, guarded_session
+from finetune_operator.backends.http.connections import (
+    TIMEOUT,
+    Resolve,
+    address_of,
+    guarded_session,
+    trusting_the_system,
+)
+from finetune_operator.backends.http.transport import NOT_SENT, GuardedTransport, built
 
-CHUNK: Final = 64 * 1024
+logging.getLogger("httpx").disabled = True  # it logs every URL, and those of transfers hold signatures
+
 TRANSFERS: Final = 4
 """Downloads and uploads at the same time: they take long, and must not hold the API calls up."""
 
@@ -49,8 +58,8 @@ Content = bytes | AsyncIterator[bytes] | Form
 class Streamed:
     """An answer whose body has not been read."""
 
-    def __init__(self, response: aiohttp.ClientResponse, title: str) -> None:
-        self.status = response.status
+    def __init__(self, response: httpx.Response, title: str) -> None:
+        self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._response = response
         self._title = title
@@ -59,12 +68,12 @@ class Streamed:
         """The body as it is on the wire. Raises Rejected beyond `limit` bytes, Transient where it breaks off."""
         seen = 0
         try:
-            async for chunk in self._response.content.iter_chunked(CHUNK):
+            async for chunk in self._response.aiter_raw():
                 seen += len(chunk)
                 if seen > limit:
                     raise Rejected(f"{self._title} sends more than {limit} bytes", reason=Reason.UPSTREAM_REJECTED)
                 yield chunk
-        except aiohttp.ClientError as error:
+        except httpx.TransportError as error:
             raise Transient(f"{self._title}: the answer broke off ({_name(error)})") from None
 
 
@@ -93,15 +102,22 @@ class Client:
         self._transfer_slots = asyncio.Semaphore(TRANSFERS)
         self._per_provider = per_provider
         self._provider_slots: dict[str, asyncio.Semaphore] = {}
-        limit = concurrency + TRANSFERS
-        self._kept = guarded_session(guard, limit=limit, keep=True, verify=verify, resolve=resolve)
+        trusted = verify or trusting_the_system()
+
+        def opened(**limits: int) -> httpx.AsyncClient:
+            bounds = httpx.Limits(max_connections=concurrency + TRANSFERS, **limits)
+            session = guarded_session(guard, limits=bounds, trusted=trusted, resolve=resolve)
+            transport = GuardedTransport(guard, session, trusted)
+            return httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False, cookies=_NoCookies())
+
+        self._kept = opened()
         # A kept connection that the provider is just closing would make a billed call's fate unknown without need.
-        self._fresh = guarded_session(guard, limit=limit, keep=False, verify=verify, resolve=resolve)
+        self._fresh = opened(max_keepalive_connections=0)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._kept.close()
-        await self._fresh.close()
+        await self._kept.aclose()
+        await self._fresh.aclose()
 
     @asynccontextmanager
     async def api_slot(self, origin: str) -> AsyncIterator[None]:
@@ -125,6 +141,7 @@ class Client:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         content: Content | None = None,
+        auth: httpx.Auth | None = None,
         fresh: bool = False,
     ) -> AsyncIterator[Streamed]:
         """One request, no redirects. `fresh`: on a connection of its own.
@@ -132,35 +149,32 @@ class Client:
         Raises Refused, Transient (not sent) or Ambiguous (sent, and no answer).
         """
         try:
-            address = address_of(url, params)
-            check_address(self.guard, address)
-            async with (self._fresh if fresh else self._kept).request(
-                method,
-                address,
-                headers=headers,
-                data=_body(content),
-                allow_redirects=False,
-                skip_auto_headers=() if isinstance(content, Form) else ("Content-Type",),
-            ) as response:
+            request = built(method, address_of(url, params), headers, **_body(content))
+            response = await (self._fresh if fresh else self._kept).send(request, stream=True, auth=auth)
+            try:
                 yield Streamed(response, title)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            finally:
+                await response.aclose()
+        except NOT_SENT as error:
             raise Transient(f"{title} cannot be reached ({_name(error)})") from None
-        except aiohttp.InvalidURL:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
             raise Refused(f"{title}: this is no usable address") from None
-        except aiohttp.ClientError as error:
+        except httpx.TransportError as error:
             raise Ambiguous(f"{title} did not answer ({_name(error)})") from None
 
 
-def _body(content: Content | None) -> io.BytesIO | AsyncIterator[bytes] | aiohttp.FormData | None:
-    if isinstance(content, bytes):
-        return io.BytesIO(content)  # sent in pieces: a large one would hold the event loop up
-    return _multipart(content) if isinstance(content, Form) else content
+def _body(content: Content | None) -> dict[str, Any]:
+    if not isinstance(content, Form):
+        return {"content": content}
+    file = (content.filename, content.file, "application/octet-stream")
+    return {"data": content.fields, "files": {content.file_field: file}}
 
 
-def _multipart(form: Form) -> aiohttp.FormData:
-    parts = aiohttp.FormData(form.fields)
-    parts.add_field(form.file_field, form.file, filename=form.filename, content_type="application/octet-stream")
-    return parts
+class _NoCookies(CookieJar):
+    """Keeps none, whatever a server sets."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Nothing."""
 
 
 def _name(error: Exception) -> str:

@@ -16,13 +16,15 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from finetune_operator.backends.http.address_guard import AddressGuard
 
 CONNECT_SECONDS: Final = 10.0
-IDLE_SECONDS: Final = 30.0
+TIMEOUT: Final = httpx.Timeout(connect=CONNECT_SECONDS, read=30.0, write=None, pool=None)
+"""Of a request; the caller bounds the whole."""
 ADDRESSES_TRIED: Final = 4
 HEADER_BYTES: Final = 64 * 1024
 """Of one line of an answer's head."""
@@ -41,19 +43,18 @@ async def resolve_by_system(host: str, port: int) -> list[str]:
 
 
 def guarded_session(
-    guard: AddressGuard, *, limit: int, keep: bool, verify: ssl.SSLContext | None, resolve: Resolve | None
+    guard: AddressGuard, *, limits: httpx.Limits, trusted: ssl.SSLContext, resolve: Resolve | None
 ) -> aiohttp.ClientSession:
-    """At most `limit` connections; each is used again where `keep`, else for one request. No proxy, no cookies."""
+    """Without kept connections in `limits`, each is for one request. No proxy, no cookies."""
     connector = aiohttp.TCPConnector(
         resolver=_GuardedResolver(guard, resolve or resolve_by_system),
         use_dns_cache=False,
-        ssl=verify or _trusting_the_system(),
-        limit=limit,
-        force_close=not keep,
+        ssl=trusted,
+        limit=limits.max_connections or 0,
+        force_close=limits.max_keepalive_connections == 0,
     )
     session = aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=IDLE_SECONDS),
         headers={"User-Agent": "finetune-operator", "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -65,17 +66,17 @@ def guarded_session(
     return session
 
 
-def address_of(url: str, params: Mapping[str, str] | None = None) -> URL:
-    """The address to the letter: presigned ones are only good so. Raises aiohttp.InvalidURL."""
+def address_of(url: str, params: Mapping[str, str] | None = None) -> str:
+    """The address to the letter: presigned ones are only good so. Raises httpx.InvalidURL."""
     try:
         host = URL(url).raw_host or ""
         escaped = quote(url, safe=_AS_THEY_ARE)
         if params:
             escaped += ("&" if "?" in escaped else "?") + urlencode(params, quote_via=quote)
         address = URL(escaped, encoded=True)
-        return address if address.raw_host == host else address.with_host(host)
+        return str(address if address.raw_host == host else address.with_host(host))
     except ValueError:
-        raise aiohttp.InvalidURL(url) from None
+        raise httpx.InvalidURL("no usable address") from None
 
 
 def check_address(guard: AddressGuard, address: URL) -> None:
@@ -86,7 +87,8 @@ def check_address(guard: AddressGuard, address: URL) -> None:
 
 
 @cache
-def _trusting_the_system() -> ssl.SSLContext:
+def trusting_the_system() -> ssl.SSLContext:
+    """Loaded once: it takes tens of milliseconds."""
     return ssl.create_default_context()
 
 
@@ -107,6 +109,8 @@ class _GuardedResolver(AbstractResolver):
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 addresses = await self._resolve(host, port)
+        except TimeoutError:
+            raise OSError("the name was not resolved in time") from None
         except UnicodeError as error:
             raise OSError("the name cannot be resolved") from error
         if not addresses:
