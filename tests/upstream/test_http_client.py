@@ -161,6 +161,7 @@ async def test_a_request_says_no_more_than_it_must(monkeypatch: pytest.MonkeyPat
         "x-own": "1",
     }
     assert wire.connections == 1
+    assert not list(client._kept.cookies.jar)
 
 
 async def test_bodies_have_a_length_where_it_is_known() -> None:

@@ -13,7 +13,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from http.cookiejar import CookieJar
 from typing import Any, BinaryIO, Final
 
 import httpx
@@ -108,7 +107,9 @@ class Client:
             bounds = httpx.Limits(max_connections=concurrency + TRANSFERS, **limits)
             session = guarded_session(guard, limits=bounds, trusted=trusted, resolve=resolve)
             transport = GuardedTransport(guard, session, trusted)
-            return httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False, cookies=_NoCookies())
+            client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
+            client._cookies = _NoCookies()  # httpx copies the cookies that it is given, and has no way to keep none
+            return client
 
         self._kept = opened()
         # A kept connection that the provider is just closing would make a billed call's fate unknown without need.
@@ -170,10 +171,10 @@ def _body(content: Content | None) -> dict[str, Any]:
     return {"data": content.fields, "files": {content.file_field: file}}
 
 
-class _NoCookies(CookieJar):
+class _NoCookies(httpx.Cookies):
     """Keeps none, whatever a server sets."""
 
-    def extract_cookies(self, response: object, request: object) -> None:
+    def extract_cookies(self, response: httpx.Response) -> None:
         """Nothing."""
 
 

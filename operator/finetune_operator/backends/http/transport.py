@@ -7,9 +7,11 @@ and nobody prepares to follow a redirect. Why aiohttp, and what a request costs:
 from __future__ import annotations
 
 import io
+import re
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import aiohttp
@@ -21,6 +23,8 @@ from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.connections import check_address
 
 CHUNK: Final = 64 * 1024
+_ORIGIN: Final = re.compile(r"[^:/?#]+://[^/?#]*")
+_UNTRUTHFUL: Final = (httpx.TransportError, aiohttp.ClientError)
 
 _KINDS: Final[tuple[tuple[type[Exception], type[httpx.TransportError]], ...]] = (
     (aiohttp.ClientConnectorError, httpx.ConnectError),
@@ -40,14 +44,23 @@ NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class AsWritten(httpx.URL):
-    """A URL that is sent as it was written: httpx resolves `.` and `..`, which an S3 key may hold."""
+    """A URL that is sent as it was written: httpx resolves `.` and `..`, which an S3 key may hold.
+
+    To httpx it is its origin: parsing the rest would take a quarter of a request's time, and nobody asks for it.
+    """
 
     def __init__(self, written: str) -> None:
-        super().__init__(written)
+        origin = _ORIGIN.match(written)
+        super().__init__(_parsed(origin[0] if origin else written))
         self._written = written
 
     def __str__(self) -> str:
         return self._written
+
+
+@lru_cache(maxsize=64)
+def _parsed(origin: str) -> httpx.URL:
+    return httpx.URL(origin)
 
 
 class GuardedTransport(AiohttpTransport):
@@ -64,12 +77,15 @@ class GuardedTransport(AiohttpTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises httpx.TransportError, and Refused as the guard does."""
-        with _truthful_errors():
+        try:
             answer = await super().handle_async_request(request)
+        except _UNTRUTHFUL as error:
+            raise _truthful(error) from error.__cause__
         assert isinstance(answer.stream, httpx.AsyncByteStream)
-        return _Answer(
-            answer.status_code, headers=answer.headers, stream=_Body(answer.stream), extensions=answer.extensions
-        )
+        answer.stream = _Body(answer.stream)
+        if answer.has_redirect_location:
+            return _Redirect(answer.status_code, headers=answer.headers, stream=answer.stream)
+        return answer
 
     async def aclose(self) -> None:
         """Close the session."""
@@ -98,7 +114,7 @@ class _Sender:
         )
 
 
-class _Answer(httpx.Response):
+class _Redirect(httpx.Response):
     """httpx builds the request that a redirect asks for, also where it must not follow; it raises if it cannot."""
 
     @property
@@ -115,27 +131,27 @@ class _Body(httpx.AsyncByteStream):
         stream.CHUNK_SIZE = CHUNK  # type: ignore[attr-defined]  # httpx-aiohttp's
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _truthful_errors():
+        try:
             async for chunk in self._stream:
                 yield chunk
+        except _UNTRUTHFUL as error:
+            raise _truthful(error) from error.__cause__
 
     async def aclose(self) -> None:
-        with _truthful_errors():
+        try:
             await self._stream.aclose()
+        except _UNTRUTHFUL as error:
+            raise _truthful(error) from error.__cause__
 
 
-@contextmanager
-def _truthful_errors() -> Iterator[None]:
+def _truthful(error: Exception) -> Exception:
     """httpx-aiohttp calls every broken connection a ConnectTimeout: a request that was sent looks like one that was
     not, and a billed call would be made twice."""
-    try:
-        yield
-    except (httpx.TransportError, aiohttp.ClientError) as error:
-        cause = error.__cause__ if isinstance(error, httpx.TransportError) else error
-        if not isinstance(cause, aiohttp.ClientError):
-            raise
-        kind = next((kind for theirs, kind in _KINDS if isinstance(cause, theirs)), httpx.RemoteProtocolError)
-        raise kind(type(cause).__name__) from cause
+    cause = error.__cause__ if isinstance(error, httpx.TransportError) else error
+    if not isinstance(cause, aiohttp.ClientError):
+        return error
+    kind = next((kind for theirs, kind in _KINDS if isinstance(cause, theirs)), httpx.RemoteProtocolError)
+    return kind(type(cause).__name__)
 
 
 def built(method: str, url: str, headers: Mapping[str, str] | None, **body: Any) -> httpx.Request:
