@@ -296,11 +296,11 @@ def _each_run(finetunes: list[Object]) -> Iterator[Metric]:
     ratio = GaugeMetricFamily("finetune_run_progress_ratio", "How far a run is, 0 to 1.", labels=who)
     loss = GaugeMetricFamily("finetune_run_loss", "A run's last training loss.", labels=who)
     for body in finetunes:
-        metadata, spec = body["metadata"], body.get("spec") or {}
+        metadata, spec = body["metadata"], _object(body.get("spec"))
         name = [metadata["namespace"], metadata["name"]]
-        described = [_backend(body), _member(spec, "recipe"), str(spec.get("baseModel", "")), _phase(body)]
-        info.add_metric([*name, metadata["uid"], str(spec.get("run", 1)), *described], {})
-        progress = (body.get("status") or {}).get("progress") or {}
+        described = [_backend(body), _member(spec, "recipe"), _word(spec.get("baseModel", "")), _phase(body)]
+        info.add_metric([*name, metadata["uid"], _word(spec.get("run", 1)), *described], {})
+        progress = _object(_object(body.get("status")).get("progress"))
         _add(ratio, name, progress.get("percentage"), scale=0.01)
         _add(loss, name, progress.get("loss"))
     return iter((info, ratio, loss))
@@ -313,12 +313,21 @@ def _add(family: GaugeMetricFamily, name: list[str], value: object, scale: float
 
 
 def _backend(body: Object) -> str:
-    return _member(body.get("spec") or {}, "backend")
+    return _member(_object(body.get("spec")), "backend")
 
 
 def _member(spec: Object, union: str) -> str:
-    return next(iter(spec.get(union) or ()), "none")
+    return next(iter(_object(spec.get(union))), "none")
 
 
 def _phase(body: Object) -> str:
-    return (body.get("status") or {}).get("phase") or "Pending"
+    return _word(_object(body.get("status")).get("phase")) or "Pending"
+
+
+def _object(value: object) -> Object:
+    """One FineTune of another shape is no reason for a scrape to end."""
+    return value if isinstance(value, dict) else {}
+
+
+def _word(value: object) -> str:
+    return str(value) if isinstance(value, (str, int, float)) else ""

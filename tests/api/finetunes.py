@@ -7,6 +7,7 @@ import copy
 import functools
 import http.client
 import json
+import re
 import ssl
 import tempfile
 import urllib.parse
@@ -77,6 +78,25 @@ def changed(manifest: Manifest, path: str, value: Any) -> Manifest:
     return result
 
 
+def nested(manifest: Manifest, levels: int, *, objects: bool = False) -> bytes:
+    """It as JSON with `advanced.x` so many levels deep, of lists or of objects. The API server takes 10,000."""
+    text = json.dumps(changed(manifest, "spec.backend.job.advanced", {"x": "HERE"}))
+    inside = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1) if objects else "[" * levels + "]" * levels
+    return text.replace('"HERE"', inside).encode()
+
+
+def flat(text: bytes) -> bytes:
+    """An answer of the API server with the word deep where `nested` or its managed fields are."""
+    while found := _OPENINGS.search(text):
+        levels = found[0].count(b"[") or found[0].count(b'a":')
+        end = found.end() + levels + (0 if found[0].startswith(b"[") else len("{}"))
+        text = text[: found.start()] + b'"deep"' + text[end:]
+    return text
+
+
+_OPENINGS = re.compile(rb'\[{50,}|(?:\{(?:"\.":\{\},)?"(?:f:)?a":){50,}')
+
+
 class RefusedError(Exception):
     """What the API server says when it does not do what it is asked."""
 
@@ -88,6 +108,11 @@ def create(plane: ControlPlane, manifest: Manifest, *, dry_run: bool = False) ->
     return _send(
         plane, "POST", f"/apis/finetune.dev/v1alpha1/namespaces/{metadata['namespace']}/finetunes?{query}", manifest
     )
+
+
+def create_nested(plane: ControlPlane, manifest: Manifest, levels: int) -> None:
+    """Creates it with `advanced.x` so many levels deep."""
+    _send(plane, "POST", _PATH, nested(manifest, levels))
 
 
 def refusal(plane: ControlPlane, manifest: Manifest) -> str:
@@ -121,7 +146,7 @@ def delete(plane: ControlPlane, name: str) -> None:
 _PATH = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunes"
 
 
-def _send(plane: ControlPlane, method: str, path: str, body: Manifest | None = None) -> Manifest:
+def _send(plane: ControlPlane, method: str, path: str, body: Manifest | bytes | None = None) -> Manifest:
     # kubectl would take a quarter of a second for each of hundreds of requests.
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     address = urllib.parse.urlsplit(plane.url)
@@ -129,9 +154,10 @@ def _send(plane: ControlPlane, method: str, path: str, body: Manifest | None = N
         str(address.hostname), address.port, timeout=60, context=_tls(plane.kubeconfig)
     )
     try:
-        connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": kind})
+        text = body if isinstance(body, bytes) else json.dumps(body) if body else None
+        connection.request(method, path, text, {"Content-Type": kind})
         response = connection.getresponse()
-        answer: Manifest = json.load(response)
+        answer: Manifest = json.loads(flat(response.read()))
     finally:
         connection.close()
     if warning := response.getheader("Warning"):

@@ -17,7 +17,7 @@ import yaml
 
 from finetune_operator.cli.app import run
 from finetune_operator.cli.watch import follow
-from tests.api.finetunes import create, delete, fine_tune, get, patch
+from tests.api.finetunes import create, create_nested, delete, fine_tune, get, nested, patch
 from tests.cluster import binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.paths import CHECKOUT
@@ -106,6 +106,47 @@ def test_what_the_api_server_refuses_is_a_usage_error(command: Command) -> None:
     assert code == 2
     assert "Not_A_Name" in error
     assert "Nothing was changed" in error
+
+
+@pytest.mark.parametrize("levels", [300, 1005, 1100, 5000])
+def test_a_finetune_that_is_nested_deeply_costs_only_its_own_depths(
+    api: ControlPlane, command: Command, stored: str, levels: int
+) -> None:
+    create_nested(api, fine_tune("cli-deep"), levels)
+    try:
+        for words in (["list"], ["get", stored, "cli-deep"], ["describe", "cli-deep"], ["list", "-o", "name"]):
+            code, said, error = command(*words)
+            assert (code, error) == (0, "")
+            assert "cli-deep" in said
+        for form, read in (("yaml", yaml.safe_load), ("json", json.loads)):
+            code, said, error = command("list", "-o", form)
+            assert code == 0
+            assert {"cli-deep", stored} <= {each["metadata"]["name"] for each in read(said)["items"]}
+            assert error.splitlines() == [
+                "finetune.finetune.dev/cli-deep: what is nested more than 120 levels deep is not shown",
+                "  all of it: kubectl get finetune cli-deep -o json",
+            ]
+        pretend_ended(api, "cli-deep", "Failed", "InvalidSpec")
+        code, _, error = command("retry", "cli-deep")
+        assert (code, "spec.backend.job.advanced: lists and objects stand" in error) == (2, True)
+        assert command("retry", "cli-deep", "--set", "backend.job.advanced={}")[0] == 0
+        assert get(api, "cli-deep")["spec"]["backend"]["job"]["advanced"] == {}
+    finally:
+        delete(api, "cli-deep")
+
+
+def test_submit_refuses_what_is_nested_too_deeply(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "finetune.json"
+    for levels, words in ((150, "at most 100 are allowed"), (1100, "finetune.json")):
+        path.write_bytes(nested(fine_tune("cli-deep"), levels))
+        code, _, error = command("submit", "-f", str(path), "--server-dry-run")
+        assert (code, words in error) == (2, True)
+    for levels in (150, 1100):
+        deep = "[" * levels + "]" * levels
+        code, _, error = command(
+            "submit", "--name", "cli-deep", *FLAGS, "--set", f'backend.job.advanced={{"x": {deep}}}'
+        )
+        assert (code, "backend.job.advanced" in error) == (2, True)
 
 
 def test_tables_and_machine_readable_forms(api: ControlPlane, command: Command, stored: str) -> None:

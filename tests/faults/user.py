@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 
 from finetune_operator.backends.job.manifest import CONTAINER
-from tests.api.finetunes import Manifest, fine_tune
+from tests.api.finetunes import Manifest, fine_tune, flat
 from tests.bench.driver import now_stamp
 
 Object = dict[str, Any]
@@ -42,11 +42,11 @@ class User:
         self.namespace = namespace
 
     async def call(self, verb: str, path: str, body: Any = None, content_type: str = "application/json") -> Object:
-        """One request. Raises Refused."""
-        data = None if body is None else orjson.dumps(body)
+        """One request; `body` may be JSON already. Raises Refused."""
+        data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {"Content-Type": content_type}
         async with self._session.request(verb, self._server + path, data=data, headers=headers) as response:
-            answer = orjson.loads(await response.read())
+            answer = orjson.loads(flat(await response.read()))
             if response.status >= 300:
                 raise Refused(response.status, answer.get("message", ""))
             return answer  # type: ignore[no-any-return]

@@ -218,6 +218,7 @@ def test_losses_come_from_the_trainer_s_lines_only() -> None:
         "{",
         "[1]",
         '{"loss": true}',
+        f'{{"loss": {"[" * 2000}',
         '{"loss": 1}',
     ]
     assert losses_in(lines) == [2.5, 1.0]
@@ -291,3 +292,12 @@ def test_a_description_has_every_section() -> None:
         "Cost:     1.50 USD",
     ):
         assert " ".join(line.split()) in " ".join(text.split()), text
+
+
+def test_a_finetune_of_another_shape_leaves_the_table_to_the_others() -> None:
+    specs: list[Any] = ["text", [[1]], None, {"backend": [{}], "baseModel": {}}]
+    statuses: list[Any] = ["text", {"phase": {}, "progress": []}, {"reason": [1]}]
+    odd = [{**finetune(), "spec": spec} for spec in specs] + [{**finetune(), "status": status} for status in statuses]
+    lines = finetune_table([*odd, finetune(RUNNING)], NOW, wide=True, namespaces=True).splitlines()
+    assert len(lines) == 9
+    assert "42% 420/1000" in lines[-1]

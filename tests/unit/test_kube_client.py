@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from finetune_operator.api.depth import too_deep
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.config import Access
+from finetune_operator.kube.errors import ApiError
 
 
 class Server:
@@ -19,8 +21,12 @@ class Server:
         self.held = 0
         self.go = asyncio.Event()
         self.url = ""
+        self.text = ""
+        """What is there to be read."""
 
     async def answer(self, request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.Response(text=self.text, content_type="application/json")
         if request.method != "POST" or "events" in request.path:
             self.held += 1
             await self.go.wait()
@@ -55,3 +61,16 @@ async def test_changes_share_a_quarter_of_the_calls_in_flight(server: Server, co
         server.go.set()
         await asyncio.gather(*changes)
     assert server.held == len(changes)
+
+
+async def test_an_answer_that_is_nested_deeply_is_read_without_its_depths(server: Server) -> None:
+    access = Access(server.url)
+    async with KubeClient(access) as client:
+        for levels in (254, 1005, 1100, 5000):
+            server.text = '{"metadata":{"name":"a"},"spec":{"x":%s}}' % ("[" * levels + "]" * levels)
+            answer = await client.get("/finetunes/a")
+            assert answer["metadata"] == {"name": "a"}
+            assert too_deep(answer["spec"])
+        server.text = server.text[:-1]
+        with pytest.raises(ApiError, match="the answer is no JSON object"):
+            await client.get("/finetunes/a")

@@ -33,6 +33,12 @@ FINETUNES = [
 ]
 
 
+SPECS: list[Any] = ["text", [[1]], None, {"backend": [{}], "recipe": 3, "run": {}}]
+PROGRESS: list[Any] = ["text", {"loss": {}}, []]
+ODD = [{**finetune("spec"), "spec": shape} for shape in SPECS]
+ODD += [finetune("status", phase=[[]], progress=shape) for shape in PROGRESS]
+
+
 def sources(finetunes: list[dict[str, Any]]) -> Sources:
     return Sources(
         finetunes=lambda: finetunes,
@@ -71,6 +77,15 @@ async def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ..
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+async def test_finetunes_of_another_shape_do_not_end_a_scrape() -> None:
+    """A schema of another time may have let them in."""
+    seen = await samples(fed([*ODD, *FINETUNES]))
+    assert seen["finetune_runs", (("backend", "job"), ("phase", "Running"))] == 2
+    assert seen["finetune_runs", (("backend", "none"), ("phase", "Pending"))] == 4
+    assert seen["finetune_runs", (("backend", "job"), ("phase", "Pending"))] == 4
+    assert len([labels for name, labels in seen if name == "finetune_run_info"]) == 6
 
 
 async def test_what_is_fed_comes_out() -> None:

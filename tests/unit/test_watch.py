@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
-from kopf._cogs.clients import api
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from kopf._cogs.clients import api, watching
 
+from finetune_operator.api.names import MAX_RUN
 from finetune_operator.controller.cache import Cache
-from finetune_operator.controller.model import Key
+from finetune_operator.controller.model import Key, read_finetune
+from finetune_operator.controller.plan import plan
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.controller.watch import Watches
 from finetune_operator.kube.config import Access
-from tests.unit.observations import RUNNING, body, job
+from finetune_operator.kube.documents import Unreadable
+from tests.unit.observations import RUNNING, body, changed, conditions, job, observe
 
 Object = dict[str, Any]
+MEMBERS = st.sampled_from(["metadata", "spec", "status", "namespace", "name", "uid", "run", "backend", "labels"])
 KEY = Key("default", "sample")
 
 
@@ -123,13 +133,214 @@ async def test_an_edit_between_our_write_and_its_answer_is_news() -> None:
     assert await world.order() == ["sample"]
 
 
-def test_kopf_parses_by_the_name_that_is_replaced() -> None:
-    """A kopf that reads its streams in another way is still right, and slower: this says so."""
-    assert api.json is orjson  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(("kind", "labels"), [("DELETED", {"finetune.dev/name": "sample"}), ("MODIFIED", {})])
 async def test_a_job_that_is_gone_or_has_lost_its_label_is_known_by_its_name(kind: str, labels: Object) -> None:
     world = World()
     world.jobs.take(_event(kind, job(status=RUNNING, labels=labels)))
     assert await world.order() == ["sample"]
+
+
+SHAPES: dict[str, Any] = {
+    "no metadata": {},
+    "no object for metadata": {"metadata": "x"},
+    "null for metadata": {"metadata": None},
+    "a list for a name": _finetune("x", metadata={"namespace": "default", "name": [[]]}),
+    "no uid": _finetune("x", metadata={"namespace": "default", "name": "x", "resourceVersion": "1"}),
+    "no version": _finetune("x", metadata={"namespace": "default", "name": "x", "uid": "x"}),
+    "a word for a version": changed(_finetune("x"), "metadata.resourceVersion", "x"),
+    "annotations that are a text": changed(_finetune("x"), "metadata.annotations", "x"),
+    "a status that is a text": _finetune("x", status="x"),
+    "a fault": Unreadable({"namespace": "default", "name": "x"}, "no low surrogate in string"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("kind", [None, "ADDED", "MODIFIED", "DELETED"])
+async def test_an_object_of_another_shape_is_left_out_by_name(
+    kind: str | None, shape: Object, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    world.finetunes.take(_event(kind, copy.deepcopy(shape)))
+    world.finetunes.take(_event(kind, _finetune("next")))
+    assert world.cache.finetunes.names() == ([] if kind == "DELETED" else [("default", "next")])
+    assert "next" in await world.order()
+    if kind != "DELETED":
+        (record,) = caplog.records
+        named = "'name': 'x'" in str(shape)
+        assert ("default/x" if named else "an object without a name") in record.getMessage()
+        assert "watch of finetunes" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["text", ["text"], {"backend": 3}, {"backend": "job", "run": []}, {"run": "three", "backend": {"job": None}}],
+)
+async def test_a_spec_of_another_shape_is_for_its_reconcile_to_tell(spec: Any) -> None:
+    world = World()
+    world.finetunes.take(_event(None, _finetune("odd", spec=spec)))
+    assert await world.order() == ["odd"]
+    found = world.cache.finetunes.get(("default", "odd"))
+    assert found is not None
+    status = plan(observe(read_finetune(found))).status
+    assert status is not None
+    assert conditions(status)["Accepted"] == ("False", "InvalidSpec")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.floats(-1, 3) | st.sampled_from(["x", "job", "1", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(MEMBERS, inner, max_size=4),
+    max_leaves=12,
+)
+WHOLE = st.fixed_dictionaries(
+    {"namespace": st.just("default"), "name": st.just("x"), "uid": JSON, "resourceVersion": JSON}
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from([None, "ADDED", "MODIFIED", "DELETED"]), JSON, WHOLE | JSON), max_size=3))
+def test_whatever_comes_the_next_one_is_taken(events: list[tuple[str | None, Any, Any]]) -> None:
+    async def take() -> None:
+        world = World()
+        for stream in (world.finetunes, world.jobs):
+            for kind, thing, metadata in events:
+                line = orjson.dumps({"type": kind or "ADDED", "object": thing}).decode()
+                stream.take({**api.json.loads(line), "type": kind})  # type: ignore[attr-defined]
+                if isinstance(thing, dict):
+                    stream.take(_event(kind, {**thing, "metadata": metadata}))
+            stream.take(watching.Bookmark.LISTED)
+            stream.take(_event("ADDED", _finetune("next")))
+        assert "next" in await world.order()
+
+    logging.disable()
+    try:
+        asyncio.run(take())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@given(JSON, st.dictionaries(st.sampled_from(["run", "phase"]), JSON))
+def test_whatever_a_spec_is_it_is_run_or_refused(spec: Any, status: Object) -> None:
+    found = read_finetune({**body(), "spec": spec, "status": status})
+    assert 1 <= found.run <= MAX_RUN
+    assert (found.spec is None) is bool(found.spec_error)
+    told = plan(observe(found)).status
+    assert told is not None
+    assert conditions(told)["Accepted"] == ("False", "InvalidSpec")
+    assert orjson.dumps(told)
+
+
+async def test_what_is_listed_but_cannot_be_read_stays_as_it_was() -> None:
+    for unread, kept in (
+        (Unreadable({"namespace": "default", "name": "b"}, "a fault"), ["a", "b"]),
+        (Unreadable({}, "a fault"), ["a", "b", "c"]),
+    ):
+        world = World()
+        for name in ("a", "b", "c"):
+            world.finetunes.take(_event("ADDED", _finetune(name)))
+        await world.order()
+        world.finetunes.begin_list()
+        for thing in (_finetune("a"), unread):
+            world.finetunes.take(_event(None, thing))
+        world.finetunes.take(watching.Bookmark.LISTED)
+        assert [name for _, name in world.cache.finetunes.names()] == kept
+        world.finetunes.take(_event(None, _finetune("a")))
+        world.finetunes.take(watching.Bookmark.LISTED)
+        assert [name for _, name in world.cache.finetunes.names()] == ["a"], "the next list says more"
+
+
+class ApiServer:
+    """Lists and watches of FineTunes, byte for byte: a real one makes no faults."""
+
+    def __init__(self) -> None:
+        self.items: list[bytes] = []
+        self.lines: list[list[bytes]] = []
+        """Of each watch."""
+        self.lists = self.watches = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        finetunes = request.path.endswith("/finetunes")
+        if "watch" not in request.query:
+            self.lists += finetunes
+            items = b",".join(self.items if finetunes else [])
+            text = b'{"kind":"FineTuneList","metadata":{"resourceVersion":"9"},"items":[%s]}' % items
+            return web.Response(body=text, content_type="application/json")
+        self.watches += finetunes
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for line in self.lines[self.watches - 1] if finetunes else ():
+            await response.write(line + b"\n")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[ApiServer, Watches, RetryQueue[Key]]]:
+    """Streams that watch an API server that says what it is given."""
+    server = ApiServer()
+    application = web.Application()
+    application.router.add_get("/{tail:.*}", server.answer)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    access = Access(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    queue: RetryQueue[Key] = RetryQueue()
+    watches = Watches(access, Cache(), queue)
+    running = asyncio.create_task(watches.run())
+    try:
+        yield server, watches, queue
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await runner.cleanup()
+
+
+DEEP = orjson.dumps(_finetune("deep")).replace(b'"size":"1Gi"', b'"size":' + b"[" * 1100 + b"]" * 1100)
+FAULTY = {
+    "deep": DEEP,
+    "deep inside a list of a thousand": DEEP.replace(b'"size":', b'"x":[%s],"size":' % b",".join([b"{}"] * 1000)),
+    "no UTF-8": orjson.dumps(_finetune("x")).replace(b"s3://", b"s3://\xff"),
+    "half of a surrogate": orjson.dumps(_finetune("x")).replace(b"s3://", rb"s3://\ud800"),
+    "no number": orjson.dumps(_finetune("x")).replace(b'"1Gi"', b"NaN"),
+    "null": b"null",
+    "a text": b'"text"',
+    "no metadata": b"{}",
+    "null for metadata": b'{"metadata":null}',
+    "a list for metadata": b'{"metadata":[1]}',
+}
+
+
+@pytest.mark.parametrize("faulty", FAULTY.values(), ids=FAULTY)
+async def test_no_object_ends_a_list_or_a_watch(
+    faulty: bytes, served: tuple[ApiServer, Watches, RetryQueue[Key]], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, watches, queue = served
+    server.items = [faulty, orjson.dumps(_finetune("listed"))]
+    server.lines = [
+        [
+            *(b'{"type":"%s","object":%s}' % (kind, faulty) for kind in (b"ADDED", b"MODIFIED", b"DELETED")),
+            b'{"type":"ADDED","object":%s}' % orjson.dumps(_finetune("added")),
+        ]
+    ]
+    found: set[str] = set()
+    async with asyncio.timeout(10):
+        while not {"listed", "added"} <= found:
+            key = await queue.get()
+            assert key is not None
+            queue.done(key)
+            found.add(key.name)
+    assert (server.lists, server.watches) == (1, 1)
+    assert ("deep" in found) is (b"[[[[" in faulty)
+    assert not [record for record in caplog.records if record.exc_info or "ended" in record.getMessage()]
+    assert all(stream.listed.is_set() for stream in watches.streams)
+
+
+async def test_a_line_that_is_no_event_ends_the_watch_for_a_new_list(
+    served: tuple[ApiServer, Watches, RetryQueue[Key]],
+) -> None:
+    """Nobody can tell what has been missed."""
+    server, _, queue = served
+    server.items = [orjson.dumps(_finetune("listed"))]
+    server.lines = [[b"<html>"], [b"[1]"], [b'{"type":"ADDED","object":%s}' % orjson.dumps(_finetune("added"))]]
+    async with asyncio.timeout(10):
+        while (key := await queue.get()) is not None and key.name != "added":
+            queue.done(key)
+    assert (server.lists, server.watches) == (3, 3)

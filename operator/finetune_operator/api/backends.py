@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from finetune_operator.api.base import INTEGRAL, Anything, Int, Label, ObjectName, Quantity, SpecModel
+from finetune_operator.api.depth import MAX_LEVELS
 from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.providers.bfl.spec import Bfl
 from finetune_operator.api.providers.octoai.spec import OctoAi
@@ -231,7 +232,9 @@ class JobBackend(SpecModel):
         default=None, description="tolerations are the taints that the pod tolerates."
     )
     affinity: Anything | None = Field(
-        default=None, description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged."
+        default=None,
+        description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged. It may be "
+        f"nested at most {MAX_LEVELS} levels deep.",
     )
     priority_class_name: ObjectName | None = Field(
         default=None, description="priorityClassName is the name of the PriorityClass of the pod."
@@ -260,7 +263,8 @@ class JobBackend(SpecModel):
     advanced: Anything | None = Field(
         default=None,
         description="advanced holds settings of the trainer that no provider has, for example warmupRatio or compile. "
-        "The trainer validates them, and a run with an unknown name fails.",
+        "The trainer validates them, and a run with an unknown name fails. They may be nested at most "
+        f"{MAX_LEVELS} levels deep.",
     )
 
 

@@ -4,7 +4,9 @@ import re
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
+from finetune_operator.api.depth import MAX_LEVELS, too_deep
 from finetune_operator.api.names import camel
 
 
@@ -57,6 +59,16 @@ def _quantity(value: int | str) -> int | str:
     return value
 
 
+def _not_too_deep(value: dict[str, Any]) -> dict[str, Any]:
+    if too_deep(value):
+        raise PydanticCustomError(
+            "too_deep",
+            "lists and objects stand in each other more than {levels} levels deep; at most {levels} are allowed",
+            {"levels": MAX_LEVELS},
+        )
+    return value
+
+
 INTEGRAL: Final = BeforeValidator(_integral)
 """Comes after the bounds in an `Annotated[int, Field(...), INTEGRAL]`: pydantic loses bounds that come later."""
 Int = Annotated[int, INTEGRAL]
@@ -87,8 +99,12 @@ Quantity = Annotated[
         }
     ),
 ]
-Anything = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
-"""An object whose inside is checked by somebody else."""
+Anything = Annotated[
+    dict[str, Any],
+    AfterValidator(_not_too_deep),
+    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
+]
+"""An object whose inside is checked by somebody else; only its depth is checked here."""
 
 
 class SecretRef(SpecModel):

@@ -19,6 +19,10 @@ _REMEMBERED = 4096
 """Deletions kept in mind: far more than can happen while the answer to a write is on its way."""
 
 
+class Malformed(Exception):
+    """What came is no object as Kubernetes makes them."""
+
+
 class Store:
     """Objects of one resource by (namespace, name); an older version never replaces a newer one."""
 
@@ -51,14 +55,17 @@ class Store:
     def put(self, body: Object) -> bool:
         """Keep it, unless what is kept is as new or it is known to be deleted since; whether it was kept.
 
-        `body` is slimmed in place. A namesake made later always has the greater version.
+        `body` is slimmed in place. A namesake made later always has the greater version. Raises Malformed.
         """
         name = name_of(body)
+        version = _version(body)
         known = self._objects.get(name)
-        if known is not None and _version(known) >= _version(body):
+        if known is not None and _version(known) >= version:
             return False
-        if _version(body) < self._deleted.get(_uid(body), 0):
+        if version < self._deleted.get(_uid(body), 0):
             return False
+        if not isinstance(body.get("status") or {}, dict):
+            raise Malformed("its status is no object")
         slim(body)
         if known is not None:
             self._disown(known)
@@ -106,15 +113,21 @@ class Store:
             del self._objects[name]
 
     def delete(self, body: Object) -> None:
-        """Forget what the API server says is deleted, so that no answer to an earlier write brings it back."""
+        """Forget what the API server says is deleted, so that no answer to an earlier write brings it back.
+
+        Raises Malformed.
+        """
         self._deleted[_uid(body)] = _version(body)
         self.remove(name_of(body), _uid(body))
 
 
 def name_of(body: Object) -> Name:
-    """(namespace, name)."""
-    metadata = body["metadata"]
-    return metadata["namespace"], metadata["name"]
+    """(namespace, name). Raises Malformed."""
+    try:
+        metadata = body["metadata"]
+        return metadata["namespace"], metadata["name"]
+    except (KeyError, TypeError):
+        raise Malformed("it has no namespace and name") from None
 
 
 def slim(body: Object) -> None:
@@ -128,11 +141,17 @@ def slim(body: Object) -> None:
 
 def _version(body: Object) -> int:
     # Comparable as whole numbers: Kubernetes guarantees it since 1.35, and etcd has always made them so.
-    return int(body["metadata"]["resourceVersion"])
+    try:
+        return int(body["metadata"]["resourceVersion"])
+    except (KeyError, TypeError, ValueError):
+        raise Malformed("its resourceVersion is no number") from None
 
 
 def _uid(body: Object) -> str:
-    return str(body["metadata"]["uid"])
+    try:
+        return str(body["metadata"]["uid"])
+    except (KeyError, TypeError):
+        raise Malformed("it has no uid") from None
 
 
 def _controller_uid(body: Object) -> str | None:

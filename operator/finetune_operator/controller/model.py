@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from finetune_operator.api.names import API_VERSION, KIND
+from finetune_operator.api.depth import too_deep
+from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.errors import Failure
@@ -69,8 +70,7 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
     `parsed`: what `read_spec` has said of this very spec.
     """
     metadata = body["metadata"]
-    raw = body.get("spec") or {}
-    spec, error = parsed or read_spec(raw)
+    spec, error = parsed or read_spec(body.get("spec") or {})
     return FineTune(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -82,21 +82,45 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
         finalizers=tuple(metadata.get("finalizers") or ()),
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
-        run=spec.run if spec else int(raw.get("run") or 1),
+        run=spec.run if spec else run_of(body),
         spec=spec,
         spec_error=error,
     )
 
 
-def read_spec(raw: Object) -> ParsedSpec:
-    """Parses it."""
+def read_spec(raw: Any) -> ParsedSpec:
+    """Parses it, whatever it is."""
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:
         findings = (
-            f"spec.{'.'.join(str(part) for part in finding['loc'])}: {finding['msg']}" for finding in error.errors()[:5]
+            f"{'.'.join(['spec', *(str(part) for part in finding['loc'])])}: {finding['msg']}"
+            for finding in error.errors(include_input=False, include_url=False)[:5]
         )
         return None, "; ".join(findings)
+
+
+def run_of(body: Object) -> int:
+    """The run that is wanted. Where the spec gives no number, the one that the status speaks of: what runs goes on."""
+    spec, status = body.get("spec"), body.get("status") or {}
+    for number in (spec.get("run", 1) if isinstance(spec, dict) else None, status.get("run")):
+        if isinstance(number, (int, float)) and 1 <= number <= MAX_RUN and number == int(number):
+            return int(number)
+    return 1
+
+
+def read_status(body: Object) -> Mapping[str, Any]:
+    """Its status, without recorded parameters that are too deep: we have not recorded them, nor can we write them."""
+    status = _without_deep_parameters(body.get("status") or {})
+    if history := status.get("history"):
+        status = {**status, "history": [_without_deep_parameters(record) for record in history]}
+    return status
+
+
+def _without_deep_parameters(fields: Object) -> Object:
+    if not too_deep(fields.get("parameters")):
+        return fields
+    return {name: value for name, value in fields.items() if name != "parameters"}
 
 
 class Refusal(NamedTuple):

@@ -27,6 +27,7 @@ from finetune_operator.controller.model import (
     UpstreamView,
     delay_of,
     read_finetune,
+    read_status,
 )
 from finetune_operator.controller.ownership import controller_of, is_ours, run_number
 from finetune_operator.controller.policies.job.turns import may_have_left_pods
@@ -114,7 +115,7 @@ class Observer:
         now = self._clock()
         finetune = read_finetune(body, self._specs.of(body))
         memory.belongs_to(finetune.uid)
-        status: Mapping[str, Any] = body.get("status") or {}
+        status = read_status(body)
         job = await self._job(finetune, status, memory)
         other_jobs = self._other_jobs(finetune)
         started = job is not None or finetune.deleting or _begun(finetune, status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator.api.names import named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
-from finetune_operator.controller.model import Key
+from finetune_operator.controller.model import Key, run_of
 from finetune_operator.controller.ownership import controller_of
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.kube import resources
@@ -43,7 +43,7 @@ class Reports:
         body = self._cache.finetunes.get((namespace, name))
         if body is None:
             return None
-        return body["metadata"]["uid"], int(body["spec"].get("run") or 1)
+        return body["metadata"]["uid"], run_of(body)
 
     async def owner_of(self, namespace: str, pod_name: str, pod_uid: str) -> Run | None:
         """The run whose Job's pod this is, link by link by uid; labels are not believed: a user can set them.

@@ -20,6 +20,7 @@ import orjson
 from finetune_operator.api.objects import Object
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
+from finetune_operator.kube.documents import parse
 from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 JSON = "application/json"
@@ -164,6 +165,6 @@ class KubeClient:
 
 def _parse(raw: bytes) -> Any:
     try:
-        return orjson.loads(raw)
+        return parse(raw)
     except orjson.JSONDecodeError:
         return raw[:512].decode(errors="replace")

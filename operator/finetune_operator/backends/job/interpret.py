@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import CONFIG_ANNOTATION, QUEUE_LABEL
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Reason
@@ -55,7 +56,7 @@ def carried_parameters(job: Object) -> Object | None:
         (parameters,) = orjson.loads(annotations[CONFIG_ANNOTATION])["recipe"].values()
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
-    return parameters if isinstance(parameters, dict) else None
+    return parameters if isinstance(parameters, dict) and not too_deep(parameters) else None
 
 
 def attempts(job: Object) -> int:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlencode, urlsplit
 
 from finetune_operator import __version__
+from finetune_operator.api.depth import below
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.kube.exec_stream import opened, output, parsed
 from finetune_operator.cli.options import Target
+from finetune_operator.cli.output.printing import SHOWN_LEVELS
 from finetune_operator.kube.config import Access, load_for_person
 from finetune_operator.kube.credential import Credential
 from finetune_operator.kube.errors import (
@@ -110,6 +112,9 @@ class Cluster:
             found = parsed(answer.data)
         if not isinstance(found, dict):
             raise Unreachable(f"{self.server}{path} gives no object: is it a Kubernetes API server?")
+        for each in found.get("items") or [found]:
+            for inner in below(each, SHOWN_LEVELS):
+                inner.clear()
         return found
 
     @contextmanager

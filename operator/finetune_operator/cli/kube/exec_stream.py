@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
+from finetune_operator.kube.documents import parse
 from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def output(socket: WebSocket) -> Iterator[bytes]:
 def parsed(body: bytes) -> Any:
     """Its JSON; None where it is none."""
     try:
-        return json.loads(body)
+        return parse(body)
     except ValueError:
         return None
 

@@ -30,7 +30,8 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.VALID: Advice(_A, "The spec can run on its backend."),
     Reason.INVALID_SPEC: Advice(
         _A,
-        "The spec is invalid, or the API server or an admission policy rejected the Job made from it.",
+        "The spec is invalid or nested too deeply, or the API server or an admission policy rejected the Job made "
+        "from it.",
         f"{_FIX_AND_RETRY} A Job that a policy rejects is offered again, at growing intervals: change the policy.",
     ),
     Reason.UNSUPPORTED_PARAMETER: Advice(

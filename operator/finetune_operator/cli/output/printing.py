@@ -6,10 +6,13 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from finetune_operator.api.depth import MAX_LEVELS, below
 from finetune_operator.cli.options import Output
 
+SHOWN_LEVELS: Final = MAX_LEVELS + 20
+"""Of an object: more than a FineTune that can run has. Nothing that walks through one has to go deeper."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -55,6 +58,10 @@ def serialized(finetunes: Sequence[Mapping[str, Any]], output: Output, *, single
         return "\n".join(name_of(each) for each in shown)
     if output not in (Output.JSON, Output.YAML):
         return None
+    for each in shown:
+        if below(each, SHOWN_LEVELS):
+            note(f"{name_of(each)}: what is nested more than {SHOWN_LEVELS} levels deep is not shown")
+            note(f"  all of it: kubectl get finetune {each['metadata']['name']} -o json")
     value: Mapping[str, Any] = shown[0] if single else {"apiVersion": "v1", "kind": "List", "items": shown}
     return as_json(value) if output is Output.JSON else as_yaml(value)
 

@@ -31,13 +31,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(finetune: Object, now: datetime, *, wide: bool, namespaces: bool) -> list[str]:
-    metadata, spec, status = finetune["metadata"], finetune.get("spec") or {}, finetune.get("status") or {}
-    progress = status.get("progress") or {}
+    metadata, spec, status = finetune["metadata"], _object(finetune.get("spec")), _object(finetune.get("status"))
+    progress = _object(status.get("progress"))
     row = [
         metadata["name"],
-        status.get("phase") or "",
-        progress.get("summary") or "",
-        progress.get("loss") or "",
+        str(status.get("phase") or ""),
+        str(progress.get("summary") or ""),
+        str(progress.get("loss") or ""),
         _shortened(str(spec.get("baseModel") or "")),
         backend_of(spec),
         age(metadata.get("creationTimestamp"), now),
@@ -46,18 +46,23 @@ def _row(finetune: Object, now: datetime, *, wide: bool, namespaces: bool) -> li
         row.insert(0, metadata["namespace"])
     if wide:
         queue = (metadata.get("labels") or {}).get(QUEUE_LABEL) or ""
-        row += [str(spec.get("run") or 1), str(status.get("attempts") or ""), queue, status.get("reason") or ""]
+        row += [str(spec.get("run") or 1), str(status.get("attempts") or ""), queue, str(status.get("reason") or "")]
     return row
 
 
 def backend_of(spec: Object) -> str:
     """The backend's member on the wire; empty where there is none."""
-    return next(iter(spec.get("backend") or {}), "")
+    return next(iter(_object(spec.get("backend"))), "")
 
 
 def recipe_of(spec: Object) -> str:
     """The recipe's member on the wire; empty where there is none."""
-    return next(iter(spec.get("recipe") or {}), "")
+    return next(iter(_object(spec.get("recipe"))), "")
+
+
+def _object(value: object) -> Object:
+    """One FineTune of another shape is no reason to show none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _shortened(model: str) -> str:

@@ -97,7 +97,7 @@ def _object(text: str, names: set[str], kinds: list[Schema], root: Schema, where
 def _decoded(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: no JSON: {error}", "Quote it for the shell: -p 'name=[1, 2]'.") from None
 
 

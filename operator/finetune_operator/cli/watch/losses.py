@@ -40,7 +40,7 @@ def losses_in(lines: Iterable[str]) -> list[float]:
             continue
         try:
             loss = json.loads(line).get("loss")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue
         if isinstance(loss, (int, float)) and not isinstance(loss, bool) and math.isfinite(loss):
             found.append(float(loss))

@@ -17,7 +17,7 @@ def objection(body: Mapping[str, Any], run: UpstreamRun, step: Step) -> str | No
         return "another FineTune has taken its name"
     if "deletionTimestamp" in metadata:
         return "the FineTune is being deleted"
-    if int(spec.get("run") or 1) != run.run:
+    if not isinstance(spec, dict) or spec.get("run", 1) != run.run:
         return "spec.run has been raised"
     for switch in ("suspend", "cancel"):
         if spec.get(switch):

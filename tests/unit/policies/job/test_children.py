@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ from tests.unit.observations import (
     pod,
     status_after,
 )
+
+Object = dict[str, Any]
 
 STRANGER = changed(job(), "metadata.ownerReferences", ...)
 NAMESAKE = finetune(uid=ANOTHER_UID)
@@ -49,6 +52,30 @@ def test_our_own_job_is_never_created_or_applied_again() -> None:
     queued = job()
     queued["spec"]["template"]["spec"]["nodeSelector"] = {"cloud": "spot"}  # Kueue has written into it
     assert plan(observe(job=queued)).actions == ()
+
+
+@pytest.mark.parametrize("written", [{"questionColumn": 5}, {"tomorrow": [[1]]}, {"imageColumns": [[[]]]}])
+def test_parameters_that_somebody_else_has_recorded_are_resolved_anew(written: Object) -> None:
+    """The API server takes anything there."""
+    status = {**status_after(observe(job=job(status=RUNNING))), "parameters": written}
+    assert config_made(status) == config_made({})
+
+
+def test_parameters_that_were_recorded_are_those_of_the_next_job() -> None:
+    status = status_after(observe(job=job(status=RUNNING)))
+    status["parameters"] = {**status["parameters"], "seed": 43}
+    assert config_made(status)["recipe"]["imageToText"]["seed"] == 43
+
+
+def config_made(status: Object) -> Object:
+    """The trainer's configuration in the Job that is created."""
+    (made,) = [
+        action.body
+        for action in plan(observe(status=status)).actions
+        if isinstance(action, Create) and action.body["kind"] == "Job"
+    ]
+    config: Object = json.loads(made["spec"]["template"]["metadata"]["annotations"]["finetune.dev/config"])
+    return config
 
 
 def test_a_stranger_s_job_is_not_touched() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 
 from finetune_operator.controller.plan import plan
@@ -36,13 +37,21 @@ def test_the_parameters_are_those_that_the_job_carries() -> None:
     assert status["parameters"]["loraRank"] == 77
 
 
-@pytest.mark.parametrize("config", ["", "[]", "null", '{"recipe": 3}', '{"recipe": {"a": 1}}', "{"])
+DEEP = ['{"recipe": {"imageToText": {"x": %s}}}' % ("[" * levels + "]" * levels) for levels in (300, 2000)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["", "[]", "null", '{"recipe": 3}', '{"recipe": {"a": 1}}', "{", *DEEP],
+    ids=lambda config: config[:40],
+)
 def test_a_config_that_somebody_has_broken_is_no_reason_to_fail(config: str) -> None:
     carrying = job(status=RUNNING)
     carrying["spec"]["template"]["metadata"]["annotations"]["finetune.dev/config"] = config
     status = plan(observe(job=carrying)).status
     assert status is not None
     assert status["phase"] == "Running"
+    assert orjson.dumps(status)
 
 
 def test_another_finetune_s_job_says_nothing() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.recipes import RecipeSpec
+from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.manifest import Identity, build_claim, build_job, own_labels
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
@@ -84,13 +89,24 @@ def _create(observation: Observation, draft: Draft) -> None:
             draft.look_again(left)
             return
     identity = _identity(observation)
-    parameters = draft.status.get("parameters") or resolve_parameters(spec)
+    parameters = _recorded(draft.status, spec) or resolve_parameters(spec)
     if claim := build_claim(identity, spec.backend.job):
         draft.actions.append(Create(claim))
     draft.actions.append(Create(build_job(identity, spec, parameters, observation.defaults)))
     # The Job's events bring us back; where there are none, it waits for something.
     draft.look_again(delay_of(observation.rules, in_a_burst=observation.burst))
     draft.unwritten = refusal is None and not draft.status.get("history")
+
+
+def _recorded(status: Mapping[str, Any], spec: FineTuneSpec) -> dict[str, Any] | None:
+    """What the run was started with; None where the recipe does not take it: then somebody else has written it."""
+    parameters: dict[str, Any] | None = status.get("parameters")
+    if parameters:
+        try:
+            RecipeSpec.model_validate({spec.recipe.kind: parameters})
+        except ValidationError:
+            return None
+    return parameters
 
 
 def _identity(observation: Observation) -> Identity:
