@@ -78,11 +78,15 @@ class Operator:
                 task.cancel()
 
     async def _lead(self) -> None:
-        await self.watches.listed()
+        await self.lease.acquired()
+        if isinstance(self.lease, AlwaysLeader):
+            await self.watches.listed()
+        else:
+            # Somebody else has led until a moment ago, and what was heard of that may be far from all.
+            await self.watches.list_anew()
         # What has been listed stays: to look for cycles in it would stop everything for a tenth of a second each time.
         gc.collect()
         gc.freeze()
-        await self.lease.acquired()
         self.leading_since = time.monotonic()
         logger.info("leading with %d FineTunes", len(self.cache.finetunes))
         await self.reconciler.run(self.settings.workers)
@@ -154,11 +158,12 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
             reports.forget(uid)
             runner.forget(uid)
 
+        watches = _watches(settings, access, cache, queue)
         operator = Operator(
             settings=settings,
             cache=cache,
             queue=queue,
-            watches=_watches(settings, access, cache, queue),
+            watches=watches,
             lease=lease,
             reconciler=Reconciler(
                 queue,
@@ -171,7 +176,7 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
                     in_a_burst=burst.is_on,
                     runner=runner,
                 ),
-                Actor(client, cache, RunMetrics(metrics).status_written, runner, burst.created),
+                Actor(client, cache, RunMetrics(metrics).status_written, runner, burst.created, watches.age),
                 metrics.reconciled,
                 on_gone=gone,
             ),

@@ -44,7 +44,13 @@ class Desk:
         self.name = f"act-{uuid.uuid4().hex[:8]}"
         self.cache = Cache()
         self.landed: list[tuple[Object, Object]] = []
-        self.actor = Actor(client, self.cache, lambda before, after: self.landed.append((before, after)))
+        self.age = 0.0
+        self.actor = Actor(
+            client,
+            self.cache,
+            lambda before, after: self.landed.append((before, after)),
+            age=lambda namespace: self.age if namespace == "default" else 0.0,
+        )
         self.cache.finetunes.put(create(plane, fine_tune(self.name)))
 
     def look(self) -> Observation:
@@ -61,6 +67,13 @@ class Desk:
     def stored(self) -> Object:
         """As the API server has it."""
         return get(self.plane, self.name)
+
+    def claim(self) -> Create:
+        """A child of its name."""
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+        return Create(
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": self.name}, "spec": spec}
+        )
 
     async def events(self) -> list[str]:
         """The reasons of its Events."""
@@ -102,21 +115,43 @@ async def test_a_status_that_was_decided_on_something_older_does_not_land(desk: 
 
 async def test_what_belongs_to_a_status_that_does_not_land_is_not_made(desk: Desk) -> None:
     """Otherwise there would be a Job of a run that neither the status nor the spec speaks of any more."""
-    claim: Object = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": desk.name},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-    }
     path = resources.core("default", "persistentvolumeclaims", desk.name)
     old = desk.look()
     assert patch(desk.plane, desk.name, {"spec": {"run": 2}}) == ""
-    assert await desk.act(old, actions=(Create(claim),), status=PENDING)
+    assert await desk.act(old, actions=(desk.claim(),), status=PENDING)
     with pytest.raises(NotFound):
         await desk.client.get(path)
-    assert not await desk.act(desk.look(), actions=(Create(claim),), status=PENDING)
+    assert not await desk.act(desk.look(), actions=(desk.claim(),), status=PENDING)
     assert desk.calls == ["PATCH 200", "POST 201"]
     await desk.client.get(path)
+
+
+async def test_a_create_on_the_word_of_an_old_cache_is_preceded_by_a_read(desk: Desk) -> None:
+    seen = desk.look()
+    desk.age = 60
+    assert not await desk.act(seen, actions=(desk.claim(),))
+    assert desk.calls == ["GET 200", "POST 201"]
+    assert patch(desk.plane, desk.name, {"spec": {"cancel": True}}) == ""
+    assert await desk.act(seen, actions=(desk.claim(),))
+    assert desk.calls == ["GET 200"]
+    new = desk.look()
+    assert new.finetune.spec is not None
+    assert new.finetune.spec.cancel
+    delete(desk.plane, desk.name)
+    assert await desk.act(new, actions=(desk.claim(),))
+    assert desk.calls == ["GET 404"]
+    assert desk.cache.finetunes.get(("default", desk.name)) is None
+
+
+async def test_a_create_on_what_has_just_been_heard_costs_no_read(desk: Desk) -> None:
+    """Nor is anything created that the cache itself knows better by now."""
+    seen = desk.look()
+    assert not await desk.act(seen, actions=(desk.claim(),))
+    assert desk.calls == ["POST 201"]
+    assert patch(desk.plane, desk.name, {"spec": {"cancel": True}}) == ""
+    desk.cache.finetunes.put(desk.stored())
+    assert await desk.act(seen, actions=(desk.claim(),))
+    assert desk.calls == []
 
 
 async def test_the_same_write_twice_lands_once(desk: Desk) -> None:

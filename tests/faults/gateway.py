@@ -116,10 +116,12 @@ class Channel:
         self._writes += 1
         return self._writes
 
-    def silence(self) -> None:
-        """Deliver nothing more on what is open now; it stays open."""
-        for call in self.open:
+    def silence(self, resource: str = "") -> int:
+        """Deliver nothing more on what is open now (the watches of a resource, or all); it stays open. How many."""
+        silent = [call for call in self.open if call.path.endswith(resource)]
+        for call in silent:
             call.silent = True
+        return len(silent)
 
     def cut_watches(self) -> int:
         """Break every watch; how many there were."""

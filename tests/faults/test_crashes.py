@@ -192,11 +192,15 @@ async def play(point: Point, gateway: Gateway, user: User, folder: Path) -> None
 
 
 async def settled(channel: Channel, seconds: float = 1.0) -> None:
-    """Returns when no write has been sent for a while."""
+    """Returns when no write has been sent for a while, apart from the Lease's."""
+
+    def sent() -> int:
+        return len([call for call in channel.calls if call.write and "leases" not in call.path])
+
     while True:
-        before = len([call for call in channel.calls if call.write])
+        before = sent()
         await asyncio.sleep(seconds)
-        if len([call for call in channel.calls if call.write]) == before:
+        if sent() == before:
             return
 
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.faults.conftest import Worlds
-from tests.faults.gateway import Call, Channel, Forward, Gateway, never
+from tests.faults.gateway import Call, Forward, Gateway, never
 from tests.faults.operators import Operator
 from tests.faults.test_crashes import STORIES, Story, difference, jobs_made, settled
 from tests.faults.user import DONE, User, end_state, sample
@@ -153,14 +153,6 @@ async def test_every_status_write_comes_late_and_twice_and_after_newer_ones(
     assert not wrong, "\n".join(wrong)
 
 
-def deafen(channel: Channel, resource: str) -> int:
-    """Swallow everything that open watches of a resource would still bring, and keep them open; how many they are."""
-    deaf = [call for call in channel.open if call.watch and call.path.endswith(resource)]
-    for call in deaf:
-        call.silent = True
-    return len(deaf)
-
-
 async def test_somebody_else_changes_it_before_every_write_and_the_watch_says_nothing(world: Worlds) -> None:
     """One read and one more attempt for each: nothing is tried again and again on what is known to be old."""
     here = await world(watch_silence=300)
@@ -179,7 +171,7 @@ async def test_somebody_else_changes_it_before_every_write_and_the_watch_says_no
 
     here.channel.intercept = edit_first
     await started(user)
-    assert deafen(here.channel, "finetunes") == 1
+    assert here.channel.silence("/finetunes") == 1
     await user.phase("sample", "Running")
     await user.ends("sample-1", message=DONE)
     done = await user.phase("sample", "Succeeded")
@@ -207,7 +199,7 @@ async def test_a_write_whose_answer_was_lost_is_not_made_again(world: Worlds) ->
 
     here.channel.intercept = lose_answers
     await started(user)
-    assert deafen(here.channel, "finetunes") == 1
+    assert here.channel.silence("/finetunes") == 1
     await user.phase("sample", "Running")
     await user.until("second attempt", lambda: _reached(written, 422))
     await user.ends("sample-1", message=DONE)

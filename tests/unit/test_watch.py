@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from kopf._cogs.clients import api, watching
 
 from finetune_operator.api.names import MAX_RUN
+from finetune_operator.controller import watch
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key, read_finetune
 from finetune_operator.controller.plan import plan
@@ -344,3 +346,64 @@ async def test_a_line_that_is_no_event_ends_the_watch_for_a_new_list(
         while (key := await queue.get()) is not None and key.name != "added":
             queue.done(key)
     assert (server.lists, server.watches) == (3, 3)
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(watch, "time", made)
+    return made
+
+
+async def test_the_cache_is_as_old_as_the_last_sign_that_it_is_complete(clock: Clock) -> None:
+    watches = Watches(Access(""), Cache(), RetryQueue())
+    finetunes, jobs = watches.streams
+    assert watches.age("default") == math.inf
+    finetunes.begin_list()
+    clock.now += 5
+    finetunes.take(_event(None, _finetune("a")))
+    assert watches.age("default") == math.inf  # the next page may tell of what is older
+    finetunes.take(watching.Bookmark.LISTED)
+    assert watches.age("default") == 5  # what has happened since the list began is not in it
+    finetunes.take(_event("MODIFIED", _finetune("b")))
+    assert watches.age("default") == 0
+    clock.now += 60
+    jobs.take(_event("MODIFIED", job(status=RUNNING)))
+    assert watches.age("default") == 60
+    finetunes.take(_event("BOOKMARK", {"metadata": {"resourceVersion": "1000"}}))
+    assert watches.age("default") == 0
+
+
+async def test_each_namespace_is_as_old_as_its_own_stream(clock: Clock) -> None:
+    watches = Watches(Access(""), Cache(), RetryQueue(), ["default", "other"])
+    for stream in watches.streams:
+        stream.begin_list()
+        stream.take(watching.Bookmark.LISTED)
+    clock.now += 7
+    watches.streams[0].take(_event("MODIFIED", _finetune("a")))
+    assert [watches.age(namespace) for namespace in ("default", "other")] == [0, 7]
+
+
+async def test_a_list_that_had_begun_before_does_not_count(clock: Clock) -> None:
+    stream = World().finetunes
+    stream.begin_list()
+    clock.now += 1
+    asked = asyncio.create_task(stream.listed_since(clock.now))
+    await asyncio.sleep(0)
+    stream.take(watching.Bookmark.LISTED)
+    stream.take(_event("ADDED", _finetune("a")))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    stream.begin_list()
+    stream.take(watching.Bookmark.LISTED)
+    await asyncio.wait_for(asked, 1)

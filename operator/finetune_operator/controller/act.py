@@ -13,6 +13,7 @@ from collections.abc import Callable
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
+from finetune_operator.controller.freshness import needs_fresh_read
 from finetune_operator.controller.model import (
     Announcement,
     Call,
@@ -60,13 +61,18 @@ class Actor:
         on_status: Callable[[Object, Object], None],
         runner: Runner | None = None,
         on_job: Callable[[], None] = lambda: None,
+        age: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
-        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created."""
+        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created.
+
+        `age`: by namespace, how long ago in seconds the cache was last known to be complete.
+        """
         self._client = client
         self._cache = cache
         self._on_status = on_status
         self._runner = runner
         self._on_job = on_job
+        self._age = age
 
     async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         """Carry it out; whether to look again at once, because the world was not as the decision had it.
@@ -90,10 +96,7 @@ class Actor:
                 return True
         if announcement is not None and not announcement.last_word:
             await self._announce(finetune, announcement, observation)
-        for action in decision.actions:
-            if isinstance(action, Create) and not await self._create(action.body, finetune, observation, memory):
-                return True
-        return False
+        return not await self._create_all(observation, decision, memory)
 
     async def _carried_out(self, action: Delete | Patch | Call | Finalize, finetune: FineTune) -> bool:
         if isinstance(action, Call):
@@ -123,6 +126,26 @@ class Actor:
             return
         test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
         self._cache.jobs.put(await self._client.json_patch(path, [test, *action.operations]))
+
+    async def _create_all(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
+        bodies = [action.body for action in decision.actions if isinstance(action, Create)]
+        if bodies and decision.status is None and not await self._is_still_wanted(observation, decision):
+            return False
+        for body in bodies:
+            if not await self._create(body, observation.finetune, observation, memory):
+                return False
+        return True
+
+    async def _is_still_wanted(self, observation: Observation, decision: Decision) -> bool:
+        """Whether the FineTune is what it was when it was decided on; read where the cache may not know."""
+        finetune = observation.finetune
+        if needs_fresh_read(decision, age=self._age(finetune.namespace), burst=observation.burst):
+            try:
+                return await self._is_current(finetune)
+            except NotFound:
+                self._cache.finetunes.remove(finetune.key, finetune.uid)
+        known = self._cache.finetunes.get(finetune.key)
+        return known is not None and bool(known["metadata"]["resourceVersion"] == finetune.resource_version)
 
     async def _create(self, body: Object, finetune: FineTune, observation: Observation, memory: Memory) -> bool:
         kind, name = body["kind"], body["metadata"]["name"]

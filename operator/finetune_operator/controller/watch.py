@@ -171,10 +171,15 @@ class Stream:
     on_gone: Callable[[Name], None]
     listed: asyncio.Event = field(default_factory=asyncio.Event)
     last_event: float = field(default_factory=time.monotonic)
+    complete_at: float = -math.inf
+    """All that had happened by then is known: one watch delivers in order, and a list tells all."""
     events: int = 0
+    listed_from: float = -math.inf
+    """When the last list that came to its end began."""
     _seen: set[Name] = field(default_factory=set)
     _nameless: bool = False
     """The list holds an object that cannot be told from any other."""
+    _list_began: float = -math.inf
 
     def take(self, event: Any) -> None:
         """Apply one event of kopf's stream. Whatever its object is like, those of others are applied."""
@@ -183,6 +188,8 @@ class Stream:
             self._finish_list()
             return
         kind = event["type"]
+        if kind is not None:
+            self.complete_at = self.last_event
         if kind == "BOOKMARK":
             return
         self.events += 1
@@ -216,15 +223,23 @@ class Stream:
     def begin_list(self) -> None:
         """What an earlier list named that did not come to its end says nothing any more."""
         self._seen, self._nameless = set(), False
+        self._list_began = time.monotonic()
 
     def _finish_list(self) -> None:
         """What is kept but was not listed has been deleted while nobody watched."""
+        self.complete_at = self.listed_from = self._list_began
         for name in self.store.names():
             if name not in self._seen and self.namespace in (None, name[0]) and not self._nameless:
                 self.store.remove(name)
                 self.on_gone(name)
-        self.begin_list()
+        self._seen, self._nameless = set(), False
         self.listed.set()
+
+    async def listed_since(self, moment: float) -> None:
+        """Return when a list that began then or later has come to its end."""
+        while self.listed_from < moment:
+            self.listed.clear()
+            await self.listed.wait()
 
 
 class Watches:
@@ -246,6 +261,7 @@ class Watches:
         self._queue = queue
         self._sweep_period = sweep_period
         self._silence = silence
+        self._anew = asyncio.Event()
         self.streams = [
             stream
             for namespace in namespaces or (None,)
@@ -274,6 +290,27 @@ class Watches:
         """Return when every stream has been listed once: before that, absence means nothing."""
         await asyncio.gather(*(stream.listed.wait() for stream in self.streams))
 
+    async def list_anew(self) -> None:
+        """List every stream from now on, and return when that is done: what was heard before may be long out of date.
+
+        A watch can be dead without a sign: its connection is open, and nothing comes.
+        """
+        now = time.monotonic()
+        self._anew.set()
+        await asyncio.gather(*(stream.listed_since(now) for stream in self.streams))
+
+    def age(self, namespace: str) -> float:
+        """Seconds since all that had happened to the FineTunes there was known."""
+        now = time.monotonic()
+        return min(
+            (
+                now - stream.complete_at
+                for stream in self.streams
+                if stream.resource is FINETUNES and stream.namespace in (None, namespace)
+            ),
+            default=math.inf,
+        )
+
     def unlisted(self) -> list[str]:
         """A sentence for each stream that has not been listed yet; none: ready."""
         return [
@@ -290,10 +327,14 @@ class Watches:
         return ages
 
     async def run(self) -> None:
-        """Watch until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for stream in self.streams:
-                group.create_task(self._follow(stream))
+        """Watch until cancelled; from the start where everything is to be listed anew."""
+        while True:
+            self._anew.clear()
+            async with asyncio.TaskGroup() as group:
+                following = [group.create_task(self._follow(stream)) for stream in self.streams]
+                await self._anew.wait()
+                for task in following:
+                    task.cancel()
 
     async def sweep(self) -> None:
         """Look at every FineTune again from time to time: nothing depends on it that a missed event could lose."""
