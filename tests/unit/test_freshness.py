@@ -15,7 +15,7 @@ OTHERS = Decision(actions=(Delete("sample-1", "1"), Finalize(present=True)))
 
 
 @pytest.mark.parametrize(
-    ("decision", "age", "rush", "needed"),
+    ("decision", "age", "burst", "needed"),
     [
         (CREATE, 0.0, False, False),
         (CREATE, OLD, False, False),
