@@ -10,7 +10,7 @@ from finetune_operator.api.objects import Object
 from finetune_operator.backends.run_state import RunState
 from finetune_operator.controller.conditions import ACCEPTED, Verdict
 from finetune_operator.controller.model import Action, Announcement, Finalize, Observation
-from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.upstream.record import NOTHING, Record
 
 
 class Next(Enum):
@@ -31,7 +31,7 @@ class Draft:
 
     status: Object
     """All but `upstream`, which `plan` writes from the record."""
-    upstream: Record = field(default_factory=Record)
+    upstream: Record = NOTHING
     accepted: Verdict = ACCEPTED
     state: RunState | None = None
     stalled: Verdict | None = None
@@ -63,7 +63,7 @@ class Draft:
     def restart(self, history: list[Object]) -> None:
         """Another run begins: nothing but the history is kept."""
         self.status = {"history": history}
-        self.upstream = Record()
+        self.upstream = NOTHING
 
 
 Policy = Callable[[Observation, Draft], Next]

@@ -29,8 +29,7 @@ from finetune_operator.controller.model import (
     read_finetune,
     read_status,
 )
-from finetune_operator.controller.ownership import controller_of, is_ours, run_number
-from finetune_operator.controller.policies.job.turns import may_have_left_pods
+from finetune_operator.controller.ownership import controller_of, is_ours, may_have_left_pods, run_number
 from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.upstream.runner import Runner

@@ -1,10 +1,13 @@
-"""Whose a child is."""
+"""Whose a child is, and what a run may have left."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_operator.api.names import API_VERSION, KIND, job_name
+from finetune_operator.api.objects import Object
+from finetune_operator.api.reasons import Phase
 from finetune_operator.controller.model import FineTune
 
 
@@ -39,3 +42,17 @@ def run_number(job: dict[str, Any], finetune: str) -> int:
     name = str(job["metadata"]["name"])
     number = name.rpartition("-")[2]
     return int(number) if number.isdecimal() and name == job_name(finetune, int(number)) else 0
+
+
+def may_have_left_pods(finetune: FineTune, status: Mapping[str, Any], other_jobs: Sequence[Object]) -> bool:
+    """Whether pods of another run may be at work: not where the last one is known to have ended by itself.
+
+    Somebody may have deleted its Job and not waited for its pods. Nobody needs to look where nothing can be.
+    """
+    if not other_jobs and finetune.run == 1:
+        return False
+    history = status.get("history") or ()
+    last = status if status.get("run") not in (None, finetune.run) else next(iter(history), {})
+    over = last.get("phase") in (Phase.SUCCEEDED, Phase.FAILED)
+    newer = any(run_number(job, finetune.name) > int(last.get("run") or 0) for job in other_jobs)
+    return newer or not over

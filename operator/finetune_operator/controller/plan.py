@@ -21,16 +21,18 @@ from finetune_operator.controller.policies.job import (
     outcome,
     pending_delay,
     retention,
+    supersession,
     suspension,
     turns,
 )
 from finetune_operator.controller.policies.upstream import acceptance as upstream_acceptance
-from finetune_operator.controller.policies.upstream import advance, call_results, deadline, resumption, supersession
+from finetune_operator.controller.policies.upstream import advance, call_results, deadline, resumption
 from finetune_operator.controller.policies.upstream import cancellation as upstream_cancellation
 from finetune_operator.controller.policies.upstream import deletion as upstream_deletion
 from finetune_operator.controller.policies.upstream import new_run as upstream_new_run
 from finetune_operator.controller.policies.upstream import outcome as upstream_outcome
 from finetune_operator.controller.policies.upstream import retention as upstream_retention
+from finetune_operator.controller.policies.upstream import supersession as upstream_supersession
 from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
 from finetune_operator.controller.policies.upstream import turns as upstream_turns
 from finetune_operator.controller.times import stamp
@@ -39,7 +41,7 @@ from finetune_operator.controller.upstream.run import belongs
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
-    new_run.supersede,  # every Job of another run is ended, on each look, and its run is on record
+    supersession.supersede,  # every Job of another run is ended, on each look, and its run is on record
     new_run.begin,  # a raised run archives the last one and starts clean
     retention.keep_finished,  # a finished run stays finished; only its children expire
     outcome.read,  # what the Job says of the run, if there is one
@@ -54,9 +56,9 @@ POLICIES: tuple[Policy, ...] = (
 UPSTREAM_POLICIES: tuple[Policy, ...] = (
     call_results.read,  # what the calls have taught: the id, the start, the provider's words
     upstream_deletion.leave,  # a deletion stops the run first, within bounds; Orphan leaves it
-    new_run.supersede,  # an earlier run may have been a Job: it is ended, on each look, and recorded
+    supersession.supersede,  # an earlier run may have been a Job: it is ended, on each look, and recorded
     upstream_retention.keep_finished,  # a finished run stays finished, and lets the FineTune go
-    supersession.make_way,  # a raised run stops the last one first,
+    upstream_supersession.make_way,  # a raised run stops the last one first,
     upstream_new_run.begin,  # archives it, and starts clean
     upstream_cancellation.cancel,  # spec.cancel ends the run and keeps the record
     deadline.expire,  # so does its deadline
@@ -82,7 +84,7 @@ def plan(observation: Observation) -> Decision:
     for policy in policies_of(observation):
         if policy(observation, draft) is Next.STOP:
             break
-    if draft.upstream != record:
+    if draft.upstream is not record and draft.upstream != record:
         _write(draft)
     return _conclude(observation, draft)
 

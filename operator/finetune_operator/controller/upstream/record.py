@@ -156,12 +156,15 @@ class Record:
     @classmethod
     def read(cls, status: Mapping[str, Any]) -> Record:
         """What a status remembers."""
-        fields = dict(status.get("upstream") or {})
-        data = {str(name): str(value) for name, value in (fields.pop("data", None) or {}).items()}
+        upstream = status.get("upstream")
+        if not upstream:
+            return NOTHING
+        fields = dict(upstream)
+        data = dict(fields.pop("data", None) or {})
         known: dict[str, Any] = {name: fields.pop(wire, None) for wire, name in _FIELDS.items()}
         known["id"] = known["id"] or None
         known["started"] = known["started"] or None
-        attempt, starting = (Attempt(data[name]) if data.get(name) else None for name in ("attempt", "starting"))
+        attempt, starting = _attempt_of(data.get("attempt")), _attempt_of(data.get("starting"))
         late = data.get("late", "")
         return cls(
             **known,
@@ -246,17 +249,16 @@ class Record:
     def with_outcome(self, step: Step, outcome: Outcome) -> Record:
         """With what a call has taught."""
         record = self if outcome.id is None or self.id is not None else self.with_id(outcome.id)
-        found = {
-            "url": outcome.url,
-            "job_id": outcome.job_id,
-            "resource": outcome.resource,
-            "stage": outcome.stage,
-        }
-        changes: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+        changes: dict[str, Any] = {"queue_position": outcome.queue_position}
+        for name in ("url", "job_id", "resource", "stage"):
+            if (found := getattr(outcome, name)) is not None:
+                changes[name] = found
         taught = {name: value[:_WORDS] for name, value in outcome.data.items() if name not in _OWN_DATA}
+        if taught:
+            changes["data"] = {**record.data, **taught}
         if mark := _MARK_OF.get(step):
             changes[mark] = True
-        return replace(record, queue_position=outcome.queue_position, data={**record.data, **taught}, **changes)
+        return record._changed(**changes)
 
     def with_id(self, id: str) -> Record:
         """It is there, by this id."""
@@ -265,7 +267,7 @@ class Record:
 
     def with_message(self, message: str | None) -> Record:
         """What the provider said last."""
-        return replace(self, message=message[:_WORDS] if message is not None else None)
+        return self._changed(message=message[:_WORDS] if message is not None else None)
 
     def to_be_created(self, now: datetime) -> Record:
         """With one more attempt to create it. Whatever was in doubt, somebody has allowed this one."""
@@ -300,7 +302,18 @@ class Record:
 
     def stop_taken_back(self) -> Record:
         """Nobody wants it stopped any more: who wants it later has the whole bound again."""
-        return replace(self, cancel_time=None, late=0)
+        return self._changed(cancel_time=None, late=0)
+
+    def _changed(self, **changes: Any) -> Record:
+        """Most polls teach what is known already: then it is this one."""
+        for name, value in changes.items():
+            if getattr(self, name) != value:
+                return replace(self, **changes)
+        return self
+
+
+def _attempt_of(text: str | None) -> Attempt | None:
+    return Attempt(text) if text else None
 
 
 def _doubt_of(id: str | None, started: str | None, attempt: Attempt | None, starting: Attempt | None) -> Doubt | None:
@@ -321,3 +334,7 @@ def _backend_of(text: str) -> UpstreamBackend | None:
         return BackendSpec.model_validate(json.loads(text), by_alias=True, by_name=False).upstream
     except ValueError:
         return None
+
+
+NOTHING = Record()
+"""What a status without `upstream` remembers."""

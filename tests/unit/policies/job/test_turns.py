@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_operator.controller.model import Create
+from finetune_operator.controller.ownership import may_have_left_pods
 from finetune_operator.controller.plan import plan
-from finetune_operator.controller.policies.job.turns import may_have_left_pods
 from tests.unit.observations import COMPLETE, RUNNING, at, conditions, failed, finetune, job, observe, pod, status_after
 
 SECOND = finetune(run=2)

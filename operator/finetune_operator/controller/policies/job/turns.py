@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_operator.api.names import RUN_LABEL
-from finetune_operator.api.reasons import Phase, Reason
+from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
@@ -37,20 +36,6 @@ def say(message: str, draft: Draft) -> None:
     """What is being waited for."""
     draft.state = RunState(stage=Stage.PENDING, reason=Reason.PENDING, message=message)
     draft.reconciling = Verdict(True, Reason.PROGRESSING, message)
-
-
-def may_have_left_pods(finetune: FineTune, status: Mapping[str, Any], other_jobs: Sequence[Object]) -> bool:
-    """Whether pods of another run may be at work: not where the last one is known to have ended by itself.
-
-    Somebody may have deleted its Job and not waited for its pods. Nobody needs to look where nothing can be.
-    """
-    if not other_jobs and finetune.run == 1:
-        return False
-    history = status.get("history") or ()
-    last = status if status.get("run") not in (None, finetune.run) else next(iter(history), {})
-    over = last.get("phase") in (Phase.SUCCEEDED, Phase.FAILED)
-    newer = any(run_number(job, finetune.name) > int(last.get("run") or 0) for job in other_jobs)
-    return newer or not over
 
 
 def waits_for(observation: Observation) -> str | None:
