@@ -105,12 +105,10 @@ class _GuardedResolver(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002
     ) -> list[ResolveResult]:
-        """Raises OSError and Refused."""
+        """Raises OSError (a TimeoutError too) and Refused."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 addresses = await self._resolve(host, port)
-        except TimeoutError:
-            raise OSError("the name was not resolved in time") from None
         except UnicodeError as error:
             raise OSError("the name cannot be resolved") from error
         if not addresses:
