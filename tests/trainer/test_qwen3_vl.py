@@ -279,7 +279,7 @@ def test_memory_running_out_once_changes_no_number(
     assert short.execute().code == 0
 
     assert short.losses() == pytest.approx(calm.losses(), abs=1e-6)
-    assert "going on with 1 row and recomputed activations" in short.manifest()["notes"][0]
+    assert "continuing with 1 row and recomputed activations" in short.manifest()["notes"][0]
 
 
 def test_memory_running_out_for_good_is_exit_4(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:

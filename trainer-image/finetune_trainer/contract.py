@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.data.store import Store
-    from finetune_trainer.distributed.process_group import Ranks
+    from finetune_trainer.distributed.process_group import ProcessGroup
     from finetune_trainer.schedule import Draw
 
 
@@ -35,8 +35,8 @@ class Inputs:
     """`host` or `host:port` that may be fetched from although its address is private."""
     check: Callable[[], None]
     """Called often while loading; raises to stop."""
-    ranks: Ranks
-    """The processes that train together. What is cached is computed once: each takes its share, and all wait."""
+    group: ProcessGroup
+    """The processes that train together. What is cached is computed once: each computes its share, and all wait."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class Sampling(Protocol):
 class Offloading(Protocol):
     """A trainee with frozen parts that no step needs."""
 
-    def idle(self) -> list[torch.nn.Module]:
+    def offloadable(self) -> list[torch.nn.Module]:
         """Those parts, as far as they are on the device and could be away."""
 
-    def put_away(self) -> None:
+    def offload(self) -> None:
         """Let them leave until something is asked of them; the numbers stay the same. Every process at once."""
 
 

@@ -60,7 +60,7 @@ def _manifest(
         },
         "seed": inputs.settings.seed,
         "samplesPerStep": inputs.settings.per_step,
-        "processes": inputs.ranks.world,
+        "processes": inputs.group.world_size,
         "steps": training.schedule.total_steps,
         "loss": loss,
         "pictures": pictures,

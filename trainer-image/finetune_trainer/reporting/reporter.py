@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord
-from finetune_trainer.reporting.console import open_screen
+from finetune_trainer.reporting.console import open_console
 from finetune_trainer.reporting.metrics import MetricsFile, StepRecord
 from finetune_trainer.reporting.progress import Pace, Poster, Progress, say
 from finetune_trainer.reporting.termination import Verdict
@@ -54,11 +54,11 @@ class Reporter:
     def progress_display(self, first_step: int, total_steps: int) -> Iterator[None]:
         """Progress is shown inside."""
         self._pace = Pace(first_step, total_steps)
-        self._screen = open_screen()
+        self._console = open_console()
         try:
             yield
         finally:
-            self._screen.close()
+            self._console.close()
 
     def record_steps(self, records: Sequence[StepRecord]) -> StepRecord | None:
         """Write the metrics of further steps; returns the newest."""
@@ -85,7 +85,7 @@ class Reporter:
             eta=self._pace.eta(record.step),
         )
         say("progress", **progress.fields())
-        self._screen.show(progress)
+        self._console.show(progress)
         self._poster.update(progress.status())
 
     def flush_metrics(self) -> None:
