@@ -317,6 +317,6 @@ def test_an_export_that_does_not_act_like_the_model_is_no_result(
     result = run.execute()
 
     assert result.code == 1
-    assert "do not act like the trained ones" in result.message
+    assert "do not give the outputs of the trained ones" in result.message
     assert not (run.output_dir / "adapter_model.safetensors").exists()
     assert not (run.output_dir / "manifest.json").exists()

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from finetune_trainer.reporting.console import Bar, Lines, open_console
-from finetune_trainer.reporting.progress import Pace, Poster, Progress
+from finetune_trainer.reporting.progress import Poster, Progress, ThroughputMeter
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, web
@@ -98,7 +98,7 @@ def test_the_body_is_kubeflow_s() -> None:
 
 def test_pace_counts_this_process_only() -> None:
     now = [100.0]
-    pace = Pace(4, 10, clock=lambda: now[0])
+    pace = ThroughputMeter(4, 10, clock=lambda: now[0])
     assert pace.eta(4) is None
     now[0] = 104.0
     pace.add(8)

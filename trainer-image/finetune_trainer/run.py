@@ -17,7 +17,7 @@ from finetune_trainer.errors import ConfigError
 from finetune_trainer.families import choose
 from finetune_trainer.models import describe, model_folder
 from finetune_trainer.outputs.destination import Destination, check_destination
-from finetune_trainer.reporting.progress import Poster, say
+from finetune_trainer.reporting.progress import Poster, emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.reporting.termination import Verdict
 from finetune_trainer.settings import settings_of
@@ -82,10 +82,10 @@ def _destination(config: TrainerConfig, access: OutputAccess, stop: Stop) -> Des
 
 
 def _validate(uri: str, access: DatasetAccess, needs: Needs, max_skipped_share: float, stop: Stop) -> Store:
-    say("validating", dataset=uri)
+    emit("validating", dataset=uri)
     source = open_source(uri, access, stop.check, videos=needs.clips > 0)
     store = ingest(source, needs, access.cache_dir, max_skipped_share, stop.check)
-    say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
+    emit("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
     return store
 
 
@@ -104,7 +104,7 @@ class _Session:
     def train(self, load_seconds: float) -> None:
         """All steps that are left. Raises Preempted, with a checkpoint, if the pod was asked to stop."""
         with self._reporter.progress_display(self._loop.step, self._total_steps), self._stop.deferred():
-            say(
+            emit(
                 "ready",
                 rows=len(self._training.trainee.rows),
                 totalSteps=self._total_steps,

@@ -30,7 +30,7 @@ from finetune_trainer.diffusion.denoiser import Base, Denoiser, Noisy, batched
 from finetune_trainer.diffusion.samples import Samples
 from finetune_trainer.diffusion.timesteps import draw_sigma, weight
 from finetune_trainer.errors import DataError
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
 from finetune_trainer.training import full_finetune
@@ -228,7 +228,7 @@ class DiffusionTrainee:
             if texts_now:
                 self._conditions.text(row.caption, row.controls)
             if number % 100 > 99 - group.world_size:
-                say("encoding", rows=number + 1, of=len(self.rows))
+                emit("encoding", rows=number + 1, of=len(self.rows))
         group.barrier()
         self._texts_known = texts_now
         if texts_now:

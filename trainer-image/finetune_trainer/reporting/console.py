@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_trainer.reporting.progress import Progress, tell
+from finetune_trainer.reporting.progress import Progress, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -26,7 +26,7 @@ class Lines:
 
     def show(self, progress: Progress) -> None:
         """Print it."""
-        tell(progress.line())
+        print_line(progress.line())
 
     def close(self) -> None:
         """Do nothing."""

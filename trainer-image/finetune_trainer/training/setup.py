@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.contract import Family, Inputs, Trainee
 from finetune_trainer.errors import DataError, RunError
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.schedule import EpochSchedule, Schedule, StepSchedule
 from finetune_trainer.stop import Stop
@@ -62,7 +62,7 @@ def set_up(family: Family, inputs: Inputs, checkpoints: Checkpoints, stop: Stop,
     else:
         loss_before = probe.loss(trainee) if inputs.group.first else 0.0
     memory = planner.plan(probe.largest, loop.rng, free=loop.step == 0)
-    say("memory", **memory)
+    emit("memory", **memory)
     if (warning := shortage(memory)) is not None:
         reporter.note(warning)
     compile_blocks(blocks, advanced.compile, reporter.note)
