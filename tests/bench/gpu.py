@@ -30,7 +30,7 @@ from finetune_trainer.config import read_config
 from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
-from finetune_trainer.distributed.process_group import Ranks
+from finetune_trainer.distributed.process_group import ProcessGroup
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
 from finetune_trainer.models import describe
@@ -102,7 +102,7 @@ class World:
             cache_dir=self.env.cache_dir,
             allowed_hosts=self.env.allowed_hosts,
             check=lambda: None,
-            ranks=Ranks(),
+            group=ProcessGroup(),
         )
         with self.case.random_weights():
             return self.family.load(inputs)

@@ -76,9 +76,9 @@ def put(server: S3Server, objects: dict[str, bytes]) -> None:
     """Written by the trainer's own client: the server checks the signatures."""
     import obstore
 
-    from finetune_trainer.stores.s3 import Place, open_bucket
+    from finetune_trainer.stores.s3 import S3Location, open_bucket
 
-    bucket = open_bucket(Place(server.bucket, ""), server.secret)
+    bucket = open_bucket(S3Location(server.bucket, ""), server.secret)
     for key, data in objects.items():
         obstore.put(bucket, key, data)
 

@@ -185,7 +185,7 @@ def test_a_second_run_needs_no_encoder(new: NewRun, monkeypatch: pytest.MonkeyPa
         raise AssertionError("an encoder was used")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Denoiser, "texts", refused)
+        patched.setattr(Denoiser, "text_pipeline", refused)
         patched.setattr(Denoiser, "encode_picture", refused)
         patched.setattr(Wan, "encode_pixels", refused)
         assert losses(second) == expected

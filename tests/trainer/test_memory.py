@@ -61,18 +61,18 @@ def test_as_few_blocks_as_fit_are_recomputed(available: int, wanted: int | None,
     ("available", "wanted", "strategy"),
     [
         (1180, None, Strategy(False, 3)),  # all stays as long as recomputing is enough
-        (1170, None, Strategy(False, 1, encoders_away=True)),
-        (880, None, Strategy(False, 3, encoders_away=True)),
-        (870, None, Strategy(True, 0, encoders_away=True)),
-        (700, None, Strategy(True, 4, encoders_away=True)),  # tried all the same
-        (1184, 0, Strategy(False, 0, encoders_away=True)),
+        (1170, None, Strategy(False, 1, offload=True)),
+        (880, None, Strategy(False, 3, offload=True)),
+        (870, None, Strategy(True, 0, offload=True)),
+        (700, None, Strategy(True, 4, offload=True)),  # tried all the same
+        (1184, 0, Strategy(False, 0, offload=True)),
     ],
 )
 def test_encoders_leave_where_recomputing_is_not_enough(available: int, wanted: int | None, strategy: Strategy) -> None:
-    with_encoders = replace(estimate_of(), idle=300)
+    with_encoders = replace(estimate_of(), offloadable=300)
     assert memory.choose(with_encoders, available, wanted) == strategy
     said = memory.report(with_encoders, available, strategy)
-    assert said["encodersAway"] == strategy.encoders_away
+    assert said["encodersAway"] == strategy.offload
     assert said["fits"] == (available != 700)
 
 
@@ -217,7 +217,7 @@ def test_a_run_recomputes_what_does_not_fit_and_resumes_with_the_same_strategy(
         path.unlink()
     assert tight.execute().code == 0
     assert tight.manifest()["memory"]["recomputedBlocks"] == 1  # the strategy of the first attempt
-    assert "memory will hardly do" in tight.manifest()["notes"][0]
+    assert "memory may run out" in tight.manifest()["notes"][0]
 
 
 @pytest.mark.parametrize(("share", "recomputed"), [(True, 2), (False, 0), (0.5, 1)])
@@ -242,7 +242,7 @@ def test_text_encoders_leave_and_nothing_changes(tmp_path: Path, monkeypatch: py
         return made
 
     roomy = run("roomy")
-    monkeypatch.setattr(memory, "available_memory", lambda _device, estimate, _sharers: least(estimate.away()))
+    monkeypatch.setattr(memory, "available_memory", lambda _device, estimate, _sharers: least(estimate.offloaded()))
     tight = run("tight")
 
     before, after = roomy.manifest()["memory"], tight.manifest()["memory"]

@@ -42,7 +42,7 @@ def test_a_model_that_is_not_in_the_cache_is_exit_2_when_offline(new_run: NewRun
     result = run.finish(run.start())
 
     assert (result.code, result.reason) == (2, "InvalidConfig")
-    assert result.message == "the base model Tiny/Absent is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+    assert result.message == "the base model Tiny/Absent is not in the cache, and HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_a_model_that_is_not_in_the_cache_is_exit_2_when_offline(new_run: NewRun
         (
             Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}),
             2,
-            "there is no base model Tiny/Absent on the hub",
+            "the base model Tiny/Absent does not exist on the Hub",
         ),
-        (Answer(status=503), 1, "could not be fetched"),
+        (Answer(status=503), 1, "could not be downloaded"),
     ],
 )
 def test_what_the_hub_says_decides_about_another_attempt(
@@ -84,4 +84,4 @@ def test_a_name_that_is_no_hub_id_is_exit_2(new_run: NewRun) -> None:
     write_rows(run.data, 2)
     result = run.execute()
     assert (result.code, result.reason) == (2, "InvalidConfig")
-    assert "there is no base model not//a model" in result.message
+    assert "the base model not//a model does not exist" in result.message

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def _plain_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(destination, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(destination, "PATIENCE_WITHOUT_STORAGE_S", 0.0)
+    monkeypatch.setattr(destination, "RETRY_FOR_S", 0.0)
+    monkeypatch.setattr(destination, "RETRY_WITHOUT_STORAGE_FOR_S", 0.0)
 
 
 def hub_secret(hub: Hub) -> dict[str, str]:
@@ -148,10 +148,10 @@ def test_a_large_file_goes_in_parts(s3: S3Server, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("uri", "change", "words"),
     [
-        ("s3://bucket/x", {"AWS_SECRET_ACCESS_KEY": "wrong-wrong"}, "refuses the credentials: SignatureDoesNotMatch"),
-        ("s3://none/x", {}, "there is no bucket none"),
-        ("s3://bucket/x", {"AWS_SECRET_ACCESS_KEY": ""}, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both"),
-        ("s3:///x", {}, "names no bucket"),
+        ("s3://bucket/x", {"AWS_SECRET_ACCESS_KEY": "wrong-wrong"}, "rejects the credentials: SignatureDoesNotMatch"),
+        ("s3://none/x", {}, "the bucket none does not exist"),
+        ("s3://bucket/x", {"AWS_SECRET_ACCESS_KEY": ""}, "both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("s3:///x", {}, "has no bucket"),
     ],
 )
 def test_an_s3_output_is_tried_before_training(
@@ -173,8 +173,8 @@ def test_a_hub_output_is_tried_before_training(hub: Hub, tmp_path: Path) -> None
     hub.repositories["models/org/theirs"] = {}
     hub.read_only.add("models/org/theirs")
     cases = [
-        ("hf://org/theirs", hub_secret(hub), "refuses the credentials (403)"),
-        ("hf://org/new", {**hub_secret(hub), "HF_TOKEN": "hf_wrongTokenWrong"}, "refuses the credentials (401)"),
+        ("hf://org/theirs", hub_secret(hub), "rejects the credentials (403)"),
+        ("hf://org/new", {**hub_secret(hub), "HF_TOKEN": "hf_wrongTokenWrong"}, "rejects the credentials (401)"),
         ("hf://org", hub_secret(hub), "write hf://"),
         ("hf://datasets/org/name", hub_secret(hub), "is not one of the hub's models"),
     ]
@@ -236,7 +236,7 @@ def test_a_failed_upload_is_tried_again_by_another_attempt_that_does_not_train(
 
     assert (failed.code, failed.reason) == (1, "ArtifactUploadFailed")
     kept = "pvc://receipts-1/receipts-1-0a1b2c3d/output"
-    assert f"it is kept at {kept}, and another attempt only uploads it" in failed.message
+    assert f"it is kept at {kept}, and a retry only uploads it" in failed.message
     assert failed.termination["artifacts"][0]["uri"] == f"{kept}/adapter_model.safetensors"
     metrics = run.metrics()
 
@@ -252,8 +252,8 @@ def test_an_upload_waits_for_a_store_that_comes_back(
 ) -> None:
     from finetune_trainer.outputs.s3 import S3Folder
 
-    monkeypatch.setattr(uploads, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(destination, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(uploads, "INITIAL_BACKOFF_S", 0.01)
+    monkeypatch.setattr(destination, "RETRY_FOR_S", 60.0)
     broken = [RunError("s3://bucket/back: 503"), ConfigError("s3://bucket/back: 403")]
     real = S3Folder._send
 

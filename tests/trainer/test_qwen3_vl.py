@@ -279,7 +279,7 @@ def test_memory_running_out_once_changes_no_number(
     assert short.execute().code == 0
 
     assert short.losses() == pytest.approx(calm.losses(), abs=1e-6)
-    assert "going on with 1 row and recomputed activations" in short.manifest()["notes"][0]
+    assert "continuing with 1 row and recomputed activations" in short.manifest()["notes"][0]
 
 
 def test_memory_running_out_for_good_is_exit_4(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +317,6 @@ def test_an_export_that_does_not_act_like_the_model_is_no_result(
     result = run.execute()
 
     assert result.code == 1
-    assert "do not act like the trained ones" in result.message
+    assert "do not give the outputs of the trained ones" in result.message
     assert not (run.output_dir / "adapter_model.safetensors").exists()
     assert not (run.output_dir / "manifest.json").exists()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from finetune_trainer.reporting.console import Bar, Lines, open_screen
-from finetune_trainer.reporting.progress import Pace, Poster, Progress
+from finetune_trainer.reporting.console import Bar, Lines, open_console
+from finetune_trainer.reporting.progress import Poster, Progress, ThroughputMeter
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 from tests.trainer.web import Answer, web
@@ -98,7 +98,7 @@ def test_the_body_is_kubeflow_s() -> None:
 
 def test_pace_counts_this_process_only() -> None:
     now = [100.0]
-    pace = Pace(4, 10, clock=lambda: now[0])
+    pace = ThroughputMeter(4, 10, clock=lambda: now[0])
     assert pace.eta(4) is None
     now[0] = 104.0
     pace.add(8)
@@ -116,7 +116,7 @@ def test_on_a_terminal_there_is_one_bar() -> None:
     assert "5/10" in last
     assert "epoch 0.50  loss 0.2500  lr 0.0001  3.00 samples/s  eta 0:01:01" in last
     assert text.getvalue().endswith("\x1b[?25h")  # the cursor is back
-    assert isinstance(open_screen(), Lines)  # pytest's stderr is no terminal
+    assert isinstance(open_console(), Lines)  # pytest's stderr is no terminal
 
 
 def test_a_run_reports_and_prints(new_run: Callable[..., TrainerRun], tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from finetune_operator.api.reasons import Reason
 from finetune_trainer.outputs import parts as outputs_parts
 from finetune_trainer.outputs import s3 as outputs_s3
 from finetune_trainer.outputs.destination import check_destination, publish
-from finetune_trainer.outputs.parts import MARKS, Mark, Marks, Pieces, part_bytes
+from finetune_trainer.outputs.parts import PENDING_UPLOADS, FileParts, PendingUpload, PendingUploads, part_bytes
 from finetune_trainer.stores import s3_parts
-from finetune_trainer.stores.s3 import signing
-from finetune_trainer.stores.s3_parts import Part, Parts
+from finetune_trainer.stores.s3 import signing_keys
+from finetune_trainer.stores.s3_parts import MultipartUploads, Part
 from tests.trainer import stores
 from tests.trainer.relay import relay
 from tests.trainer.runs import TrainerRun
@@ -80,10 +80,10 @@ def uploads(s3: S3Server, key: str) -> list[str]:
     return [each["UploadId"] for each in found if each["Key"] == key]
 
 
-def raw(s3: S3Server) -> Parts:
-    keys = signing(s3.secret)
+def raw(s3: S3Server) -> MultipartUploads:
+    keys = signing_keys(s3.secret)
     assert keys is not None
-    return Parts("bucket", *keys, Reason.ARTIFACT_UPLOAD_FAILED)
+    return MultipartUploads("bucket", *keys, Reason.ARTIFACT_UPLOAD_FAILED)
 
 
 @pytest.mark.parametrize(("by", "code", "marked"), [(signal.SIGKILL, -9, True), (signal.SIGTERM, 75, False)])
@@ -100,11 +100,11 @@ def test_an_upload_that_was_killed_goes_on_where_it_was(
         process.send_signal(by)
         assert process.wait(30) == code
     [upload] = uploads(s3, key)
-    there = list(raw(s3).parts(key, upload))
+    there = list(raw(s3).list_parts(key, upload))
     assert 2 <= len(there) < 7
     assert key not in stores.keys(s3, folder)
     if not marked:
-        (output / MARKS).unlink()
+        (output / PENDING_UPLOADS).unlink()
 
     with relay(s3.host) as fast:
         process = begin(run, output, f"s3://bucket/{folder}", s3, fast.host)
@@ -126,11 +126,11 @@ def test_a_part_that_is_not_ours_is_sent_again(s3: S3Server, tmp_path: Path) -> 
     output = result(tmp_path / "out", {NAME: data})
     digest = json.loads((output / "manifest.json").read_text())["files"][NAME]["digest"]
     parts, key = raw(s3), f"other/{NAME}"
-    upload = parts.begin(key, {"sha256": digest.removeprefix("sha256:")})
-    parts.put(key, upload, 1, data[:PART])
-    parts.put(key, upload, 2, bytes(PART))  # not ours
-    parts.put(key, upload, 7, bytes(PART))  # beyond the end
-    Marks(output).put(f"s3://bucket/{key}", Mark(upload, digest, PART))
+    upload = parts.create(key, {"sha256": digest.removeprefix("sha256:")})
+    parts.upload_part(key, upload, 1, data[:PART])
+    parts.upload_part(key, upload, 2, bytes(PART))  # not ours
+    parts.upload_part(key, upload, 7, bytes(PART))  # beyond the end
+    PendingUploads(output).put(f"s3://bucket/{key}", PendingUpload(upload, digest, PART))
 
     with relay(s3.host) as counting:
         env = environment(tmp_path, {**s3.secret, "AWS_ENDPOINT_URL": f"http://{counting.host}"})
@@ -144,14 +144,14 @@ def test_uploads_that_do_not_fit_are_dropped_if_they_are_ours_and_left_if_not(s3
     data = content(3)
     output = result(tmp_path / "out", {NAME: data})
     parts, key, neighbour = raw(s3), f"many/{NAME}", f"many/{NAME}.bak"
-    marked, half_ours, theirs, empty = [parts.begin(key, {}) for _ in range(4)]
-    beside = parts.begin(neighbour, {})
-    parts.put(key, marked, 1, bytes(PART))
-    parts.put(key, half_ours, 1, data[:PART])
-    parts.put(key, half_ours, 2, bytes(PART))
-    parts.put(key, theirs, 1, bytes(PART))
-    parts.put(neighbour, beside, 1, data[:PART])
-    Marks(output).put(f"s3://bucket/{key}", Mark(marked, "sha256:of-another-content", PART))
+    marked, half_ours, theirs, empty = [parts.create(key, {}) for _ in range(4)]
+    beside = parts.create(neighbour, {})
+    parts.upload_part(key, marked, 1, bytes(PART))
+    parts.upload_part(key, half_ours, 1, data[:PART])
+    parts.upload_part(key, half_ours, 2, bytes(PART))
+    parts.upload_part(key, theirs, 1, bytes(PART))
+    parts.upload_part(neighbour, beside, 1, data[:PART])
+    PendingUploads(output).put(f"s3://bucket/{key}", PendingUpload(marked, "sha256:of-another-content", PART))
 
     env = environment(tmp_path, s3.secret)
     publish(output, check_destination("s3://bucket/many", env.output_access), None)
@@ -159,7 +159,7 @@ def test_uploads_that_do_not_fit_are_dropped_if_they_are_ours_and_left_if_not(s3
     assert stores.get(s3, key) == data
     assert set(uploads(s3, key)) == {theirs, empty}
     assert uploads(s3, neighbour) == [beside]
-    assert list(parts.parts(neighbour, beside)) == [1]
+    assert list(parts.list_parts(neighbour, beside)) == [1]
     for name, upload in ((key, theirs), (key, empty), (neighbour, beside)):
         parts.abort(name, upload)
 
@@ -170,14 +170,14 @@ def test_an_upload_that_has_ended_meanwhile_is_begun_anew(s3: S3Server, tmp_path
     output = result(tmp_path / "out", {NAME: data})
     digest = json.loads((output / "manifest.json").read_text())["files"][NAME]["digest"]
     parts, key = raw(s3), f"gone/{NAME}"
-    upload = parts.begin(key, {})
+    upload = parts.create(key, {})
     parts.abort(key, upload)
-    Marks(output).put(f"s3://bucket/{key}", Mark(upload, digest, PART))
+    PendingUploads(output).put(f"s3://bucket/{key}", PendingUpload(upload, digest, PART))
     env = environment(tmp_path, s3.secret)
     publish(output, check_destination("s3://bucket/gone", env.output_access), None)
     assert stores.get(s3, key) == data
-    assert Marks(output).get(f"s3://bucket/{key}") is None
-    assert f"gone/{MARKS}" not in stores.keys(s3, "gone")
+    assert PendingUploads(output).get(f"s3://bucket/{key}") is None
+    assert f"gone/{PENDING_UPLOADS}" not in stores.keys(s3, "gone")
 
 
 def test_a_part_is_tried_again_and_not_for_ever(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +185,9 @@ def test_a_part_is_tried_again_and_not_for_ever(s3: S3Server, monkeypatch: pytes
 
     from finetune_trainer.errors import RunError
 
-    monkeypatch.setattr(s3_parts, "PAUSE_S", 0.001)
+    monkeypatch.setattr(s3_parts, "BACKOFF_S", 0.001)
     parts, key = raw(s3), "again/x"
-    upload = parts.begin(key, {})
+    upload = parts.create(key, {})
     failures: list[Exception] = []
     real = parts._client.request
 
@@ -198,10 +198,10 @@ def test_a_part_is_tried_again_and_not_for_ever(s3: S3Server, monkeypatch: pytes
 
     monkeypatch.setattr(parts._client, "request", request)
     failures += [httpx.ReadTimeout("slow")] * (s3_parts.ATTEMPTS - 1)
-    assert parts.put(key, upload, 1, b"x") == md5(b"x", usedforsecurity=False).hexdigest()
+    assert parts.upload_part(key, upload, 1, b"x") == md5(b"x", usedforsecurity=False).hexdigest()
     failures += [httpx.ReadTimeout("slow")] * s3_parts.ATTEMPTS
-    with pytest.raises(RunError, match="s3://bucket/again/x: the store does not answer well: slow"):
-        parts.put(key, upload, 1, b"x")
+    with pytest.raises(RunError, match="s3://bucket/again/x: the request to the store failed: slow"):
+        parts.upload_part(key, upload, 1, b"x")
     assert not failures
     parts.abort(key, upload)
 
@@ -209,10 +209,10 @@ def test_a_part_is_tried_again_and_not_for_ever(s3: S3Server, monkeypatch: pytes
 def test_more_parts_than_a_page_are_listed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_parts, "PAGE", 2)
     parts, key = raw(s3), "pages/x"
-    upload = parts.begin(key, {})
+    upload = parts.create(key, {})
     for number in range(1, 6):
-        parts.put(key, upload, number, b"x")
-    assert sorted(parts.parts(key, upload)) == list(range(1, 6))
+        parts.upload_part(key, upload, number, b"x")
+    assert sorted(parts.list_parts(key, upload)) == list(range(1, 6))
     parts.abort(key, upload)
 
 
@@ -223,7 +223,7 @@ def test_more_parts_than_a_page_are_listed(s3: S3Server, monkeypatch: pytest.Mon
 def test_how_a_file_is_cut(size: int, cut: list[int], tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content(size / PART)[:size].ljust(size, b"x"))
-    pieces = Pieces(path, size, part_bytes(size, PART))
+    pieces = FileParts(path, size, part_bytes(size, PART))
     assert [pieces.size_of(number) for number in range(1, pieces.count + 1)] == cut
     assert b"".join(pieces.read(number) for number in range(1, pieces.count + 1)) == path.read_bytes()
     right = md5(pieces.read(1), usedforsecurity=False).hexdigest()

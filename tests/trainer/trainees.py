@@ -7,7 +7,7 @@ from finetune_trainer.config import Advanced, read_config
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
-from finetune_trainer.distributed.process_group import Ranks
+from finetune_trainer.distributed.process_group import ProcessGroup
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
 from finetune_trainer.models import describe, model_folder
@@ -51,7 +51,7 @@ def load(run: TrainerRun) -> Loaded:
         cache_dir=env.cache_dir,
         allowed_hosts=env.allowed_hosts,
         check=lambda: None,
-        ranks=Ranks(),
+        group=ProcessGroup(),
     )
     return Loaded(family.load(inputs), settings, advanced)
 
@@ -68,5 +68,5 @@ class Trained:
 def loop_of(trainee: Any, schedule: Schedule, settings: Settings, advanced: Advanced) -> Trained:
     """The trainer's own loop in a single process, as a run sets it up."""
     blocks = Blocks(repeated(trainee.parts().values()), dropout=advanced.lora_dropout > 0)
-    planner = MemoryPlanner(trainee, blocks, advanced.activation_checkpointing, Ranks(), print)
-    return Trained(Loop(trainee, schedule, settings, advanced, planner, Ranks(), Stop()), planner, blocks)
+    planner = MemoryPlanner(trainee, blocks, advanced.activation_checkpointing, ProcessGroup(), print)
+    return Trained(Loop(trainee, schedule, settings, advanced, planner, ProcessGroup(), Stop()), planner, blocks)

@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer`: the handler for SIGTERM first, then everything else; the verdict always last."""
+"""`python -m finetune_trainer`: the handler of SIGTERM is set first, the termination message is written last."""
 
 from finetune_trainer.stop import Preempted, Stop
 
@@ -18,11 +18,11 @@ try:
     from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
-    from finetune_trainer.reporting.progress import Poster, say, tell
+    from finetune_trainer.reporting.progress import Poster, emit, print_line
     from finetune_trainer.reporting.redact import redact
     from finetune_trainer.reporting.termination import Verdict
 except Preempted:
-    # Nothing has begun, and the contract's own module may not be loaded.
+    # Nothing has started, and no module but `stop` may be loaded.
     import os
     from contextlib import suppress
 
@@ -32,7 +32,7 @@ except Preempted:
 
 
 def main(stop: Stop) -> int:
-    """Run, write the verdict, and return the exit code. Never raises."""
+    """Train in this process, or launch one process per GPU; returns the exit code. Never raises."""
     verdict = Verdict()
     try:
         env = Environment.read()
@@ -43,7 +43,7 @@ def main(stop: Stop) -> int:
         poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
     except ConfigError as error:
         stop.finish()
-        tell(error.message)
+        print_line(error.message)
         verdict.reason, verdict.message = error.reason, error.message
         verdict.write(Path(os.environ.get(TERMINATION_LOG_ENV) or os.devnull))
         return error.exit_code
@@ -64,7 +64,9 @@ def _run(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> int:
         _preempted(verdict)
         code = ExitCode.RETRY
     verdict.write(env.termination_log, secrets)
-    say("end", state=verdict.state, reason=verdict.reason, message=redact(verdict.message, secrets), exitCode=int(code))
+    emit(
+        "end", state=verdict.state, reason=verdict.reason, message=redact(verdict.message, secrets), exitCode=int(code)
+    )
     poster.close(_last_status(verdict))
     return int(code)
 
@@ -75,7 +77,7 @@ def _preempted(verdict: Verdict) -> None:
 
 
 def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, secrets: list[str]) -> int:
-    """The exit code. Raises Preempted, also out of the handling of another error."""
+    """The exit code of the run. Raises Preempted, also while another error is handled."""
     try:
         from finetune_trainer.run import execute
 
@@ -89,17 +91,17 @@ def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, sec
         verdict.reason, verdict.message = error.reason, error.message
         return error.exit_code
     except BaseException as error:
-        stop.check()  # a library has made an error of its own out of the interruption
+        stop.check()  # a library may have turned the interruption into an error of its own
         return _unexpected(error, verdict, secrets)
 
 
 def _unexpected(error: BaseException, verdict: Verdict, secrets: list[str]) -> int:
     text = "".join(traceback.format_exception(error))
-    tell(redact(text, secrets))
+    print_line(redact(text, secrets))
     verdict.message = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, OSError) and error.errno == ENOSPC:
         verdict.reason = Reason.STORAGE_FULL
-        verdict.message += " (give the run's storage or cache more room)"
+        verdict.message += " (increase the size of the run's storage or cache)"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         verdict.reason = Reason.OUT_OF_MEMORY
         return OutOfMemory.exit_code
@@ -128,4 +130,4 @@ if __name__ == "__main__":
     exit_code = main(STOP)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_code)  # the interpreter's own teardown of torch takes a second and can only fail
+    os._exit(exit_code)  # tearing down torch takes a second and can only fail

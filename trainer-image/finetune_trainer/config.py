@@ -1,4 +1,4 @@
-"""The run's configuration file: the operator's model, and the expert switches that only the trainer knows."""
+"""The configuration file of a run: the operator's model, and the advanced options that only the trainer knows."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from finetune_trainer.errors import ConfigError
 
 
 class Advanced(SpecModel):
-    """The `advanced` block. Everything has a default; unknown names are refused."""
+    """The `advanced` block. Every field has a default; unknown fields are rejected."""
 
     shuffle: bool = Field(default=True, description="False trains the rows in file order in every epoch.")
     max_skipped_share: Ratio = Field(default=0.0, description="Share of bad rows that may be left out (counted).")
@@ -44,7 +44,7 @@ class Advanced(SpecModel):
 
 
 def read_config(path: Path) -> tuple[TrainerConfig, Advanced]:
-    """Parse the file at `path`. Raises ConfigError naming every field that is wrong."""
+    """Parse the file at `path`. Raises ConfigError that names every invalid field."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

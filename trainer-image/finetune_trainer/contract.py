@@ -1,4 +1,7 @@
-"""What a model family is: a light half that says what it needs, and a heavy half that trains."""
+"""The interface between the trainer and a model family.
+
+A family has two halves: one that imports without torch and says what the family needs, and one that trains.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.data.store import Store
-    from finetune_trainer.distributed.process_group import Ranks
+    from finetune_trainer.distributed.process_group import ProcessGroup
     from finetune_trainer.schedule import Draw
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a family gets to load itself."""
+    """What a family needs to load a model and its data."""
 
     base_model: str
     folder: Path
@@ -32,18 +35,19 @@ class Inputs:
     store: Store
     cache_dir: Path
     allowed_hosts: frozenset[str]
-    """`host` or `host:port` that may be fetched from although its address is private."""
+    """`host` or `host:port` that may be fetched from even if its address is private."""
     check: Callable[[], None]
-    """Called often while loading; raises to stop."""
-    ranks: Ranks
-    """The processes that train together. What is cached is computed once: each takes its share, and all wait."""
+    """Called often while loading; raises Preempted to stop."""
+    group: ProcessGroup
+    """The processes that train together. Each computes its share of what is cached, and all wait for one another."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the CPU. weight: units of the loss in it (answer tokens, or samples for diffusion).
+    """One micro-batch, on the CPU.
 
-    tokens: of text and pictures, or places of the latents that the denoiser looks at.
+    weight: units of the loss in it (answer tokens; samples for diffusion). tokens: text and image tokens; for diffusion
+    positions in the latents.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -52,84 +56,84 @@ class Batch:
     tokens: int
 
     def pinned(self) -> Batch:
-        """The same in page-locked memory, from where a device takes it while it computes."""
+        """The batch in page-locked memory, from which a device copies while it computes."""
         return replace(self, tensors={name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
 
 class Trainee(Protocol):
-    """A loaded model with its data, free of hidden state that decides numbers."""
+    """A loaded model with its data; no hidden state of it decides any number."""
 
     rows: Sequence[int]
-    """Indices into the store of the rows that are trained on."""
+    """Indices, into the store, of the rows to train on."""
     notes: list[str]
-    """What the user should know about how the parameters and rows were taken."""
+    """What the user should know about how parameters and rows were interpreted."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What the optimizer updates, in a fixed order."""
+        """The parameters that the optimizer updates, in a fixed order."""
 
     def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
-        """An effective batch as the samples of each forward pass; decides memory and speed, and no number.
+        """Split an effective batch into the samples of each forward pass; affects memory and speed, and no number.
 
-        Stacked samples: at most `size` in a pass. A family that packs rows fills its passes up to a number of tokens
-        instead, whatever the size. singly: one sample in each, after memory ran out.
+        size: samples in a pass, at most; a family that packs rows fills each pass up to a number of tokens instead.
+        singly: one sample in each pass, after memory ran out.
         """
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
-        """Tokens and pixels of some samples; pure, may run in another thread."""
+        """The micro-batch of some samples; pure, and may run in another thread. noise: False for evaluation."""
 
     def train(self, training: bool) -> None:
-        """Dropout on or off."""
+        """Switch to training mode, or to evaluation mode without dropout."""
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
-        """The loss summed over the batch's units (float32 scalar on the device); differentiable."""
+        """The loss summed over the batch's units: a differentiable float32 scalar on the device."""
 
     def outputs(self, batch: Batch) -> torch.Tensor:
-        """What the model answers on a batch, to compare before and after a reload."""
+        """The model's outputs on a batch, to compare before and after a reload."""
 
     def parts(self) -> dict[str, torch.nn.Module]:
-        """Everything that stays in the device's memory, by name: the model, frozen encoders beside it."""
+        """Every module that is held in the device's memory, by name: the model, and frozen encoders beside it."""
 
     def save(self, folder: Path) -> None:
-        """Write the trained weights, exactly."""
+        """Write the trained weights, bit for bit."""
 
     def restore(self, folder: Path) -> None:
-        """Read them back."""
+        """Read what `save` wrote."""
 
     def export(self, folder: Path) -> None:
-        """Write the result as users load it."""
+        """Write the result in the format that users load."""
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
-        """`outputs` of the result as it is read back from the files."""
+        """`outputs` of the exported result, loaded from its files."""
 
 
 @runtime_checkable
 class Sampling(Protocol):
-    """A trainee that shows what it has learnt: pictures, clips."""
+    """A trainee that generates samples while it trains."""
 
     def sample(self, step: int, last: bool, folder: Path, stopped: Callable[[], bool]) -> None:
-        """Write the samples that are due after `step` steps below `folder`; gives up once `stopped()`."""
+        """Write the samples that are due after `step` steps below `folder`; returns early once `stopped()`."""
 
 
 @runtime_checkable
 class Offloading(Protocol):
     """A trainee with frozen parts that no step needs."""
 
-    def idle(self) -> list[torch.nn.Module]:
-        """Those parts, as far as they are on the device and could be away."""
+    def offloadable(self) -> list[torch.nn.Module]:
+        """The parts that are on the device and can leave it."""
 
-    def put_away(self) -> None:
-        """Let them leave until something is asked of them; the numbers stay the same. Every process at once."""
+    def offload(self) -> None:
+        """Move them off the device until they are used; no number changes. Called on every rank at once."""
 
 
 class Family(Protocol):
-    """Importable without torch."""
+    """The half of a family that imports without torch."""
 
     kinds: frozenset[str]
     """`model_type` of config.json or `_class_name` of model_index.json."""
     recipes: frozenset[str]
 
     def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
-        """The columns and limits of the dataset."""
+        """The columns that the recipe needs, and the limits of the dataset."""
 
     def load(self, inputs: Inputs) -> Trainee:
-        """Import torch, load the model, attach the adapter. Raises ConfigError or DataError."""
+        """Import torch, load the model, and attach the adapter. Raises ConfigError or DataError."""

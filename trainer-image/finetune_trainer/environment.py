@@ -1,4 +1,4 @@
-"""Where things are: every path reaches the trainer by environment, none by the configuration."""
+"""The process environment: every path reaches the trainer through it, none through the configuration."""
 
 import os
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
 RANK_ENV: Final = "FINETUNE_RANK"
 RANKS_ENV: Final = "FINETUNE_RANKS"
 RANKS_DIR_ENV: Final = "FINETUNE_RANKS_DIR"
-NO_SECRETS: Final = frozenset({"AWS_REGION", "AWS_ENDPOINT_URL", "HF_ENDPOINT", "base-url"})
-"""Keys of a Secret whose values a message may show. Credentials inside a URL are removed in any case."""
+PUBLIC_KEYS: Final = frozenset({"AWS_REGION", "AWS_ENDPOINT_URL", "HF_ENDPOINT", "base-url"})
+"""Keys of a Secret whose values messages may contain. Credentials in URLs are removed in any case."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Claims:
         """The local path of `pvc://<claim>/<path>`. Raises ConfigError if it leaves the claim or is not mounted."""
         claim, _, inner = uri.removeprefix("pvc://").partition("/")
         if not claim or ".." in PurePosixPath(inner).parts or claim in (".", ".."):
-            raise ConfigError(f"{uri} is no pvc://<claim>/<path inside the claim>")
+            raise ConfigError(f"{uri} is not of the form pvc://<claim>/<path inside the claim>")
         folder = self.root / claim
         if not folder.is_dir():
             raise ConfigError(f"the claim {claim} of {uri} is not mounted at {folder}")
@@ -40,7 +40,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class ModelAccess:
-    """What fetching the base model takes. secret: HF_TOKEN and HF_ENDPOINT, or nothing."""
+    """Access to the base model. secret: HF_TOKEN and HF_ENDPOINT; empty without a Secret."""
 
     claims: Claims
     secret: Mapping[str, str]
@@ -48,19 +48,19 @@ class ModelAccess:
 
 @dataclass(frozen=True)
 class DatasetAccess:
-    """What fetching the dataset takes. secret: the keys of its Secret; empty without one."""
+    """Access to the dataset. secret: the keys of its Secret; empty without one."""
 
     claims: Claims
     secret: Mapping[str, str]
     cache_dir: Path
     allowed_hosts: frozenset[str]
-    """`host` or `host:port` that may be fetched from although its address is private, also over http."""
+    """`host` or `host:port` that may be fetched from even if its address is private, and over http."""
     max_download_bytes: int
 
 
 @dataclass(frozen=True)
 class OutputAccess:
-    """What writing the result takes. secret: the keys of its Secret; empty without one."""
+    """Access to the output location. secret: the keys of its Secret; empty without one."""
 
     claims: Claims
     secret: Mapping[str, str]
@@ -70,7 +70,7 @@ class OutputAccess:
 
 @dataclass(frozen=True)
 class RunStorage:
-    """The run's folder, and the claim that it is on: `storage_dir` is where that is mounted, None without one."""
+    """The run's folder, and the claim that holds it. storage_dir: where the claim is mounted; None without a claim."""
 
     run_dir: Path
     storage_dir: Path | None
@@ -87,7 +87,7 @@ class RunStorage:
         return self.run_dir / trainer_config.CHECKPOINTS_FOLDER
 
     def uri(self, path: Path) -> str | None:
-        """`pvc://<claim>/<path on the claim>` of a path below the storage; None where nothing outlives the pod."""
+        """`pvc://<claim>/<path>` of a path on the claim; None for a path that does not outlive the pod."""
         if self.claim is None or self.storage_dir is None or not path.is_relative_to(self.storage_dir):
             return None
         return f"pvc://{self.claim}/{path.relative_to(self.storage_dir).as_posix()}"
@@ -95,7 +95,7 @@ class RunStorage:
 
 @dataclass(frozen=True)
 class Environment:
-    """The process environment, read once. Paths as in the contract between operator and trainer."""
+    """The process environment, read once. Paths are those of the contract between operator and trainer."""
 
     config: Path
     run_dir: Path
@@ -113,19 +113,19 @@ class Environment:
     progress_interval: float = 5.0
     """Seconds between two progress POSTs."""
     allowed_hosts: frozenset[str] = field(default_factory=frozenset)
-    """`host` or `host:port` that may be fetched from although its address is private, also over http."""
+    """`host` or `host:port` that may be fetched from even if its address is private, and over http."""
     max_download_bytes: int = 200 * 2**30
     processes: int | None = None
-    """How many processes train; None: one per GPU, or one on the CPU."""
+    """Number of training processes; None for one per GPU, or one on the CPU."""
     rank: int | None = None
-    """This process among those that the launcher has started; None without a launcher."""
+    """Rank of this process among those that the launcher has started; None without a launcher."""
     world_size: int = 1
     rendezvous_dir: Path | None = None
-    """Where the processes of this pod meet; None without a launcher."""
+    """Folder for the rendezvous of the pod's processes; None without a launcher."""
 
     @classmethod
     def read(cls, env: Mapping[str, str] | None = None) -> "Environment":
-        """Read it. Raises ConfigError naming the variable that is missing or malformed."""
+        """Read the environment. Raises ConfigError that names the variable that is missing or malformed."""
         env = os.environ if env is None else env
         run_dir = _required(env, trainer_config.RUN_DIR_ENV)
         cache = env.get(trainer_config.CACHE_DIR_ENV) or str(Path(gettempdir()) / "finetune-cache")
@@ -154,35 +154,35 @@ class Environment:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that checks, writes and reports; the only one, or rank 0."""
+        """Whether this process validates, writes and reports: the only process, or rank 0."""
         return not self.rank
 
     @property
     def storage(self) -> RunStorage:
-        """Where the run keeps its checkpoints and its result."""
+        """Where the run writes its checkpoints and its result."""
         return RunStorage(self.run_dir, self.storage_dir, self.storage_claim)
 
     @property
     def model_access(self) -> ModelAccess:
-        """What fetching the base model takes."""
+        """Access to the base model."""
         return ModelAccess(Claims(self.pvc_dir), _secret(self.model_secret_dir))
 
     @property
     def dataset_access(self) -> DatasetAccess:
-        """What fetching the dataset takes."""
+        """Access to the dataset."""
         secret = _secret(self.dataset_secret_dir)
         return DatasetAccess(Claims(self.pvc_dir), secret, self.cache_dir, self.allowed_hosts, self.max_download_bytes)
 
     @property
     def output_access(self) -> OutputAccess:
-        """What writing the result takes."""
+        """Access to the output location."""
         return OutputAccess(Claims(self.pvc_dir), _secret(self.output_secret_dir), bool(self.storage_claim))
 
     def secret_values(self) -> list[str]:
-        """Every mounted secret value, so that messages can be cleaned of them; addresses and regions are none."""
+        """Every mounted secret value, to redact messages; endpoints and regions are not secret."""
         folders = [self.dataset_secret_dir, self.output_secret_dir, self.model_secret_dir]
         files = [file for folder in folders if folder is not None and folder.is_dir() for file in folder.iterdir()]
-        files = [file for file in files if file.name not in NO_SECRETS]
+        files = [file for file in files if file.name not in PUBLIC_KEYS]
         files += [self.progress_token] if self.progress_token else []
         return [text for file in files if (text := _text(file))]
 
@@ -201,7 +201,7 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     try:
         return float(env.get(name) or default)
     except ValueError as error:
-        raise ConfigError(f"the environment variable {name} is no number") from error
+        raise ConfigError(f"the environment variable {name} is not a number") from error
 
 
 def _secret(folder: Path | None) -> dict[str, str]:

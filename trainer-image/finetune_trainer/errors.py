@@ -6,7 +6,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.trainer_config import ExitCode
 
 EXIT_FAILED = 1
-"""Any code that the contract does not name may be retried."""
+"""An exit code that the contract does not name: the run may be retried."""
 
 
 class TrainerReason(StrEnum):
@@ -16,14 +16,14 @@ class TrainerReason(StrEnum):
     MODEL_UNAVAILABLE = "ModelUnavailable"
     STORAGE_FAILED = "StorageFailed"
     RANK_LOST = "RankLost"
-    """A process failed only because another one of its pod did."""
+    """A process failed only because another process of its pod did."""
 
 
 AnyReason = Reason | TrainerReason
 
 
 class RunError(Exception):
-    """A failure with a reason and a message that a user can act on. This class itself may be retried."""
+    """A failure with a reason and a message that a user can act on. A RunError of this very class may be retried."""
 
     exit_code: int = EXIT_FAILED
 
@@ -34,7 +34,7 @@ class RunError(Exception):
 
 
 class ConfigError(RunError):
-    """The configuration, the model folder or the output place is wrong: trying again gives the same."""
+    """The configuration, the base model or the output location is wrong: a retry would fail the same way."""
 
     exit_code = ExitCode.BAD_CONFIG
 
@@ -43,7 +43,7 @@ class ConfigError(RunError):
 
 
 class DataError(RunError):
-    """The dataset is wrong: trying again gives the same."""
+    """The dataset is wrong: a retry would fail the same way."""
 
     exit_code = ExitCode.BAD_DATA
 
@@ -52,14 +52,14 @@ class DataError(RunError):
 
 
 class RankLost(RunError):
-    """Another process of this pod has ended, and this one cannot go on alone."""
+    """Another process of this pod has ended, and this one cannot continue alone."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, TrainerReason.RANK_LOST)
 
 
 class OutOfMemory(RunError):
-    """The device is too small, also after the fallbacks of this process."""
+    """The device has too little memory, even with every fallback in use."""
 
     exit_code = ExitCode.OUT_OF_MEMORY
 

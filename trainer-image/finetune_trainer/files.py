@@ -1,4 +1,4 @@
-"""Writing so that a reader sees all of it or nothing, also after a power cut."""
+"""Atomic, durable writes: a reader sees the whole file or nothing, even after a power failure."""
 
 import os
 import shutil
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 MANIFEST: Final = "manifest.json"
-"""Its presence in a result says that the result is whole."""
+"""Written last: its presence says that the result is complete."""
 
 
 def digest(path: Path) -> str:
-    """`sha256:<hex>` of a file."""
+    """The digest of a file, `sha256:<hex>`."""
     with path.open("rb") as file:
         hasher = sha256()
         while block := file.read(1 << 20):
@@ -21,7 +21,7 @@ def digest(path: Path) -> str:
 
 
 def settle(folder: Path) -> None:
-    """Make every file and folder below (and this one) readable by other users, and flush them to the disk."""
+    """Make the folder and everything below it readable by other users, and flush it to the disk."""
     for path in sorted(folder.rglob("*"), reverse=True):
         path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes 0600 whatever the umask
         flush(path)
@@ -39,7 +39,7 @@ def flush(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file: tmp, fsync, rename, fsync of the folder."""
+    """Write a text file: a temporary file, fsync, rename, fsync of the folder."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.chmod(0o644)
@@ -49,15 +49,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder; a name first that nobody takes for the real one, so that a half-removed folder fools nobody."""
+    """Remove a folder. It is renamed first, so that a half-removed folder is never mistaken for a complete one."""
     if folder.exists():
-        doomed = folder.with_name(f".doomed.{folder.name}.{os.getpid()}")
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        renamed = folder.with_name(f".doomed.{folder.name}.{os.getpid()}")
+        folder.rename(renamed)
+        shutil.rmtree(renamed, ignore_errors=True)
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Every file below, without hidden ones and what lies in hidden folders."""
+    """Every file below the folder, except hidden files and files in hidden folders."""
     for path in folder.rglob("*"):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path

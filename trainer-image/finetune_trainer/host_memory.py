@@ -1,4 +1,4 @@
-"""The memory of the host, or this pod's part of it. Bytes. No torch: it is asked before torch is imported."""
+"""The memory of the host, or this pod's share of it, in bytes. Does not import torch: it is used before torch is."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MEMINFO: Final = Path("/proc/meminfo")
 
 
 def total(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
-    """What there is."""
+    """All memory that this pod may use."""
     return min(_meminfo("MemTotal", meminfo), _number(cgroup / "memory.max") or 2**63)
 
 
 def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
-    """What the host has left, or the pod's limit less what the pod uses and could not drop."""
+    """The memory that is available on the host, or the pod's limit minus what the pod uses and cannot reclaim."""
     free = _meminfo("MemAvailable", meminfo)
     limit, current = _number(cgroup / "memory.max"), _number(cgroup / "memory.current")
     if limit is None or current is None:
@@ -28,7 +28,7 @@ def _meminfo(name: str, path: Path) -> int:
         key, _, value = line.partition(":")
         if key == name:
             return int(value.split()[0]) * 1024
-    raise ValueError(f"{path} does not say {name}")
+    raise ValueError(f"{path} has no {name}")
 
 
 def _number(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The base model's folder: from a claim or from the Hugging Face hub, and what the folder says it is."""
+"""The base model: its folder on a claim or from the Hugging Face Hub, and its own description."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,13 +24,13 @@ WANTED_FILES: Final = (
 )
 WANTED_OF_PIPELINES: Final = tuple(pattern for pattern in WANTED_FILES if pattern != "*.safetensors")
 UNWANTED_OF_MODELS: Final = ("*/*.safetensors",)
-"""gpt-oss keeps its weights twice more, in folders for other programs."""
+"""gpt-oss has two more copies of its weights, in folders for other programs."""
 UNWANTED_OF_PIPELINES: Final = ("*.fp16.safetensors", "*.bf16.safetensors", "*.non_ema.safetensors")
-"""Beside their components many pipelines keep all weights once more in one file, and in other numbers."""
+"""Many pipelines also have all weights in a single file, and in other number formats."""
 
 
 def describe(base_model: str, access: ModelAccess) -> dict[str, Any]:
-    """`model_index.json` or `config.json` of the base model. Cheap: weights are not fetched. Raises ConfigError."""
+    """`model_index.json` or `config.json` of the base model; weights are not downloaded. Raises ConfigError."""
     if base_model.startswith("pvc://"):
         folder = _claimed(base_model, access.claims)
         for name in DESCRIPTIONS:
@@ -45,12 +45,16 @@ def describe(base_model: str, access: ModelAccess) -> dict[str, Any]:
 
 
 def model_folder(base_model: str, access: ModelAccess, pipeline: bool = False) -> Path:
-    """The folder with all its files, downloaded into HF_HOME if need be. Raises ConfigError, or RunError to retry."""
+    """The folder of the base model, downloaded into HF_HOME if it is on the Hub.
+
+    pipeline: whether it is a pipeline of diffusers, with its weights in folders. Raises ConfigError, or RunError where
+    a retry may help.
+    """
     if base_model.startswith("pvc://"):
         return _claimed(base_model, access.claims)
     from huggingface_hub import snapshot_download
 
-    with _answers(base_model):
+    with _hub_errors(base_model):
         return Path(
             snapshot_download(
                 base_model,
@@ -62,7 +66,7 @@ def model_folder(base_model: str, access: ModelAccess, pipeline: bool = False) -
 
 
 def check_weights(folder: Path, base_model: str) -> None:
-    """Every safetensors file that is named or there can be opened and has its full length. Raises ConfigError."""
+    """Raise ConfigError unless every safetensors file of the folder, or of its index, is present and complete."""
     from safetensors import SafetensorError, safe_open
 
     names = {path.name for path in folder.glob("*.safetensors")}
@@ -82,13 +86,13 @@ def check_weights(folder: Path, base_model: str) -> None:
 
 
 def read_json(path: Path, base_model: str) -> dict[str, Any]:
-    """A description in the base model's folder. Raises ConfigError."""
+    """A JSON object in the base model's folder. Raises ConfigError."""
     try:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"the file {path.name} of the base model {base_model} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"the file {path.name} of the base model {base_model} is no JSON object")
+        raise ConfigError(f"the file {path.name} of the base model {base_model} is not a JSON object")
     return document
 
 
@@ -103,7 +107,7 @@ def _from_hub(base_model: str, name: str, secret: Mapping[str, str]) -> Path | N
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with _answers(base_model):
+    with _hub_errors(base_model):
         try:
             return Path(hf_hub_download(base_model, name, **_hub(secret)))
         except LocalEntryNotFoundError:
@@ -115,14 +119,16 @@ def _from_hub(base_model: str, name: str, secret: Mapping[str, str]) -> Path | N
 
 
 def _hub(secret: Mapping[str, str]) -> dict[str, str | None]:
-    """Token and mirror, as the base model's Secret says."""
+    """Token and endpoint of the base model's Secret."""
     return {"token": secret.get("HF_TOKEN"), "endpoint": secret.get("HF_ENDPOINT")}
 
 
 @contextmanager
-def _answers(base_model: str) -> Iterator[None]:
+def _hub_errors(base_model: str) -> Iterator[None]:
     try:
-        with hub.answers(f"the base model {base_model}", TrainerReason.MODEL_UNAVAILABLE, Reason.INVALID_CONFIG):
+        with hub.translated_errors(
+            f"the base model {base_model}", TrainerReason.MODEL_UNAVAILABLE, Reason.INVALID_CONFIG
+        ):
             yield
-    except hub.NotThere as error:
+    except hub.NotFound as error:
         raise ConfigError(str(error)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from finetune_trainer.errors import ConfigError
 from finetune_trainer.families import choose
 from finetune_trainer.models import describe, model_folder
 from finetune_trainer.outputs.destination import Destination, check_destination
-from finetune_trainer.reporting.progress import Poster, say
+from finetune_trainer.reporting.progress import Poster, emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.reporting.termination import Verdict
 from finetune_trainer.settings import settings_of
@@ -63,7 +62,7 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
         cache_dir=env.cache_dir,
         allowed_hosts=env.allowed_hosts,
         check=stop.check,
-        ranks=join(env.rank, env.world_size, env.rendezvous_dir, stop),
+        group=join(env.rank, env.world_size, env.rendezvous_dir, stop),
     )
     reporter = Reporter(storage, verdict, poster, first=env.first)
     checkpoints = Checkpoints(storage.checkpoints_dir, config_hash(config), advanced.keep_checkpoints)
@@ -83,10 +82,10 @@ def _destination(config: TrainerConfig, access: OutputAccess, stop: Stop) -> Des
 
 
 def _validate(uri: str, access: DatasetAccess, needs: Needs, max_skipped_share: float, stop: Stop) -> Store:
-    say("validating", dataset=uri)
+    emit("validating", dataset=uri)
     source = open_source(uri, access, stop.check, videos=needs.clips > 0)
     store = ingest(source, needs, access.cache_dir, max_skipped_share, stop.check)
-    say("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
+    emit("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
     return store
 
 
@@ -98,19 +97,19 @@ class _Session:
 
         self._training, self._output_dir, self._stop, self._reporter = training, output_dir, stop, reporter
         self._loop, self._settings = training.loop, training.inputs.settings
-        self._ranks, self._total_steps = training.inputs.ranks, training.schedule.total_steps
+        self._group, self._total_steps = training.inputs.group, training.schedule.total_steps
         self._due = save_points(self._settings, training.schedule)
         self._saved_step = -1 if training.checkpoint is None else training.checkpoint.step
 
     def train(self, load_seconds: float) -> None:
         """All steps that are left. Raises Preempted, with a checkpoint, if the pod was asked to stop."""
         with self._reporter.progress_display(self._loop.step, self._total_steps), self._stop.deferred():
-            say(
+            emit(
                 "ready",
                 rows=len(self._training.trainee.rows),
                 totalSteps=self._total_steps,
                 samplesPerStep=self._settings.per_step,
-                processes=self._ranks.world,
+                processes=self._group.world_size,
                 trainedWeights=sum(weight.numel() for weight in self._training.trainee.parameters()),
                 resumedFrom=self._loop.step,
                 loadSeconds=round(load_seconds, 2),
@@ -120,7 +119,7 @@ class _Session:
             self._loop.run(self._after_step)
             if self._saved_step != self._loop.step:
                 self._save()
-        self._ranks.part()
+        self._group.close()
 
     def _after_step(self, step: int) -> None:
         last = step == self._total_steps
@@ -134,7 +133,7 @@ class _Session:
 
     def _sample(self, step: int) -> None:
         trainee = self._training.trainee
-        if self._ranks.first and isinstance(trainee, Sampling):
+        if self._group.first and isinstance(trainee, Sampling):
             trainee.sample(step, step == self._total_steps, self._output_dir, lambda: self._stop.requested)
 
     def _save(self) -> None:
@@ -145,7 +144,7 @@ class _Session:
         self._reporter.record_steps(list(self._loop.records()))
         state = self._loop.state()  # every rank has a part in it
         self._saved_step = step
-        if not self._ranks.first:
+        if not self._group.first:
             return
         checkpoint = Checkpoint(
             step=step,
@@ -157,7 +156,7 @@ class _Session:
                 "lossBefore": self._training.loss_before,
                 "lastLoss": self._reporter.last_loss,
                 "samplesPerStep": self._settings.per_step,
-                "choice": asdict(self._training.planner.strategy),
+                "choice": self._training.planner.strategy.to_json(),
             },
         )
 

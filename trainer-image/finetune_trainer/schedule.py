@@ -1,4 +1,6 @@
-"""The determinism rule: data order, noise and timesteps depend only on (seed, epoch, step, sample).
+"""Which rows are trained at which step, and the determinism rule.
+
+Data order, noise and timesteps depend only on (seed, epoch, step, sample).
 
 Every random number of a run comes from a CPU generator seeded by the first 8 bytes (big-endian) of blake2b, digest
 size 8, of a short text:
@@ -9,7 +11,7 @@ size 8, of a short text:
   `randn` float32 in the shape of the unpacked latent; NEFTune draws `rand` (tokens, width) from it;
 - `torch.manual_seed(seed)` immediately before the adapter is created.
 
-So nothing depends on the number of workers, ranks, how a step is laid into forward passes, or on an interruption.
+So nothing depends on the number of workers or ranks, on how a step is split into forward passes, or on an interruption.
 """
 
 import math
@@ -36,7 +38,7 @@ def sample_generator(seed: int, step: int, index: int) -> torch.Generator:
 
 
 def epoch_order(seed: int, epoch: int, rows: int, shuffle: bool = True) -> list[int]:
-    """The rows of one epoch (0-based) in the order in which they are trained."""
+    """The rows of one epoch (0-based), in the order of training."""
     if not shuffle:
         return list(range(rows))
     order: list[int] = torch.randperm(rows, generator=generator(f"{seed}:epoch:{epoch}")).tolist()
@@ -62,14 +64,14 @@ class Schedule(Protocol):
         """The effective batch of one step."""
 
     def epoch_at(self, step: int) -> float:
-        """Epochs done after `step` steps."""
+        """Epochs that are complete after `step` steps."""
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch is complete after `step` steps."""
 
 
 class EpochSchedule:
-    """Whole epochs; the last step of an epoch takes what is left (as transformers' Trainer does)."""
+    """Whole epochs; the last step of an epoch takes the remaining rows, as transformers' Trainer does."""
 
     def __init__(self, seed: int, rows: int, per_step: int, epochs: int, shuffle: bool = True) -> None:
         self._seed, self._rows, self._per_step, self._shuffle = seed, rows, per_step, shuffle
@@ -86,7 +88,7 @@ class EpochSchedule:
         return [Draw(row, step, index) for index, row in enumerate(rows)]
 
     def epoch_at(self, step: int) -> float:
-        """Epochs done after `step` steps."""
+        """Epochs that are complete after `step` steps."""
         return step / self.steps_per_epoch
 
     def ends_epoch(self, step: int) -> bool:
@@ -95,7 +97,7 @@ class EpochSchedule:
 
 
 class StepSchedule:
-    """A number of steps; epochs follow one another without a gap (the diffusion recipes count steps)."""
+    """A number of steps, in which epochs follow one another without a gap; the diffusion recipes count steps."""
 
     def __init__(self, seed: int, rows: int, per_step: int, steps: int, shuffle: bool = True) -> None:
         self._seed, self._rows, self._per_step, self._shuffle = seed, rows, per_step, shuffle
@@ -109,7 +111,7 @@ class StepSchedule:
         return [Draw(row, step, index) for index, row in enumerate(rows)]
 
     def epoch_at(self, step: int) -> float:
-        """Epochs done after `step` steps."""
+        """Epochs that are complete after `step` steps."""
         return step * self._per_step / self._rows
 
     def ends_epoch(self, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""The hyper-parameters that the loop needs, whatever the recipe calls them."""
+"""The hyperparameters that the training loop needs, whatever the recipe calls them."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +11,7 @@ DEFAULT_SEED: Final = 42
 
 @dataclass(frozen=True)
 class Settings:
-    """Resolved once per run. Exactly one of epochs and steps is set."""
+    """The hyperparameters of a run. Exactly one of epochs and steps is set."""
 
     seed: int
     learning_rate: float
@@ -28,7 +28,7 @@ class Settings:
     lora_rank: int
     lora_alpha: int
     processes: int = 1
-    """Each trains `micro_batch * accumulation` rows of an optimizer step."""
+    """Processes that train together, each `micro_batch * accumulation` rows of an optimizer step."""
 
     @property
     def per_step(self) -> int:
@@ -37,7 +37,7 @@ class Settings:
 
 
 def parameter(recipe: Recipe, name: str) -> Any:
-    """The value that the user set, else the documented default; None where there is neither."""
+    """The value that the user set, otherwise the documented default; None if there is neither."""
     value = getattr(recipe, name, None)
     field = type(recipe).model_fields.get(name)
     if value is not None or field is None or not isinstance(field.json_schema_extra, dict):
@@ -46,7 +46,7 @@ def parameter(recipe: Recipe, name: str) -> Any:
 
 
 def settings_of(recipe: Recipe, processes: int = 1) -> Settings:
-    """What a recipe asks of the loop. Raises ConfigError for a value that makes no sense."""
+    """The settings of a recipe. Raises ConfigError for a combination of values that cannot be trained."""
     ratio = parameter(recipe, "save_steps_ratio")
     settings = Settings(
         seed=DEFAULT_SEED if recipe.seed is None else recipe.seed,
@@ -64,5 +64,5 @@ def settings_of(recipe: Recipe, processes: int = 1) -> Settings:
         processes=processes,
     )
     if settings.save_strategy == "steps" and settings.save_steps_ratio == 0:
-        raise ConfigError("saveStepsRatio is 0 with saveStrategy steps: give a share above 0, or saveStrategy epoch")
+        raise ConfigError("saveStepsRatio is 0 with saveStrategy steps: set a ratio above 0, or saveStrategy epoch")
     return settings

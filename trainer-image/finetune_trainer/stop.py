@@ -1,7 +1,7 @@
 """SIGTERM. Standard library only: the handler is set before the heavy imports, because Python as PID 1 ignores SIGTERM.
 
-Before training there is nothing to save, so the signal interrupts whatever runs (the initial state). During training
-(`deferred`) it only sets a flag that the loop looks at after each micro-step.
+Before training there is nothing to save, so the signal interrupts whatever is running (the initial state). During
+training (`deferred`) it only sets a flag, which the loop checks after each micro-batch.
 """
 
 import signal
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, TypeVar
 
-LOOK_S: Final = 0.2
+POLL_S: Final = 0.2
 _T = TypeVar("_T")
 
 
@@ -20,14 +20,14 @@ class Preempted(BaseException):
 
 
 class Stop:
-    """The wish to stop, and whether it may interrupt."""
+    """Whether the pod was asked to stop, and whether that may interrupt what is running."""
 
     def __init__(self) -> None:
         self.requested = False
         self._interrupts = True
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT from now on. Main thread only."""
+        """Handle SIGTERM and SIGINT from now on. Main thread only."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the launcher starts ranks with it blocked
@@ -39,7 +39,7 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal only sets the flag; it is acted on when the block has ended well."""
+        """Inside the block a signal only sets the flag; Preempted is raised when the block ends without an error."""
         before, self._interrupts = self._interrupts, False
         try:
             yield
@@ -49,7 +49,7 @@ class Stop:
             self.check()
 
     def finish(self) -> None:
-        """From now on nothing may interrupt: the verdict is being written."""
+        """From now on nothing may interrupt: the termination message is being written."""
         self._interrupts = False
 
     def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
@@ -59,8 +59,10 @@ class Stop:
 
 
 def interruptible(call: Callable[[], _T], check: Callable[[], None]) -> _T:
-    """The call's result. It runs in a thread that nobody waits for once `check` raises: code of other languages
-    holds the main thread, where signals are handled, for as long as a file takes."""
+    """Call a function in a thread, and stop waiting for it as soon as `check` raises; returns its result.
+
+    Native code would otherwise block the main thread, which handles signals, for as long as a file takes.
+    """
     done: list[_T] = []
     failed: list[BaseException] = []
     ended = threading.Event()
@@ -74,7 +76,7 @@ def interruptible(call: Callable[[], _T], check: Callable[[], None]) -> _T:
             ended.set()
 
     threading.Thread(target=run, daemon=True).start()
-    while not ended.wait(LOOK_S):
+    while not ended.wait(POLL_S):
         check()
     if failed:
         raise failed[0]

@@ -18,7 +18,7 @@ import httpx
 from finetune_operator.api import addresses
 from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
 from finetune_trainer.reporting.redact import redact
-from finetune_trainer.stores.tls import trusted
+from finetune_trainer.stores.tls import ssl_context
 
 MAX_REDIRECTS: Final = 5
 ATTEMPTS: Final = 4
@@ -158,7 +158,7 @@ class Fetcher:
     @cached_property
     def _client(self) -> httpx.Client:
         # No proxies from the environment: a proxy would resolve the name again, behind the guard's back.
-        return httpx.Client(verify=trusted(), timeout=TIMEOUT, trust_env=False, follow_redirects=False)
+        return httpx.Client(verify=ssl_context(), timeout=TIMEOUT, trust_env=False, follow_redirects=False)
 
 
 class _ServerError(Exception):

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.data.downloads import ATTEMPTS, TooLarge, Unreachable
-from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, listed
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import hub
@@ -54,7 +54,7 @@ class HubDataset:
             if self.file:
                 return {self.file: Entry(self.file, self._commit, self._size(self.file))}
             return listed(self._asked(self._listing), self.title)
-        except hub.NotThere as error:
+        except hub.NotFound as error:
             raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
 
     def _listing(self) -> dict[str, Entry]:
@@ -100,8 +100,8 @@ class HubDataset:
                 cache_dir=self._cache,
             )
             return Path(self._asked(lambda: interruptible(download, self._check)))
-        except hub.NotThere:
-            raise NotThere(entry.name) from None
+        except hub.NotFound:
+            raise NotFound(entry.name) from None
 
     def _size(self, name: str) -> int | None:
         from huggingface_hub import hf_hub_url
@@ -117,11 +117,11 @@ class HubDataset:
         return None if metadata.size is None else int(metadata.size)
 
     def _asked(self, call: Callable[[], _T]) -> _T:
-        """Some attempts. Raises hub.NotThere, ConfigError, Unreachable."""
+        """Some attempts. Raises hub.NotFound, ConfigError, Unreachable."""
         for attempt in range(1, ATTEMPTS + 1):
             self._check()
             try:
-                with hub.answers(f"the dataset {self.title}", *REASONS):
+                with hub.translated_errors(f"the dataset {self.title}", *REASONS):
                     return call()
             except ConfigError:
                 raise

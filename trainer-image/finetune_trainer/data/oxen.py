@@ -21,7 +21,7 @@ import httpx
 from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import ATTEMPTS, Downloads, Interrupted, Unreachable
-from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, listed
 from finetune_trainer.errors import ConfigError, DataError
 
 HUB: Final = "https://hub.oxen.ai"
@@ -68,7 +68,7 @@ class OxenDataset:
                 found = self._json(self._url("metadata", self.file))
                 return {self.file: _entry(self.file, found.get("entry") or {})}
             return listed(dict(self._walk("")), self.title)
-        except NotThere:
+        except NotFound:
             raise DataError(f"there is nothing at {self.title}", Reason.DATASET_NOT_FOUND) from None
 
     def _walk(self, folder: str) -> Iterator[tuple[str, Entry]]:
@@ -148,7 +148,7 @@ class OxenDataset:
             with self._client.stream("GET", url, params=parameters, headers=headers) as response:
                 status = response.status_code
                 if status == 404:
-                    raise NotThere(url)
+                    raise NotFound(url)
                 if status in (401, 402, 403):
                     raise ConfigError(f"{self.title}: the hub refuses the key ({status})", Reason.DATASET_ACCESS_DENIED)
                 if status not in (200, 206):

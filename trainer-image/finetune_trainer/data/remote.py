@@ -20,7 +20,7 @@ from finetune_trainer.errors import DataError
 MAX_FILES: Final = 1_000_000
 
 
-class NotThere(Exception):
+class NotFound(Exception):
     """The store has no such file; the text names it."""
 
 
@@ -34,7 +34,7 @@ class Entry:
 
 
 class Remote(Protocol):
-    """What a scheme is. Errors: NotThere; ConfigError (refused), Unreachable (to try again)."""
+    """What a scheme is. Errors: NotFound; ConfigError (refused), Unreachable (to try again)."""
 
     title: str
     """What the user calls it; no credentials."""
@@ -75,15 +75,15 @@ class RemoteFiles:
             return self.path(checked_name(place), limit).read_bytes()
         except (Invalid, TooLarge) as error:
             raise ImageError(str(error)) from None
-        except NotThere:
+        except NotFound:
             raise ImageError(f"there is no file {place!r} in the dataset") from None
 
     def path(self, name: str, limit: int | None = None) -> Path:
-        """The local copy. Raises NotThere, TooLarge, and what the store raises."""
+        """The local copy. Raises NotFound, TooLarge, and what the store raises."""
         entry = self.entries.get(name)
         if entry is None:
             if self._remote.file is None:
-                raise NotThere(name)
+                raise NotFound(name)
             entry = Entry(name, f"beside {self._version}")
         path = self._remote.fetch(entry, self._limit if limit is None else min(limit, self._limit))
         self._count(name, path.stat().st_size)

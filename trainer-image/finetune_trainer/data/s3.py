@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import Downloads, Interrupted
-from finetune_trainer.data.remote import MAX_FILES, Entry, NotThere, listed
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, listed
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import s3
@@ -28,11 +28,11 @@ class S3Dataset:
     def __init__(
         self, uri: str, file: str | None, secret: Mapping[str, str], downloads: Downloads, check: Callable[[], None]
     ) -> None:
-        place = s3.Place.of(uri)
+        place = s3.S3Location.of(uri)
         self.title, self.file = str(place), file
-        self._folder = s3.Place(place.bucket, str(PurePosixPath(place.key).parent)) if file else place
+        self._folder = s3.S3Location(place.bucket, str(PurePosixPath(place.key).parent)) if file else place
         if self._folder.key == ".":
-            self._folder = s3.Place(place.bucket, "")
+            self._folder = s3.S3Location(place.bucket, "")
         self._bucket = s3.open_bucket(place, secret)
         self._address = f"{secret.get('AWS_ENDPOINT_URL', '')} {self._folder}"
         self._downloads, self._check = downloads, check
@@ -41,7 +41,7 @@ class S3Dataset:
         """By HEAD of the object, or by listing the prefix."""
         import obstore
 
-        with s3.answers(self._folder, *REASONS):
+        with s3.translated_errors(self._folder, *REASONS):
             try:
                 if self.file:
                     key = self._folder.below(self.file)
@@ -89,14 +89,14 @@ class S3Dataset:
             options["if_match"] = entry.version
         key = self._folder.below(entry.name)
         try:
-            with s3.answers(s3.Place(self._folder.bucket, key), *REASONS):
+            with s3.translated_errors(s3.S3Location(self._folder.bucket, key), *REASONS):
                 stream = interruptible(
                     lambda: obstore.get(self._bucket, key, options=options).stream(CHUNK), self._check
                 )
                 while chunk := interruptible(lambda: next(stream, b""), self._check):
                     yield bytes(chunk)
-        except s3.NotThere:
-            raise NotThere(entry.name) from None
+        except s3.NotFound:
+            raise NotFound(entry.name) from None
         except ConfigError:
             raise
         except RunError as error:

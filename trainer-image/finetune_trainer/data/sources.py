@@ -15,7 +15,7 @@ from finetune_operator.formats.media import IMAGE_SUFFIXES, TABLE_SUFFIXES, VIDE
 from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
 from finetune_trainer.data.places import Files, Folder, Web, Zipped
-from finetune_trainer.data.remote import NotThere, Remote, RemoteFiles
+from finetune_trainer.data.remote import NotFound, Remote, RemoteFiles
 from finetune_trainer.environment import DatasetAccess
 from finetune_trainer.errors import ConfigError, DataError
 
@@ -155,7 +155,7 @@ def _remote(opening: _Opening, remote: Remote) -> Source:
         if remote.file:
             return _of_file(opening, files.path(remote.file), remote.file, files, version([remote.file]))
         return _of_names(opening, list(files.entries), remote.title, files, files.path, version)
-    except NotThere as error:
+    except NotFound as error:
         raise DataError(f"{error} at {remote.title} has gone", Reason.DATASET_NOT_FOUND) from None
 
 

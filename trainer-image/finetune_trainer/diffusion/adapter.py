@@ -27,16 +27,16 @@ ROUNDED: Final = 2e-2
 """Largest relative change of a reloaded update: float32, or rounded to bf16. A lost alpha is a factor of 2 or more."""
 
 
-def targets(model: torch.nn.Module, blocks: Iterable[str], dead: set[str]) -> str:
+def targets(model: torch.nn.Module, blocks: Iterable[str], unused: set[str]) -> str:
     """A regular expression that matches every Linear below `blocks` but the dead ones, by full name."""
     names = [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and any(re.match(rf"{block}\.", name) for block in blocks)
     ]
-    kinds = sorted({re.sub(r"(^|\.)\d+(?=\.)", r"\1#", name) for name in names if name not in dead})
+    kinds = sorted({re.sub(r"(^|\.)\d+(?=\.)", r"\1#", name) for name in names if name not in unused})
     pattern = "|".join(re.escape(kind).replace(r"\#", r"\d+") for kind in kinds)
-    but = "|".join(re.escape(name) for name in sorted(dead))
+    but = "|".join(re.escape(name) for name in sorted(unused))
     return f"(?!(?:{but})$)(?:{pattern})" if but else f"(?:{pattern})"
 
 
@@ -47,7 +47,7 @@ def attach(denoiser: Denoiser, settings: Settings, dropout: float) -> None:
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,
             lora_dropout=dropout,
-            target_modules=targets(model, denoiser.blocks, denoiser.dead(model)),
+            target_modules=targets(model, denoiser.blocks, denoiser.unused(model)),
         )
         torch.manual_seed(settings.seed)
         model.add_adapter(config)

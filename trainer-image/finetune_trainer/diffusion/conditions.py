@@ -67,20 +67,20 @@ class Conditions:
         key = self._cache.key(
             text=prompt,
             pictures=seen,
-            frames=self._denoiser.looked_at,
+            frames=self._denoiser.conditioning_frames,
             encoder=self._text,
             numbers=self._numbers,
         )
         found = self._cache.get(key)
         if found is None:
-            found = self._denoiser.encode_text(prompt, self.looked_at(controls))
+            found = self._denoiser.encode_text(prompt, self.conditioning_images(controls))
             found = {name: tensor.detach().cpu() for name, tensor in found.items()}
             self._cache.put(key, found)
         return found
 
-    def looked_at(self, controls: tuple[Picture, ...]) -> list[Image.Image]:
+    def conditioning_images(self, controls: tuple[Picture, ...]) -> list[Image.Image]:
         """The frames of what is given, of one picture after the other."""
-        return [frame for control in controls for frame in control.load(self._denoiser.looked_at)]
+        return [frame for control in controls for frame in control.load(self._denoiser.conditioning_frames)]
 
     @torch.no_grad()
     def _latent(self, picture: Picture, size: Size, role: Role) -> torch.Tensor:
@@ -92,7 +92,7 @@ class Conditions:
         found = self._cache.get(key)
         if found is None:
             encode = denoiser.encode_control if role == "control" else denoiser.encode_picture
-            with denoiser.vae_at_work():
+            with denoiser.vae_on_device():
                 found = {"latent": encode(picture.load(frames), size).cpu()}
             self._cache.put(key, found)
         return found["latent"]

@@ -55,7 +55,7 @@ class Noisy:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampleRequest:
     """A sample to make. texts and negative: as `encode_text` gives them."""
 
     text: Tensors
@@ -86,11 +86,11 @@ class Denoiser(ABC):
     """Whether what is learnt may have several frames."""
     rate: float = LOWEST_RATE
     """Frames per second of its clips."""
-    starts: ClassVar[bool] = False
+    takes_first_frame: ClassVar[bool] = False
     """Whether the first frame of what is learnt is given, in the place of an image to edit."""
-    edits: ClassVar[bool] = False
+    requires_image: ClassVar[bool] = False
     """Whether its pipeline cannot do without an image to edit."""
-    looked_at: int = 1
+    conditioning_frames: int = 1
     """How many frames of what is given the text encoder and a sample may look at."""
     notes: tuple[str, ...] = ()
     """What users of this family should know."""
@@ -106,8 +106,8 @@ class Denoiser(ABC):
         self.pipe = self._pipeline(set(SCHEDULED))
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.requires_grad_(False)
-        self._texts: Any = None
-        self._vae_away = False
+        self._text_pipeline: Any = None
+        self._vae_offloaded = False
         self._vae_lock = RLock()
         self.parts: dict[str, str] = {self.part: ""}
         """The components that are trained, and what the names of each one's adapter files end with."""
@@ -133,41 +133,45 @@ class Denoiser(ABC):
     @property
     def text_folders(self) -> list[Path]:
         """The folders of everything that decides a text embedding."""
-        return [self.base.folder / name for name in self._components() if name not in {*SCHEDULED, *self._heavy()}]
+        return [
+            self.base.folder / name
+            for name in self._components()
+            if name not in {*SCHEDULED, *self._trained_components()}
+        ]
 
-    def texts(self) -> Any:
+    def text_pipeline(self) -> Any:
         """The pipeline with its text encoders, loaded now if they are not."""
-        if self._texts is None:
-            self._texts = self._pipeline(set(self._components()) - {"vae", *self._heavy()})
-        return self._texts
+        if self._text_pipeline is None:
+            self._text_pipeline = self._pipeline(set(self._components()) - {"vae", *self._trained_components()})
+        return self._text_pipeline
 
     def encoders(self) -> dict[str, torch.nn.Module]:
         """The frozen encoders that are loaded, by component."""
-        found = {"vae": self.pipe.vae, **({} if self._texts is None else self._texts.components)}
+        found = {"vae": self.pipe.vae, **({} if self._text_pipeline is None else self._text_pipeline.components)}
         return {name: part for name, part in found.items() if isinstance(part, torch.nn.Module)}
 
-    def free_texts(self) -> None:
+    def free_text_encoders(self) -> None:
         """Give the text encoders' memory back."""
-        self._texts = None
+        self._text_pipeline = None
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def idle(self) -> list[torch.nn.Module]:
+    def offloadable(self) -> list[torch.nn.Module]:
         """The encoders that are loaded and take the device's memory while nobody asks them."""
-        movable = self.base.device.type == "cuda" and not self._vae_away
+        movable = self.base.device.type == "cuda" and not self._vae_offloaded
         return [part for name, part in self.encoders().items() if name != "vae" or movable]
 
-    def put_away(self) -> None:
+    def offload(self) -> None:
         """Free the text encoders; keep the autoencoder in the host's memory between its uses."""
-        self._vae_away = self.base.device.type == "cuda"
-        if self._vae_away:
+        self._vae_offloaded = self.base.device.type == "cuda"
+        if self._vae_offloaded:
             self.pipe.vae.to("cpu")
-        self.free_texts()
+        self.free_text_encoders()
 
     @contextmanager
-    def vae_at_work(self) -> Iterator[None]:
+    def vae_on_device(self) -> Iterator[None]:
         """The autoencoder is on the device inside. One thread at a time where it was put away."""
-        if not self._vae_away:
+        if not self._vae_offloaded:
             yield
             return
         with self._vae_lock:
@@ -181,7 +185,7 @@ class Denoiser(ABC):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """Everything that the model is told about a prompt (and, for some, the images to edit)."""
 
-    def told(self, size: Size) -> Tensors:
+    def extra_conditioning(self, size: Size) -> Tensors:
         """What the model is told beside the text about a picture whose size was this."""
         del size
         return {}
@@ -215,7 +219,7 @@ class Denoiser(ABC):
         del sigma
         return self.part
 
-    def dead(self, model: Any) -> set[str]:
+    def unused(self, model: Any) -> set[str]:
         """Linear modules inside a part's blocks that no output depends on: LoRA matrices there would never learn."""
         del model
         return set()
@@ -225,19 +229,19 @@ class Denoiser(ABC):
         share = _spread(sigma, latents)
         return (1 - share) * latents + share * noise
 
-    def goal(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """What `predict` should say, float32. Rectified flow: noise - x."""
         del sigma
         return noise - latents
 
     @abstractmethod
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The model's answer in the shape of the goal. model: the trained part that answers."""
+        """The model's answer in the shape of the target. model: the trained part that answers."""
 
     # ------------------------------------------------------------- samples
 
     @abstractmethod
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """Arguments of the pipeline's call, without size, steps, generator."""
 
     @contextmanager
@@ -245,19 +249,19 @@ class Denoiser(ABC):
         """The pipeline uses the areas that `advanced` asks for inside."""
         yield
 
-    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+    def generate(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
         """One sample, a list of its frames."""
-        return list(self.run_pipeline(shown, on_step).images[:1])
+        return list(self.run_pipeline(request, on_step).images[:1])
 
-    def run_pipeline(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> Any:
+    def run_pipeline(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> Any:
         """One call of the pipeline that users run."""
         with self.pipeline_areas():
             return self.pipe(
-                **self.call(shown),
-                width=shown.size[0],
-                height=shown.size[1],
-                num_inference_steps=shown.steps,
-                generator=torch.Generator("cpu").manual_seed(shown.seed),
+                **self.pipeline_arguments(request),
+                width=request.size[0],
+                height=request.size[1],
+                num_inference_steps=request.steps,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
                 callback_on_step_end=on_step,
             )
 
@@ -272,14 +276,14 @@ class Denoiser(ABC):
     def _components(self) -> list[str]:
         return [name for name, value in self._index.items() if isinstance(value, list) and value[0] is not None]
 
-    def _heavy(self) -> set[str]:
+    def _trained_components(self) -> set[str]:
         return {*self.parts}
 
     def _pipeline(self, wanted: set[str]) -> Any:
         import diffusers
 
         absent = {name: None for name, value in self._index.items() if isinstance(value, list) and name not in wanted}
-        with naming(self.base.name):
+        with as_config_error(self.base.name):
             pipe = getattr(diffusers, self.pipeline).from_pretrained(
                 self.base.folder, dtype=self.base.dtype, local_files_only=True, **absent
             )
@@ -295,7 +299,7 @@ class Denoiser(ABC):
         kind = getattr(diffusers, self._index[part][1], None)
         if kind is None:
             raise ConfigError(f"the base model {name} names a class that diffusers does not have: {self._index[part]}")
-        with naming(name):
+        with as_config_error(name):
             model, info = kind.from_pretrained(
                 folder,
                 subfolder=part,
@@ -310,7 +314,7 @@ class Denoiser(ABC):
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def as_config_error(name: str) -> Iterator[None]:
     """Whatever a broken folder makes of the libraries becomes a ConfigError inside."""
     try:
         yield
@@ -321,7 +325,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(module: Any, **values: Any) -> Iterator[None]:
+def patched(module: Any, **values: Any) -> Iterator[None]:
     """The module has these attributes inside: the constants of diffusers' pipelines are no parameters."""
     before = {name: getattr(module, name) for name in values}
     for name, value in values.items():

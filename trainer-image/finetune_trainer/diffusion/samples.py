@@ -20,7 +20,7 @@ from finetune_trainer.data.fetch import Fetcher, FetchError
 from finetune_trainer.data.images import ImageError, decode
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.diffusion.conditions import Conditions, Picture, Row
-from finetune_trainer.diffusion.denoiser import Denoiser, Shown
+from finetune_trainer.diffusion.denoiser import Denoiser, SampleRequest
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import flush
 from finetune_trainer.schedule import seed_of
@@ -84,7 +84,7 @@ class Samples:
                 continue
             try:
                 with torch.no_grad():
-                    frames = self._denoiser.show(self._shown(number, wanted), on_step)
+                    frames = self._denoiser.generate(self._request(number, wanted), on_step)
             except _StoppedError:
                 return
             partial_path = path.with_name(f".{path.name}")
@@ -93,11 +93,11 @@ class Samples:
             flush(partial_path)
             partial_path.rename(path)
 
-    def _shown(self, number: int, wanted: _Wanted) -> Shown:
+    def _request(self, number: int, wanted: _Wanted) -> SampleRequest:
         text, negative = self._texts(wanted)
-        controls = tuple(self._conditions.looked_at(wanted.controls))
+        controls = tuple(self._conditions.conditioning_images(wanted.controls))
         seed = seed_of(f"{self._seed}:sample:{number}") % 2**63
-        return Shown(text, negative, controls, self._size, self._steps, seed)
+        return SampleRequest(text, negative, controls, self._size, self._steps, seed)
 
     def _texts(self, wanted: _Wanted) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         prompts = wanted.prompt, self._denoiser.negative_prompt
@@ -107,7 +107,7 @@ class Samples:
     def _choose_size(self, inputs: Inputs, first: Row) -> Size:
         width, height = parameter(inputs.recipe, "sample_width"), parameter(inputs.recipe, "sample_height")
         if width is None or height is None:
-            return self._denoiser.target_size(first.target.size if self._denoiser.starts else (1, 1))
+            return self._denoiser.target_size(first.target.size if self._denoiser.takes_first_frame else (1, 1))
         multiple = self._denoiser.multiple
         return max(multiple, width // multiple * multiple), max(multiple, height // multiple * multiple)
 
@@ -118,7 +118,7 @@ class Samples:
         if not urls and first.controls:
             notes.append(f"samples[{number}] names no images: what the dataset's first row gives is used")
             return _Wanted(prompt, first.controls)
-        if not urls and self._denoiser.edits:
+        if not urls and self._denoiser.requires_image:
             raise ConfigError(f"samples[{number}] names no images, and the dataset has none: there is nothing to edit")
         return _Wanted(prompt, tuple(self._fetched(number, url) for url in urls))
 

@@ -1,7 +1,7 @@
 """Training a diffusion model on cached latents: the same for every family.
 
 The loss of a sample is the mean squared error (float32) between what the model says about its noisy latent and the
-family's goal (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
+family's target (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
 sample's own generator (`schedule.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
 positions are those of the first one. Where two denoisers share the noise, the sample's timestep says which of them
 learns from it, and those of one pass have the same. Grouping changes no number, because the draws belong to samples.
@@ -30,7 +30,7 @@ from finetune_trainer.diffusion.denoiser import Base, Denoiser, Noisy, batched
 from finetune_trainer.diffusion.samples import Samples
 from finetune_trainer.diffusion.timesteps import draw_sigma, weight
 from finetune_trainer.errors import DataError
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.schedule import Draw, sample_generator
 from finetune_trainer.settings import parameter
 from finetune_trainer.training import full_finetune
@@ -59,7 +59,9 @@ class DiffusionTrainee:
         self._denoiser = kind(base, inputs.advanced, parameter(self._recipe, "num_frames") or 1)
         self.rows: Sequence[int] = range(len(inputs.store))
         # The first frame of the picture to learn is that of its own control.
-        self._control_columns = control_columns or ((self._recipe.image_column,) if self._denoiser.starts else ())
+        self._control_columns = control_columns or (
+            (self._recipe.image_column,) if self._denoiser.takes_first_frame else ()
+        )
         self.notes: list[str] = list(self._denoiser.notes)
         self._require_one_target()
         self._row = lru_cache(maxsize=4096)(self._read_row)
@@ -105,7 +107,8 @@ class DiffusionTrainee:
         for number in range(len(controls[0])):
             tensors[f"{CONTROL}{number}"] = torch.stack([control[number] for control in controls])
         texts = [
-            {**self._conditions.text(row.caption, row.controls), **self._denoiser.told(row.target.size)} for row in rows
+            {**self._conditions.text(row.caption, row.controls), **self._denoiser.extra_conditioning(row.target.size)}
+            for row in rows
         ]
         tensors.update({TEXT + name: tensor for name, tensor in batched(texts).items()})
         tokens = len(rows) * (latents[0].numel() + sum(control.numel() for control in controls[0]))
@@ -120,7 +123,7 @@ class DiffusionTrainee:
         part = self._denoiser.part_at(float(batch.tensors["sigma"][0]))
         prediction, tensors = self._predict(batch, part)
         latents, noise = tensors["latents"].float(), tensors["noise"]
-        error = (prediction.float() - self._denoiser.goal(latents, noise, tensors["sigma"])) ** 2
+        error = (prediction.float() - self._denoiser.target(latents, noise, tensors["sigma"])) ** 2
         return (error.flatten(1).mean(1) * tensors["weight"]).sum()
 
     def outputs(self, batch: Batch) -> torch.Tensor:
@@ -172,22 +175,22 @@ class DiffusionTrainee:
         if self._samples.due(step, last):
             self.train(False)
             try:
-                with self._denoiser.vae_at_work():
+                with self._denoiser.vae_on_device():
                     self._samples.make(step, folder, stopped)
             finally:
                 self.train(True)
 
     # ------------------------------------------------------------- Offloading
 
-    def idle(self) -> list[torch.nn.Module]:
+    def offloadable(self) -> list[torch.nn.Module]:
         """The encoders: what they say of this dataset can all be known before the first step."""
-        return self._denoiser.idle()
+        return self._denoiser.offloadable()
 
-    def put_away(self) -> None:
+    def offload(self) -> None:
         """Ask the text encoders what is left to ask, and let them go, whatever `cacheTextEmbeddings` says."""
         if not self._texts_known:
             self._encode_all(texts_now=True)
-        self._denoiser.put_away()
+        self._denoiser.offload()
 
     # ----------------------------------------------------------------- inside
 
@@ -214,22 +217,22 @@ class DiffusionTrainee:
 
     def _encode_all(self, texts_now: bool) -> None:
         """Every latent into the cache, and every text unless that is left to the first use."""
-        ranks = self._inputs.ranks
-        if ranks.first:
+        group = self._inputs.group
+        if group.first:
             self._samples.encode()
-        for number in range(ranks.rank, len(self.rows), ranks.world):
+        for number in range(group.rank, len(self.rows), group.world_size):
             self._inputs.check()
             row = self._row(number)
             self._require_motion(number, self._conditions.target(row))
             self._conditions.controls(row)
             if texts_now:
                 self._conditions.text(row.caption, row.controls)
-            if number % 100 > 99 - ranks.world:
-                say("encoding", rows=number + 1, of=len(self.rows))
-        ranks.wait()
+            if number % 100 > 99 - group.world_size:
+                emit("encoding", rows=number + 1, of=len(self.rows))
+        group.barrier()
         self._texts_known = texts_now
         if texts_now:
-            self._denoiser.free_texts()
+            self._denoiser.free_text_encoders()
 
     def _read_row(self, number: int) -> Row:
         store = self._inputs.store
@@ -251,7 +254,7 @@ class DiffusionTrainee:
         return store.load_frames(store[index], column, place, most, self._denoiser.rate)
 
     def _require_motion(self, number: int, latent: torch.Tensor) -> None:
-        if self._denoiser.starts and latent.shape[1] == 1:
+        if self._denoiser.takes_first_frame and latent.shape[1] == 1:
             row, column = self._inputs.store[self.rows[number]].row, self._recipe.image_column
             raise DataError(f"row {row}: column {column!r} holds too few frames: what comes after the first is learnt")
 

@@ -1,1 +1,1 @@
-"""Several processes in one pod: one per GPU, started by the launcher, joined into one process group."""
+"""Several processes in one pod: one per GPU, started by the launcher and joined into a process group."""

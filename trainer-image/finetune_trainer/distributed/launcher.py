@@ -1,8 +1,8 @@
-"""One process per GPU: started, stopped and judged here. Standard library and the contract only.
+"""Starts and stops one process per GPU, and decides the exit code. Standard library and the contract only.
 
-torchrun would do the same, but it turns every exit code into 1 (measured), and the operator decides by the code.
-Rank 0 starts first and alone: it checks configuration and data and fetches the model; the others start when it says so.
-Each rank sees its own GPU only, and writes a termination message of its own, of which one becomes the pod's.
+torchrun would do the same, but it turns every exit code into 1 (measured), and the operator decides by the exit code.
+Rank 0 starts first and alone: it validates configuration and data and downloads the model; the others start when it is
+ready. Each rank sees only its own GPU, and writes its own termination message, one of which becomes the pod's.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from finetune_operator.api import trainer_config as contract
+from finetune_operator.api import trainer_config
 from finetune_operator.api.trainer_config import (
     FINAL_EXIT_CODES,
     ExitCode,
@@ -26,20 +26,20 @@ from finetune_operator.api.trainer_config import (
 )
 from finetune_trainer.environment import RANK_ENV, RANKS_DIR_ENV, RANKS_ENV
 from finetune_trainer.errors import EXIT_FAILED, TrainerReason
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.stop import Stop
 
 PREPARED: Final = "prepared"
-"""The file by which rank 0 says that data and model are there."""
+"""The file by which rank 0 says that data and model are ready."""
 LAUNCHER_ENV: Final = "FINETUNE_LAUNCHER"
 """The launcher's process id."""
 POLL_S: Final = 0.05
-FOLLOW_S: Final = 15.0
-"""How long the other ranks may take to notice that one has failed, before they are killed."""
+GRACE_PERIOD_S: Final = 15.0
+"""How long the other ranks may take to notice that one has failed before they are killed."""
 
 
 def devices() -> int:
-    """How many GPUs the driver shows this process; 0 where there is no driver. Respects CUDA_VISIBLE_DEVICES."""
+    """The number of GPUs that the driver shows to this process, 0 without a driver. Respects CUDA_VISIBLE_DEVICES."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -51,25 +51,28 @@ def devices() -> int:
 
 
 def launch(count: int, termination_log: Path | None, stop: Stop) -> int:
-    """Run `count` ranks to their end; returns the exit code, and leaves the deciding rank's termination message."""
+    """Run `count` ranks until all have ended; returns the exit code, and writes the deciding rank's message.
+
+    termination_log: the file for the pod's termination message.
+    """
     stop.finish()  # from here on a signal only sets the flag, which `_watch` passes on
     with TemporaryDirectory(prefix="finetune-ranks-", ignore_cleanup_errors=True) as folder:
         ranks = _Ranks(count, Path(folder))
         _watch(ranks, stop)
         rank = decide(ranks.codes, {rank for rank in ranks.codes if ranks.reason(rank) == TrainerReason.RANK_LOST})
         message, code = ranks.message(rank), _shell_code(ranks.codes[rank])
-    _leave(message, termination_log)
-    if rank != 0:  # rank 0 says the end itself, but not that of others
-        say("end", state=message.state, reason=message.reason, message=message.message, exitCode=code)
+    _write(message, termination_log)
+    if rank != 0:  # rank 0 reports its own end, but not that of another rank
+        emit("end", state=message.state, reason=message.reason, message=message.message, exitCode=code)
     return code
 
 
 def decide(codes: Mapping[int, int], lost: set[int]) -> int:
-    """The rank whose end is that of the run.
+    """The rank whose exit code becomes that of the run.
 
-    codes: exit codes by rank in the order in which they ended, negative for a signal. lost: the ranks that failed only
-    because another one did. Rank 0 writes the result, so its success is the run's. Else a final verdict (bad
-    configuration or data, out of memory) goes before a wish to try again, and that before what ended first.
+    codes: exit codes by rank, in the order in which the ranks ended; negative for a signal. lost: the ranks that failed
+    only because another one did. Rank 0 writes the result, so its success is the run's. Otherwise a final exit code
+    (bad configuration or data, out of memory) takes precedence over a retry, and that over whatever ended first.
     """
     if codes.get(0) == ExitCode.DONE:
         return 0
@@ -82,10 +85,10 @@ def decide(codes: Mapping[int, int], lost: set[int]) -> int:
 
 
 def die_with_parent() -> None:
-    """A rank ends at once, without a verdict, when its launcher is killed (Linux only)."""
+    """End this rank at once, without a termination message, when its launcher is killed. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if str(os.getppid()) != os.environ.get(LAUNCHER_ENV):  # it was killed before
+        if str(os.getppid()) != os.environ.get(LAUNCHER_ENV):  # the launcher is dead already
             os._exit(EXIT_FAILED)
 
 
@@ -97,7 +100,7 @@ class _Ranks:
     codes: dict[int, int] = field(default_factory=dict)
 
     def start(self, rank: int) -> None:
-        """SIGTERM is blocked meanwhile, and `Stop.listen` lets it through: none gets lost in a rank's first moments."""
+        """Start a rank with SIGTERM blocked, until its `Stop.listen`: a signal in its first moments is not lost."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             self.running[rank] = subprocess.Popen(
@@ -109,36 +112,36 @@ class _Ranks:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def reap(self) -> None:
-        """Note the codes of those that have ended."""
+        """Record the exit codes of the ranks that have ended."""
         for rank, process in list(self.running.items()):
             if (code := process.poll()) is not None:
                 self.codes[rank] = code
                 del self.running[rank]
 
     def send(self, signum: int) -> None:
-        """To all that run."""
+        """Send a signal to every running rank."""
         for process in self.running.values():
             process.send_signal(signum)
 
     def reason(self, rank: int) -> str | None:
-        """Why a rank says that it ended."""
-        said = self._said(rank)
-        return said.reason if said else None
+        """The reason in a rank's termination message, if it wrote one."""
+        written = self._written(rank)
+        return written.reason if written else None
 
     def message(self, rank: int) -> TerminationMessage:
-        """What the rank says, with rank 0's account of how far the run came."""
-        said = self._said(rank) or TerminationMessage(
+        """A rank's termination message, with the progress that rank 0 reports."""
+        message = self._written(rank) or TerminationMessage(
             state="Failed",
             reason=TrainerReason.TRAINER_FAILED,
-            message=f"process {rank} of {self.count} ended {_in_words(self.codes[rank])}",
+            message=f"process {rank} of {self.count} ended {_how(self.codes[rank])}",
         )
-        first = self._said(0)
+        first = self._written(0)
         if rank == 0 or first is None:
-            return said
+            return message
         known = {name: getattr(first, name) for name in ("step", "total_steps", "loss", "checkpoint")}
-        return said.model_copy(update=known)
+        return message.model_copy(update=known)
 
-    def _said(self, rank: int) -> TerminationMessage | None:
+    def _written(self, rank: int) -> TerminationMessage | None:
         try:
             return read_termination_message(self._log(rank).read_text())
         except (OSError, UnicodeDecodeError):
@@ -149,7 +152,7 @@ class _Ranks:
 
     def _environment(self, rank: int) -> dict[str, str]:
         env = {
-            # One pod: nothing needs to leave it.
+            # Within one pod.
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.count)),
@@ -158,58 +161,58 @@ class _Ranks:
             RANKS_ENV: str(self.count),
             RANKS_DIR_ENV: str(self.folder),
             LAUNCHER_ENV: str(os.getpid()),
-            contract.TERMINATION_LOG_ENV: str(self._log(rank)),
+            trainer_config.TERMINATION_LOG_ENV: str(self._log(rank)),
             "CUDA_VISIBLE_DEVICES": own_device(rank, os.environ.get("CUDA_VISIBLE_DEVICES")),
         }
         if rank != 0:
-            env.pop(contract.SERVER_URL_ENV, None)
+            env.pop(trainer_config.SERVER_URL_ENV, None)
         return env
 
 
 def own_device(rank: int, visible: str | None) -> str:
-    """CUDA_VISIBLE_DEVICES of a rank, given that of all (indices or UUIDs with commas, None for every device)."""
+    """CUDA_VISIBLE_DEVICES of a rank. visible: that of the pod (indices or UUIDs), None for every device."""
     names = [name.strip() for name in visible.split(",")] if visible else []
     return names[rank] if rank < len(names) else str(rank)
 
 
 def _watch(ranks: _Ranks, stop: Stop) -> None:
-    """Until all have ended. One that fails takes the others with it: their next exchange would never come."""
+    """Wait until all ranks have ended. If one fails, the others are killed: their next collective would hang."""
     ranks.start(0)
-    told, killed_at = False, float("inf")
+    signalled, killed_at = False, float("inf")
     while ranks.running:
         time.sleep(POLL_S)
         ranks.reap()
-        if stop.requested and not told:
+        if stop.requested and not signalled:
             ranks.send(signal.SIGTERM)
-            told = True
-        if not told and set(ranks.running) == {0} and not ranks.codes and (ranks.folder / PREPARED).exists():
+            signalled = True
+        if not signalled and set(ranks.running) == {0} and not ranks.codes and (ranks.folder / PREPARED).exists():
             for rank in range(1, ranks.count):
                 ranks.start(rank)
-        if killed_at == float("inf") and _over(ranks.codes):
-            killed_at = time.monotonic() + FOLLOW_S
+        if killed_at == float("inf") and _is_decided(ranks.codes):
+            killed_at = time.monotonic() + GRACE_PERIOD_S
         if time.monotonic() > killed_at:
             ranks.send(signal.SIGKILL)
 
 
-def _over(codes: Mapping[int, int]) -> bool:
+def _is_decided(codes: Mapping[int, int]) -> bool:
     return codes.get(0) == ExitCode.DONE or any(code not in (ExitCode.DONE, ExitCode.RETRY) for code in codes.values())
 
 
-def _leave(message: TerminationMessage, log: Path | None) -> None:
+def _write(message: TerminationMessage, log: Path | None) -> None:
     if log is None:
         return
     try:
         log.write_text(message.to_json())
     except OSError as error:
-        print(f"termination message not written: {error}", flush=True)
+        print(f"the termination message could not be written: {error}", flush=True)
 
 
 def _shell_code(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _in_words(code: int) -> str:
+def _how(code: int) -> str:
     if code >= 0:
-        return f"with exit code {code} and without a word"
+        return f"with exit code {code} and without a termination message"
     hint = ": the pod may have run out of memory" if code == -signal.SIGKILL else ""
     return f"by signal {-code} ({signal.Signals(-code).name}){hint}"

@@ -1,9 +1,9 @@
-"""The processes of one run, and what they say to each other.
+"""The processes of one run, and their collective operations.
 
 Every rank holds the whole model, trains its share of each optimizer step, and adds its gradients to those of the
-others; after that all do the same update. Gradients are added in few flat buckets after the last micro-step,
-explicitly: see docs/design/several-gpus.md for why not torch's DistributedDataParallel. Everything else goes over gloo
-on the CPU, so that no exchange waits for the device.
+others; then all apply the same update. Gradients are reduced in a few flat buckets after the last micro-step,
+explicitly: docs/design/several-gpus.md says why not by torch's DistributedDataParallel. Everything else goes over gloo
+on the CPU, so that no other collective waits for the device.
 """
 
 from __future__ import annotations
@@ -20,56 +20,62 @@ import torch.distributed as dist
 from finetune_trainer.errors import RankLost, RunError
 from finetune_trainer.stop import Stop
 
-LONGEST_WAIT: Final = timedelta(days=7)
-"""For the ranks that do not make pictures. A rank that dies is noticed by the launcher, not by a timeout."""
-BUCKET: Final = 64 * 2**20
-"""Most scalars that are added at once: 256 MiB of float32 beside the gradients."""
+TIMEOUT: Final = timedelta(days=7)
+"""Of one collective. Long, because rank 0 alone generates samples; a rank that dies is noticed by the launcher."""
+BUCKET_SIZE: Final = 64 * 2**20
+"""Scalars that are reduced at once, at most: 256 MiB of float32 beside the gradients."""
 POLL_S: Final = 0.02
 
 
-class Ranks:
-    """One process alone; `Team` is several."""
+class ProcessGroup:
+    """A single process, for which every collective is trivial. `TorchProcessGroup` joins several."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is rank 0, the process that writes."""
         return self.rank == 0
 
-    def exchange(self, *numbers: int) -> list[list[int]]:
+    def all_gather(self, *numbers: int) -> list[list[int]]:
         """The numbers of every rank, by rank."""
         return [list(numbers)]
 
-    def collect(self, thing: Any) -> list[Any]:
-        """Everybody's thing (picklable), by rank."""
-        return [thing]
+    def gather(self, value: Any) -> list[Any]:
+        """The value (picklable) of every rank, by rank, on every rank."""
+        return [value]
 
-    def hand_out(self, thing: Any) -> Any:
-        """What rank 0 gives."""
-        return thing
+    def broadcast(self, value: Any) -> Any:
+        """The value (picklable) that rank 0 gives, on every rank."""
+        return value
 
-    def wait(self) -> None:
-        """Until everybody is here."""
+    def barrier(self) -> None:
+        """Return when every rank has called this."""
 
-    def add_up(self, weights: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-        """Add the gradients of all ranks, in place; returns the added loss. What nobody uses still has no gradient."""
+    def all_reduce(self, weights: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
+        """Sum the gradients over all ranks, in place; returns the summed loss.
+
+        A weight that no rank has used still has no gradient afterwards.
+        """
         del weights
         return loss
 
     def require_equal(self, weights: Sequence[torch.nn.Parameter]) -> None:
-        """Raise RunError if the ranks' weights have come apart. Waits for the device."""
+        """Raise RunError if the weights differ between ranks. Waits for the device."""
 
-    def part(self) -> None:
-        """From now on every rank is on its own."""
+    def close(self) -> None:
+        """Leave the group: there are no collectives after this."""
 
 
-class Team(Ranks):
-    """Several processes of one pod. Raises RankLost from any exchange when another one has ended."""
+class TorchProcessGroup(ProcessGroup):
+    """Several processes of one pod.
 
-    def __init__(self, rank: int, world: int, rendezvous_dir: Path, stop: Stop) -> None:
-        self.rank, self.world, self._stop = rank, world, stop
+    rendezvous_dir: an empty folder that all of them see. Every collective raises RankLost when another rank has ended.
+    """
+
+    def __init__(self, rank: int, world_size: int, rendezvous_dir: Path, stop: Stop) -> None:
+        self.rank, self.world_size, self._stop = rank, world_size, stop
         self._meet(rendezvous_dir)
         cuda = torch.cuda.is_available()
         self._call(
@@ -77,66 +83,66 @@ class Team(Ranks):
             "nccl" if cuda else "gloo",
             init_method=f"file://{rendezvous_dir / 'rendezvous'}",
             rank=self.rank,
-            world_size=self.world,
-            timeout=LONGEST_WAIT,
+            world_size=self.world_size,
+            timeout=TIMEOUT,
         )
-        self._talk = self._call(dist.new_group, backend="gloo", timeout=LONGEST_WAIT) if cuda else dist.group.WORLD
+        self._cpu_group = self._call(dist.new_group, backend="gloo", timeout=TIMEOUT) if cuda else dist.group.WORLD
 
-    def exchange(self, *numbers: int) -> list[list[int]]:
-        """int64 each; every rank gives as many."""
-        mine = torch.tensor(numbers, dtype=torch.int64)
-        found = [torch.empty_like(mine) for _ in range(self.world)]
-        self._call(dist.all_gather, found, mine, group=self._talk)
-        return [tensor.tolist() for tensor in found]
+    def all_gather(self, *numbers: int) -> list[list[int]]:
+        """int64 each; every rank gives the same number of them."""
+        own = torch.tensor(numbers, dtype=torch.int64)
+        gathered = [torch.empty_like(own) for _ in range(self.world_size)]
+        self._call(dist.all_gather, gathered, own, group=self._cpu_group)
+        return [tensor.tolist() for tensor in gathered]
 
-    def collect(self, thing: Any) -> list[Any]:
-        """Pickled; the ranks trust each other."""
-        found = [None] * self.world
-        self._call(dist.all_gather_object, found, thing, group=self._talk)
-        return found
+    def gather(self, value: Any) -> list[Any]:
+        """Pickled: the ranks trust one another."""
+        gathered = [None] * self.world_size
+        self._call(dist.all_gather_object, gathered, value, group=self._cpu_group)
+        return gathered
 
-    def hand_out(self, thing: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Pickled."""
-        box = [thing]
-        self._call(dist.broadcast_object_list, box, src=0, group=self._talk)
-        return box[0]
+        values = [value]
+        self._call(dist.broadcast_object_list, values, src=0, group=self._cpu_group)
+        return values[0]
 
-    def wait(self) -> None:
-        """A barrier on the CPU."""
-        self._call(dist.barrier, group=self._talk)
+    def barrier(self) -> None:
+        """On the CPU."""
+        self._call(dist.barrier, group=self._cpu_group)
 
-    def add_up(self, weights: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-        """Sums in the order of the ranks' ring, the same on every rank."""
+    def all_reduce(self, weights: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
+        """Sums in the order of the ring, the same on every rank."""
         used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.uint8)
-        self._call(dist.all_reduce, used, op=dist.ReduceOp.MAX, group=self._talk)
+        self._call(dist.all_reduce, used, op=dist.ReduceOp.MAX, group=self._cpu_group)
         total = loss.detach().clone().reshape(1)
         parts = [total]
-        for weight, somewhere in zip(weights, used.tolist(), strict=True):
-            if somewhere:
+        for weight, used_somewhere in zip(weights, used.tolist(), strict=True):
+            if used_somewhere:
                 weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
                 parts.append(weight.grad)
         for bucket in buckets(parts):
             flat = torch.cat([part.reshape(-1) for part in bucket])
             self._call(dist.all_reduce, flat)
-            for part, added in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
-                part.copy_(added.view_as(part))
+            for part, reduced in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
+                part.copy_(reduced.view_as(part))
         return total.reshape(())
 
     def require_equal(self, weights: Sequence[torch.nn.Parameter]) -> None:
-        """Compares a checksum of the bits."""
+        """By a checksum of the bits."""
         sums = [weight.detach().view(torch.int32).sum(dtype=torch.int64) for weight in weights]
-        if len(set(self.collect(int(torch.stack(sums).sum())))) > 1:
-            raise RunError(f"the weights of the {self.world} processes have come apart")
+        if len(set(self.gather(int(torch.stack(sums).sum())))) > 1:
+            raise RunError(f"the weights of the {self.world_size} processes differ from one another")
 
-    def part(self) -> None:
-        """Ends the connections."""
-        self.wait()
+    def close(self) -> None:
+        """After a barrier."""
+        self.barrier()
         dist.destroy_process_group()
 
     def _meet(self, folder: Path) -> None:
-        # torch's own meeting waits in C++, where no signal is heard, for ranks that may take long or never come.
+        # torch's own rendezvous waits in C++, where no signal is handled, for ranks that may take long or never come.
         (folder / f"here-{self.rank}").touch()
-        while not all((folder / f"here-{rank}").exists() for rank in range(self.world)):
+        while not all((folder / f"here-{rank}").exists() for rank in range(self.world_size)):
             self._stop.check()
             time.sleep(POLL_S)
 
@@ -147,16 +153,18 @@ class Team(Ranks):
             raise
         except RuntimeError as error:
             self._stop.check()
-            raise RankLost(f"another of the {self.world} processes has ended ({error})") from error
+            raise RankLost(f"another of the {self.world_size} processes has ended ({error})") from error
 
 
-def join(rank: int | None, world: int, rendezvous_dir: Path | None, stop: Stop) -> Ranks:
-    """This process's place among those that the launcher has started. rank: None without a launcher."""
-    return Ranks() if rank is None or rendezvous_dir is None else Team(rank, world, rendezvous_dir, stop)
+def join(rank: int | None, world_size: int, rendezvous_dir: Path | None, stop: Stop) -> ProcessGroup:
+    """Join the processes that the launcher has started. rank: None without a launcher. Raises Preempted, RankLost."""
+    if rank is None or rendezvous_dir is None:
+        return ProcessGroup()
+    return TorchProcessGroup(rank, world_size, rendezvous_dir, stop)
 
 
-def buckets(tensors: Sequence[torch.Tensor], size: int = BUCKET) -> Iterator[list[torch.Tensor]]:
-    """In order; each of one dtype and at most `size` scalars, or a single tensor."""
+def buckets(tensors: Sequence[torch.Tensor], size: int = BUCKET_SIZE) -> Iterator[list[torch.Tensor]]:
+    """The tensors in order; each bucket is of one dtype and of at most `size` scalars, or a single tensor."""
     bucket: list[torch.Tensor] = []
     for tensor in tensors:
         full = sum(part.numel() for part in bucket) + tensor.numel() > size
@@ -168,8 +176,8 @@ def buckets(tensors: Sequence[torch.Tensor], size: int = BUCKET) -> Iterator[lis
         yield bucket
 
 
-def share(things: Sequence[Any], rank: int, world: int) -> Sequence[Any]:
-    """A rank's part of an effective batch: neighbours, as equal as can be; the first ranks take what is left over."""
-    each, more = divmod(len(things), world)
+def share(items: Sequence[Any], rank: int, world_size: int) -> Sequence[Any]:
+    """The contiguous part of an effective batch that a rank trains; sizes differ by at most one, larger ones first."""
+    each, more = divmod(len(items), world_size)
     start = rank * each + min(rank, more)
-    return things[start : start + each + (rank < more)]
+    return items[start : start + each + (rank < more)]

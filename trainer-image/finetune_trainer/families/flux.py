@@ -11,7 +11,16 @@ from PIL import Image
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, POOLED, TRAINED_GUIDANCE, Base, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.denoiser import (
+    EMBEDS,
+    POOLED,
+    TRAINED_GUIDANCE,
+    Base,
+    Denoiser,
+    Noisy,
+    SampleRequest,
+    Tensors,
+)
 from finetune_trainer.diffusion.patches import pack, unpack
 
 
@@ -24,7 +33,7 @@ class Flux(Denoiser):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """512 tokens of T5 and CLIP's pooled vector."""
         del controls
-        embeds, pooled, _ = self.texts().encode_prompt(prompt, device=self.base.device)
+        embeds, pooled, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0], POOLED: pooled[0]}
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -50,12 +59,12 @@ class Flux(Denoiser):
         )[0]
         return unpack(answer[:, : height * width // 4], height, width)
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """Guidance as the model card has it."""
         device = self.base.device
         return {
-            "prompt_embeds": shown.text[EMBEDS][None].to(device),
-            "pooled_prompt_embeds": shown.text[POOLED][None].to(device),
+            "prompt_embeds": request.text[EMBEDS][None].to(device),
+            "pooled_prompt_embeds": request.text[POOLED][None].to(device),
             "guidance_scale": self.guidance,
         }
 
@@ -92,13 +101,13 @@ class FluxKontext(Flux):
         multiple = self.pipe.vae_scale_factor * 2
         return width // multiple * multiple, height // multiple * multiple
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """The image to edit in its size."""
-        image = shown.controls[0]
+        image = request.controls[0]
         width, height = self.control_size(image.size)
         return {
-            **super().call(shown),
+            **super().pipeline_arguments(request),
             "image": self.pipe.image_processor.resize(image, height, width),
             "_auto_resize": False,
-            "max_area": shown.size[0] * shown.size[1],
+            "max_area": request.size[0] * request.size[1],
         }

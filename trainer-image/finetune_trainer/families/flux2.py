@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.diffusion.adapter import folded
-from finetune_trainer.diffusion.denoiser import EMBEDS, TRAINED_GUIDANCE, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.denoiser import EMBEDS, TRAINED_GUIDANCE, Denoiser, Noisy, SampleRequest, Tensors
 
 
 class Flux2(Denoiser):
@@ -21,7 +21,7 @@ class Flux2(Denoiser):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """Hidden states of three layers side by side."""
         del controls
-        embeds, _ = self.texts().encode_prompt(prompt, device=self.base.device)
+        embeds, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0]}
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -48,9 +48,9 @@ class Flux2(Denoiser):
         )[0]
         return answer.transpose(1, 2).reshape(count, -1, height, width)
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """Guidance as the model card has it."""
-        return {"prompt_embeds": shown.text[EMBEDS][None].to(self.base.device), "guidance_scale": self.guidance}
+        return {"prompt_embeds": request.text[EMBEDS][None].to(self.base.device), "guidance_scale": self.guidance}
 
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
         """`transformer.` and diffusers' names, with alpha multiplied in: diffusers refuses alpha keys here."""
@@ -61,6 +61,9 @@ class Flux2(Denoiser):
 class Flux2Klein(Flux2):
     """FLUX.2 klein: classifier-free guidance instead of a guidance embedding (the distilled ones ignore it)."""
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With the empty prompt's embedding."""
-        return {**super().call(shown), "negative_prompt_embeds": shown.negative[EMBEDS][None].to(self.base.device)}
+        return {
+            **super().pipeline_arguments(request),
+            "negative_prompt_embeds": request.negative[EMBEDS][None].to(self.base.device),
+        }

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.diffusion.adapter import prefixed
-from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors, standardised
+from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, SampleRequest, Tensors, standardised
 from finetune_trainer.diffusion.patches import pack, unpack
 
 
@@ -21,14 +21,14 @@ class QwenImage(Denoiser):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """The last hidden states behind the template's own tokens, at most as many as the pipeline takes."""
         del controls
-        embeds, _ = self.texts().encode_prompt(prompt, device=self.base.device)
+        embeds, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0]}
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std per channel."""
         return standardised(self.pipe.vae, pixels.unsqueeze(2))
 
-    def dead(self, model: Any) -> set[str]:
+    def unused(self, model: Any) -> set[str]:
         """The text stream ends with the last block: what writes into it there is thrown away."""
         last = f"transformer_blocks.{len(model.transformer_blocks) - 1}"
         return {f"{last}.attn.to_add_out", f"{last}.txt_mlp.net.0.proj", f"{last}.txt_mlp.net.2"}
@@ -49,14 +49,16 @@ class QwenImage(Denoiser):
         )[0]
         return unpack(answer[:, : height * width // 4], height, width).unsqueeze(2)
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """True classifier-free guidance, as the model card does it."""
         device = self.base.device
         return {
-            "prompt_embeds": shown.text[EMBEDS][None].to(device),
-            "prompt_embeds_mask": torch.ones(1, len(shown.text[EMBEDS]), device=device, dtype=torch.long),
-            "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
-            "negative_prompt_embeds_mask": torch.ones(1, len(shown.negative[EMBEDS]), device=device, dtype=torch.long),
+            "prompt_embeds": request.text[EMBEDS][None].to(device),
+            "prompt_embeds_mask": torch.ones(1, len(request.text[EMBEDS]), device=device, dtype=torch.long),
+            "negative_prompt_embeds": request.negative[EMBEDS][None].to(device),
+            "negative_prompt_embeds_mask": torch.ones(
+                1, len(request.negative[EMBEDS]), device=device, dtype=torch.long
+            ),
             "true_cfg_scale": 4.0,
         }
 

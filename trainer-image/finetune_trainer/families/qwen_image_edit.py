@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from finetune_trainer.diffusion.areas import Areas
-from finetune_trainer.diffusion.denoiser import EMBEDS, Shown, Tensors, replaced
+from finetune_trainer.diffusion.denoiser import EMBEDS, SampleRequest, Tensors, patched
 from finetune_trainer.families.qwen_image import QwenImage
 
 IMAGE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -23,7 +23,7 @@ IMAGE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 class QwenImageEdit(QwenImage):
     """Qwen-Image-Edit: one image, which the text encoder and the autoencoder see at the same size."""
 
-    edits: ClassVar[bool] = True
+    requires_image: ClassVar[bool] = True
     notes: tuple[str, ...] = (
         "prompts are encoded with the token types of the images to edit; diffusers 0.42 leaves them out under "
         "transformers 5, so its own prompt embeddings differ slightly",
@@ -31,7 +31,7 @@ class QwenImageEdit(QwenImage):
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """The last hidden states behind the template's first 64 tokens."""
-        pipe = self.texts()
+        pipe = self.text_pipeline()
         sizes = [self.condition_size(image.size) for image in controls]
         images = [
             pipe.image_processor.resize(image, height, width)
@@ -50,9 +50,9 @@ class QwenImageEdit(QwenImage):
         del images
         return ""
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """The images to edit as they are; the pipeline resizes them."""
-        return {**super().call(shown), "image": list(shown.controls)}
+        return {**super().pipeline_arguments(request), "image": list(request.controls)}
 
     @contextmanager
     def pipeline_areas(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class QwenImageEdit(QwenImage):
         def dimensions(_area: int, ratio: float) -> Any:
             return original(self._areas.control, ratio)
 
-        with replaced(module, calculate_dimensions=dimensions):
+        with patched(module, calculate_dimensions=dimensions):
             yield
 
 
@@ -82,5 +82,5 @@ class QwenImageEditPlus(QwenImageEdit):
         """The pipeline keeps its areas in its module."""
         from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 
-        with replaced(module, VAE_IMAGE_SIZE=self._areas.control, CONDITION_IMAGE_SIZE=self._areas.seen):
+        with patched(module, VAE_IMAGE_SIZE=self._areas.control, CONDITION_IMAGE_SIZE=self._areas.seen):
             yield

@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.areas import Areas, Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, POOLED, Base, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.denoiser import EMBEDS, POOLED, Base, Denoiser, Noisy, SampleRequest, Tensors
 
 ORIGINAL = "original"
 
@@ -33,7 +33,7 @@ class StableDiffusion(Denoiser):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """77 tokens of CLIP."""
         del controls
-        embeds, _ = self.texts().encode_prompt(prompt, self.base.device, 1, do_classifier_free_guidance=False)
+        embeds, _ = self.text_pipeline().encode_prompt(prompt, self.base.device, 1, do_classifier_free_guidance=False)
         return {EMBEDS: embeds[0]}
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ class StableDiffusion(Denoiser):
         """The schedule's mixture at timestep floor(1000 sigma)."""
         return self._schedule.add_noise(latents, noise, self._timesteps(sigma))
 
-    def goal(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The noise, or the velocity for models that predict it."""
         if self._schedule.config.prediction_type == "v_prediction":
             return self._schedule.get_velocity(latents, noise, self._timesteps(sigma))
@@ -65,12 +65,12 @@ class StableDiffusion(Denoiser):
         del noisy
         return None
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """Classifier-free guidance against the empty prompt."""
         device = self.base.device
         return {
-            "prompt_embeds": shown.text[EMBEDS][None].to(device),
-            "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
+            "prompt_embeds": request.text[EMBEDS][None].to(device),
+            "negative_prompt_embeds": request.negative[EMBEDS][None].to(device),
             "guidance_scale": self.guidance,
         }
 
@@ -96,10 +96,10 @@ class StableDiffusionXL(StableDiffusion):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """Both encoders' hidden states side by side, and the second one's pooled vector."""
         del controls
-        found = self.texts().encode_prompt(prompt, device=self.base.device, do_classifier_free_guidance=False)
+        found = self.text_pipeline().encode_prompt(prompt, device=self.base.device, do_classifier_free_guidance=False)
         return {EMBEDS: found[0][0], POOLED: found[2][0]}
 
-    def told(self, size: Size) -> Tensors:
+    def extra_conditioning(self, size: Size) -> Tensors:
         """(height, width) of the picture before it was brought to size."""
         return {ORIGINAL: torch.tensor([size[1], size[0]], dtype=torch.float32)}
 
@@ -111,11 +111,11 @@ class StableDiffusionXL(StableDiffusion):
         sizes = torch.cat([original, torch.zeros_like(original), learnt.expand_as(original)], dim=1)
         return {"text_embeds": noisy.text[POOLED], "time_ids": sizes}
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With pooled vectors."""
         device = self.base.device
         return {
-            **super().call(shown),
-            "pooled_prompt_embeds": shown.text[POOLED][None].to(device),
-            "negative_pooled_prompt_embeds": shown.negative[POOLED][None].to(device),
+            **super().pipeline_arguments(request),
+            "pooled_prompt_embeds": request.text[POOLED][None].to(device),
+            "negative_pooled_prompt_embeds": request.negative[POOLED][None].to(device),
         }

@@ -18,7 +18,16 @@ from PIL import Image
 from finetune_trainer.config import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Areas, Size
-from finetune_trainer.diffusion.denoiser import EMBEDS, Base, Denoiser, Noisy, Shown, Tensors, replaced, standardised
+from finetune_trainer.diffusion.denoiser import (
+    EMBEDS,
+    Base,
+    Denoiser,
+    Noisy,
+    SampleRequest,
+    Tensors,
+    patched,
+    standardised,
+)
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.models import read_json
 
@@ -75,7 +84,7 @@ class Wan(Denoiser):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """512 tokens of UMT5, zeros behind the text."""
         del controls
-        embeds, _ = self.texts().encode_prompt(
+        embeds, _ = self.text_pipeline().encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=512, device=self.base.device
         )
         return {EMBEDS: embeds[0]}
@@ -99,19 +108,19 @@ class Wan(Denoiser):
             timestep = _per_token(timestep, noisy.latents, model).flatten(1)
         return _answer(model, noisy, noisy.latents, timestep)
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """Classifier-free guidance against the empty prompt."""
         device = self.base.device
         return {
-            "prompt_embeds": shown.text[EMBEDS][None].to(device),
-            "negative_prompt_embeds": shown.negative[EMBEDS][None].to(device),
+            "prompt_embeds": request.text[EMBEDS][None].to(device),
+            "negative_prompt_embeds": request.negative[EMBEDS][None].to(device),
             "num_frames": self.frames,
             "output_type": "pil",
         }
 
-    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+    def generate(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
         """The frames of one clip."""
-        return list(self.run_pipeline(shown, on_step).frames[0])
+        return list(self.run_pipeline(request, on_step).frames[0])
 
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
         """`diffusion_model.` and the original model's names."""
@@ -123,7 +132,7 @@ class Wan(Denoiser):
             renamed[original] = tensor
         return prefixed(renamed, "diffusion_model", scale, rank)
 
-    def _heavy(self) -> set[str]:
+    def _trained_components(self) -> set[str]:
         return {*TWO}
 
     def _kept(self, frames: int) -> int:
@@ -144,7 +153,7 @@ class WanImageToVideo(Wan):
     """
 
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
-    starts: ClassVar[bool] = True
+    takes_first_frame: ClassVar[bool] = True
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)
@@ -161,11 +170,13 @@ class WanImageToVideo(Wan):
         from diffusers.pipelines.wan import pipeline_wan, pipeline_wan_i2v
 
         # Its own cleaning wants ftfy, and fails without; the other pipeline's is the same but for that.
-        with replaced(pipeline_wan_i2v, prompt_clean=pipeline_wan.prompt_clean):
-            told = super().encode_text(prompt, ())
+        with patched(pipeline_wan_i2v, prompt_clean=pipeline_wan.prompt_clean):
+            encoded = super().encode_text(prompt, ())
         if "image_encoder" in self._components():
-            told[IMAGE] = self.texts().encode_image(self._given(controls), self.base.device).to(self.base.dtype)
-        return told
+            encoded[IMAGE] = (
+                self.text_pipeline().encode_image(self._given(controls), self.base.device).to(self.base.dtype)
+            )
+        return encoded
 
     def encode_control(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
         """Of the first frame alone, or of a clip in which the frames that are not given are grey."""
@@ -175,10 +186,10 @@ class WanImageToVideo(Wan):
         grey = start.new_zeros(1, 3, self._kept(len(frames)) - 1 - len(end), *start.shape[3:])
         return self.encode_pixels(torch.cat([start, grey, *end], dim=2))[0]
 
-    def goal(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """noise - x, of the frames that are not given in their place."""
-        goal = super().goal(latents, noise, sigma)
-        return goal[:, :, 1:] if self._in_place else goal
+        target = super().target(latents, noise, sigma)
+        return target[:, :, 1:] if self._in_place else target
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
         """The first frame in place at timestep 0, or a mask of what is given and that.
@@ -196,17 +207,17 @@ class WanImageToVideo(Wan):
         self._mark_end(mask)
         return _answer(model, noisy, torch.cat([noisy.latents, mask, start], dim=1), timestep)
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With the image to animate."""
-        return {**super().call(shown), "image": self._given(shown.controls)[0]}
+        return {**super().pipeline_arguments(request), "image": self._given(request.controls)[0]}
 
-    def show(self, shown: Shown, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+    def generate(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
         """The pipeline takes an image or its embedding, and wants both: it gets the embedding from where it asks."""
-        if IMAGE not in shown.text:
-            return super().show(shown, on_step)
-        embedding = shown.text[IMAGE].to(self.base.device)
-        with replaced(self.pipe, encode_image=lambda *_: embedding):
-            return super().show(shown, on_step)
+        if IMAGE not in request.text:
+            return super().generate(request, on_step)
+        embedding = request.text[IMAGE].to(self.base.device)
+        with patched(self.pipe, encode_image=lambda *_: embedding):
+            return super().generate(request, on_step)
 
     def _given(self, frames: Sequence[Image.Image]) -> list[Image.Image]:
         return list(frames[:1])
@@ -220,11 +231,11 @@ class WanFirstLastToVideo(WanImageToVideo):
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)
-        self.looked_at = self.frames
+        self.conditioning_frames = self.frames
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With the image to end with."""
-        return {**super().call(shown), "last_image": self._given(shown.controls)[-1]}
+        return {**super().pipeline_arguments(request), "last_image": self._given(request.controls)[-1]}
 
     def _given(self, frames: Sequence[Image.Image]) -> list[Image.Image]:
         return [frames[0], frames[self._kept(len(frames)) - 1]]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.diffusion.adapter import prefixed
-from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, Shown, Tensors
+from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, SampleRequest, Tensors
 
 
 class ZImage(Denoiser):
@@ -20,7 +20,9 @@ class ZImage(Denoiser):
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """The hidden states before the last layer, without padding."""
         del controls
-        embeds, _ = self.texts().encode_prompt(prompt, device=self.base.device, do_classifier_free_guidance=False)
+        embeds, _ = self.text_pipeline().encode_prompt(
+            prompt, device=self.base.device, do_classifier_free_guidance=False
+        )
         return {EMBEDS: embeds[0]}
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -35,12 +37,12 @@ class ZImage(Denoiser):
         answers = model(list(noisy.latents.unsqueeze(2)), 1 - noisy.sigma, texts, return_dict=False)[0]
         return -torch.stack(list(answers)).squeeze(2)
 
-    def call(self, shown: Shown) -> dict[str, Any]:
+    def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """Classifier-free guidance against the empty prompt."""
         device = self.base.device
         return {
-            "prompt_embeds": [shown.text[EMBEDS].to(device)],
-            "negative_prompt_embeds": [shown.negative[EMBEDS].to(device)],
+            "prompt_embeds": [request.text[EMBEDS].to(device)],
+            "negative_prompt_embeds": [request.negative[EMBEDS].to(device)],
             "guidance_scale": 4.0,
         }
 

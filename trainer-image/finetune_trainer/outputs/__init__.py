@@ -1,1 +1,1 @@
-"""The result: exported and checked, then written to `output.uri`, which is checked before training. A file a scheme."""
+"""The result: exported, checked, and written to `output.uri`. One file for each scheme of the URI."""

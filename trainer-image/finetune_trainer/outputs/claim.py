@@ -1,4 +1,4 @@
-"""A result on a claim of the cluster: a folder that is there whole, or as it was before."""
+"""A result on a PersistentVolumeClaim: the folder is replaced as a whole, or stays as it was."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from finetune_trainer.files import MANIFEST, discard, flush, settle
 
 
 class ClaimFolder:
-    """pvc://claim/path. path: where that is in this pod."""
+    """The destination pvc://claim/path. path: where it is mounted in this pod."""
 
     def __init__(self, uri: str, path: Path) -> None:
         self._uri, self._path = uri, path
 
     def check(self) -> None:
-        """The folder is writable, and holds an earlier result or nothing."""
+        """Raise ConfigError unless the folder is writable, and empty or an earlier result."""
         uri, path = self._uri, self._path
         if path.exists() and not path.is_dir():
-            raise ConfigError(f"there is a file at {uri}, where the result's folder should be")
+            raise ConfigError(f"{uri} is a file: the result needs a folder")
         if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
-            raise ConfigError(f"the folder {uri} holds something else than an earlier result: name an empty folder")
+            raise ConfigError(f"the folder {uri} is neither empty nor an earlier result: choose an empty folder")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            trial = path.parent / f".{path.name}.writable"
-            trial.touch()
-            trial.unlink()
+            probe = path.parent / f".{path.name}.writable"
+            probe.touch()
+            probe.unlink()
         except OSError as error:
-            raise ConfigError(f"{uri} cannot be written: {error.strerror}") from error
+            raise ConfigError(f"{uri} is not writable: {error.strerror}") from error
 
     def publish(self, output: Path) -> None:
-        """Copy the output: under another name, flushed, then renamed over what an earlier result left."""
+        """Copy the output under a temporary name, flush it, and rename it over an earlier result."""
         destination = self._path
         partial = destination.with_name(f".{destination.name}.partial")
         try:

@@ -1,4 +1,4 @@
-"""`output.uri`: checked before training, written after. Another scheme is one entry."""
+"""`output.uri`: checked before training, written after it. A scheme is one entry of `SCHEMES`."""
 
 from __future__ import annotations
 
@@ -11,45 +11,49 @@ from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.outputs.claim import ClaimFolder
 from finetune_trainer.stop import interruptible
 
-PATIENCE_S: Final = 300.0
-PATIENCE_WITHOUT_STORAGE_S: Final = 3600.0
-"""Where the result is lost with the pod, another hour of trying is cheaper than another training."""
+RETRY_FOR_S: Final = 300.0
+RETRY_WITHOUT_STORAGE_FOR_S: Final = 3600.0
+"""Where the result is lost with the pod, an hour of retries is cheaper than training again."""
 
 
 class Destination(Protocol):
-    """A place for results."""
+    """A location for results."""
 
     def check(self) -> None:
-        """Before training. Raises ConfigError if the result could not be put there, RunError to try again."""
+        """Raise ConfigError if a result cannot be written here, or RunError where a retry may help."""
 
     def publish(self, output: Path) -> None:
-        """Write the finished output folder. Raises RunError(ArtifactUploadFailed)."""
+        """Write a complete output folder. Raises RunError(ArtifactUploadFailed)."""
 
 
 def check_destination(
     uri: str, access: OutputAccess, check: Callable[[], None] = lambda: None, title: str = "a FineTune"
 ) -> Destination:
-    """The place behind `output.uri`, tried out. check: called often; raises to stop. title: whose result it is."""
+    """The destination of `output.uri`, checked before training.
+
+    check: called often; raises Preempted to stop. title: of the run, for a commit message. Raises ConfigError,
+    RunError.
+    """
     scheme = uri.partition("://")[0]
     opener = SCHEMES.get(scheme)
     if opener is None:
-        raise ConfigError(f"results cannot be written to {scheme}:// by this trainer; it writes {', '.join(SCHEMES)}")
+        raise ConfigError(f"results cannot be written to {scheme}://; the trainer supports {', '.join(SCHEMES)}")
     destination = opener(uri, access, check, title)
     interruptible(destination.check, check)
     return destination
 
 
 def publish(output: Path, destination: Destination, kept: str | None) -> None:
-    """Bring the output there. Raises RunError that says where the result is `kept` meanwhile, if it is."""
+    """Write the output to its destination. kept: URI of the run's own copy, for the message of a RunError."""
     try:
         destination.publish(output)
     except RunError as error:
-        more = f"; it is kept at {kept}, and another attempt only uploads it" if kept else ""
+        more = f"; it is kept at {kept}, and a retry only uploads it" if kept else ""
         raise RunError(f"{error.message}{more}", error.reason) from None
 
 
-def _patience(access: OutputAccess) -> float:
-    return PATIENCE_S if access.durable else PATIENCE_WITHOUT_STORAGE_S
+def _retry_for_s(access: OutputAccess) -> float:
+    return RETRY_FOR_S if access.durable else RETRY_WITHOUT_STORAGE_FOR_S
 
 
 def _claim(uri: str, access: OutputAccess, _check: Callable[[], None], _title: str) -> Destination:
@@ -59,13 +63,13 @@ def _claim(uri: str, access: OutputAccess, _check: Callable[[], None], _title: s
 def _s3(uri: str, access: OutputAccess, check: Callable[[], None], _title: str) -> Destination:
     from finetune_trainer.outputs.s3 import S3Folder
 
-    return S3Folder(uri, access.secret, check, _patience(access))
+    return S3Folder(uri, access.secret, check, _retry_for_s(access))
 
 
 def _hub(uri: str, access: OutputAccess, check: Callable[[], None], title: str) -> Destination:
     from finetune_trainer.outputs.hub import HubRepository
 
-    return HubRepository(uri, access.secret, check, _patience(access), f"Add the result of {title}")
+    return HubRepository(uri, access.secret, check, _retry_for_s(access), f"Add the result of {title}")
 
 
 SCHEMES: Final[dict[str, Callable[[str, OutputAccess, Callable[[], None], str], Destination]]] = {

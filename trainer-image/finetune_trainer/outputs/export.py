@@ -1,4 +1,4 @@
-"""The result: written beside its place, read back and compared, then moved in, `manifest.json` last."""
+"""The result: written to a temporary folder, loaded and compared, then moved into place, `manifest.json` last."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ from finetune_trainer.training.probe import Probe, evaluation
 PARTIAL: Final = ".partial"
 LIBRARIES: Final = ("torch", "torchvision", "transformers", "peft", "diffusers", "safetensors", "tokenizers", "pillow")
 RELOAD_TOLERANCE: Final = 1e-5
-"""Largest difference of the outputs after a reload, relative to their size; a lost alpha is 1e-2 and more."""
+"""Largest difference of the outputs after a reload, relative to their size; a lost alpha makes 1e-2 or more."""
 
 
 def export(trainee: Trainee, probe: Probe, output: Path) -> None:
-    """Write the result into `output` and check it. Raises RunError if what was written does not act like the model."""
+    """Write the result into `output` and check it. Raises RunError if it does not give the outputs of the model."""
     partial = output / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -33,7 +33,7 @@ def export(trainee: Trainee, probe: Probe, output: Path) -> None:
         found = trainee.reload_exported(partial, probe.batches[0])
     difference = (expected - found).abs().max().item()
     if not difference <= RELOAD_TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise RunError(f"the exported weights do not act like the trained ones: outputs differ by {difference}")
+        raise RunError(f"the exported weights do not give the outputs of the trained ones: they differ by {difference}")
     settle(partial)
     for path in sorted(partial.iterdir()):
         target = output / path.name
@@ -45,9 +45,9 @@ def export(trainee: Trainee, probe: Probe, output: Path) -> None:
 
 
 def write_manifest(output: Path, content: dict[str, Any]) -> None:
-    """`manifest.json`, with size and digest of every other file; its presence means that the output is complete.
+    """Write `manifest.json`, with size and digest of every other file; its presence says that the output is complete.
 
-    Everything in the folder is then readable by other users and on the disk, whoever wrote it.
+    Everything in the folder is made readable by other users, and flushed to the disk.
     """
     settle(output)
     files = {
@@ -59,7 +59,7 @@ def write_manifest(output: Path, content: dict[str, Any]) -> None:
 
 
 def artifacts(output: Path, uri: str) -> list[ArtifactRecord]:
-    """Every file of the output, which has its manifest; weights first."""
+    """A record of every file of an output with a manifest; weights first. uri: of the output."""
     known = json.loads((output / MANIFEST).read_text())["files"]
     paths = sorted(visible_files(output), key=lambda path: (path.suffix != ".safetensors", path.as_posix()))
     records = []
@@ -71,7 +71,7 @@ def artifacts(output: Path, uri: str) -> list[ArtifactRecord]:
 
 
 def versions() -> dict[str, str]:
-    """What made the numbers: the libraries, and the kind of device."""
+    """The versions that decide the numbers: of the libraries, and the device's name."""
     found = {"finetune-trainer": __version__}
     for library in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""The end of a run: its result exported, checked, drawn, described in the manifest, and written to its destination."""
+"""The end of a run: export and check the result, draw plots, write the manifest, and publish."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_trainer.outputs.destination import Destination, publish
 from finetune_trainer.outputs.export import artifacts, export, versions, write_manifest
 from finetune_trainer.reporting.metrics import METRICS
 from finetune_trainer.reporting.plots import LOSS, SHEET, draw_loss, draw_sheet
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.training.setup import Training
 
@@ -23,7 +23,7 @@ def finish(
     destination: Destination | None,
     reporter: Reporter,
 ) -> None:
-    """Export, check, manifest, copy. destination: None keeps the result where it is. Raises RunError."""
+    """Finish a trained run. destination: None leaves the result where it is. Raises RunError."""
     output = storage.output_dir
     loss_after = training.probe.loss(training.trainee)
     export(training.trainee, training.probe, output)
@@ -33,11 +33,11 @@ def finish(
     kept = storage.uri(output)
     uri = kept or output.as_uri()
     if destination is not None and config.output is not None:
-        reporter.record_artifacts(artifacts(output, uri))  # where they are if the upload fails
+        reporter.record_artifacts(artifacts(output, uri))  # their location if the upload fails
         publish(output, destination, kept)
         uri = config.output.uri.rstrip("/")
     reporter.record_artifacts(artifacts(output, uri))
-    say("result", uri=uri, lossBefore=training.loss_before, lossAfter=loss_after)
+    emit("result", uri=uri, lossBefore=training.loss_before, lossAfter=loss_after)
 
 
 def _manifest(
@@ -60,7 +60,7 @@ def _manifest(
         },
         "seed": inputs.settings.seed,
         "samplesPerStep": inputs.settings.per_step,
-        "processes": inputs.ranks.world,
+        "processes": inputs.group.world_size,
         "steps": training.schedule.total_steps,
         "loss": loss,
         "pictures": pictures,
@@ -71,7 +71,7 @@ def _manifest(
 
 
 def _draw(config: TrainerConfig, output: Path, reporter: Reporter) -> dict[str, str]:
-    """Pictures for people, by what they show. None of them is worth failing for."""
+    """Draw plots; returns their file names by what they show. A failure to draw is only a note."""
     found = {}
     prompts = [sample.prompt for sample in getattr(config.recipe.parameters, "samples", None) or []]
     title = f"{config.finetune.name}, {config.base_model}"
@@ -81,5 +81,5 @@ def _draw(config: TrainerConfig, output: Path, reporter: Reporter) -> dict[str, 
         if draw_sheet(output / "samples", output / SHEET, prompts):
             found["samples"] = SHEET
     except Exception as error:
-        reporter.note(f"a picture could not be drawn: {type(error).__name__}: {error}")
+        reporter.note(f"a plot could not be drawn: {type(error).__name__}: {error}")
     return found

@@ -1,7 +1,6 @@
-"""A result at hf://org/name[@branch][/path]: one commit of a model repository, which is made (private) if need be.
+"""A result at hf://org/name[@branch][/path]: one commit to a model repository, which is created (private) if needed.
 
-The hub's client sends no file whose digest the hub has, and makes no commit without a change: another attempt costs
-next to nothing.
+The client sends no file that the Hub has already, and makes no commit without a change: a retry costs next to nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST
-from finetune_trainer.outputs.uploads import files_named_by, persistently, stale, uploads_of
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.outputs.uploads import files_in_manifest, stale, uploads_of, with_retries
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.stores import hub
 
 if TYPE_CHECKING:
@@ -25,47 +24,47 @@ MAIN: Final = "main"
 
 
 class HubRepository:
-    """hf://org/name. summary: of the commit. patience_s: for how long an upload is tried."""
+    """The destination hf://org/name. retry_for_s: how long an upload is retried. summary: of the commit."""
 
     def __init__(
-        self, uri: str, secret: Mapping[str, str], check: Callable[[], None], patience_s: float, summary: str
+        self, uri: str, secret: Mapping[str, str], check: Callable[[], None], retry_for_s: float, summary: str
     ) -> None:
         self._repository = hub.repository_of(uri, "models")
-        self._api, self._check, self._patience_s, self._summary = hub.client(secret), check, patience_s, summary
+        self._api, self._check, self._retry_for_s, self._summary = hub.client(secret), check, retry_for_s, summary
 
     def check(self) -> None:
-        """The repository is there, or is made; the token may write to it, as far as the hub tells."""
+        """Create the repository and branch if needed. Raises ConfigError if the token may not write to them."""
         try:
-            self._make()
+            self._create()
             self._check_writable()
-        except hub.NotThere as error:
+        except hub.NotFound as error:
             raise ConfigError(str(error), Reason.ARTIFACT_UPLOAD_FAILED) from None
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         id_, branch = self._repository.id, self._repository.revision
         try:
-            with self._answers():
+            with self._errors():
                 self._api.repo_info(id_, repo_type="model")
-        except hub.NotThere:
-            with self._answers():
+        except hub.NotFound:
+            with self._errors():
                 self._api.create_repo(id_, repo_type="model", private=True, exist_ok=True)
         if branch != MAIN:
-            with self._answers():
+            with self._errors():
                 self._api.create_branch(id_, branch=branch, repo_type="model", exist_ok=True)
 
     def _check_writable(self) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
-        with self._answers():
+        with self._errors():
             try:
                 self._api.auth_check(self._repository.id, repo_type="model", write=True)
             except HfHubHTTPError as error:
                 if error.response is None or error.response.status_code not in (404, 405, 501):
-                    raise  # a mirror need not know this call
+                    raise  # a mirror may not support this call
 
     def publish(self, output: Path) -> None:
-        """Everything in one commit, without what an earlier result had beside it."""
-        persistently(str(self._repository), lambda: self._commit(output), self._check, self._patience_s)
+        """Commit every file, and delete those that only an earlier result had."""
+        with_retries(str(self._repository), lambda: self._commit(output), self._check, self._retry_for_s)
 
     def _commit(self, output: Path) -> None:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -75,12 +74,12 @@ class HubRepository:
             CommitOperationAdd(self._below(upload.name), upload.path) for upload in uploads
         ]
         try:
-            with self._answers():
-                there = self._there()
+            with self._errors():
+                existing = self._existing()
                 operations += [
                     CommitOperationDelete(self._below(name))
-                    for name in stale(self._earlier(there), uploads)
-                    if self._below(name) in there
+                    for name in stale(self._earlier(existing), uploads)
+                    if self._below(name) in existing
                 ]
                 done = self._api.create_commit(
                     self._repository.id,
@@ -89,11 +88,11 @@ class HubRepository:
                     repo_type="model",
                     revision=self._repository.revision,
                 )
-        except hub.NotThere as error:
+        except hub.NotFound as error:
             raise RunError(str(error), Reason.ARTIFACT_UPLOAD_FAILED) from None
-        say("upload", repository=str(self._repository), files=len(uploads), commit=done.oid)
+        emit("upload", repository=str(self._repository), files=len(uploads), commit=done.oid)
 
-    def _there(self) -> set[str]:
+    def _existing(self) -> set[str]:
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
@@ -108,19 +107,19 @@ class HubRepository:
         except EntryNotFoundError:
             return set()
 
-    def _earlier(self, there: set[str]) -> dict[str, str]:
+    def _earlier(self, existing: set[str]) -> dict[str, str]:
         name = self._below(MANIFEST)
-        if name not in there:
+        if name not in existing:
             return {}
         path = self._api.hf_hub_download(
             self._repository.id, name, repo_type="model", revision=self._repository.revision
         )
-        return files_named_by(Path(path).read_bytes())
+        return files_in_manifest(Path(path).read_bytes())
 
     def _below(self, name: str) -> str:
         return f"{self._repository.path}/{name}".lstrip("/")
 
-    def _answers(self) -> AbstractContextManager[None]:
-        return hub.answers(
+    def _errors(self) -> AbstractContextManager[None]:
+        return hub.translated_errors(
             f"the model {self._repository}", Reason.ARTIFACT_UPLOAD_FAILED, Reason.ARTIFACT_UPLOAD_FAILED
         )

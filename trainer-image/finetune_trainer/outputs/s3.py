@@ -1,7 +1,7 @@
-"""A result at s3://bucket/prefix: one object a file, the manifest last.
+"""A result at s3://bucket/prefix: one object for each file, the manifest last.
 
-An object carries its digest as metadata (`x-amz-meta-sha256`), so that another attempt sends only what is missing;
-of a large file that was half sent, the parts that are missing (`parts.py`).
+An object carries its digest as metadata (`x-amz-meta-sha256`), so that a retry sends only what is missing; of a large
+file that was sent in part, the missing parts (`parts.py`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST
-from finetune_trainer.outputs.parts import PARTS_AT_ONCE, Marks, Sender, part_bytes
-from finetune_trainer.outputs.uploads import Upload, files_named_by, persistently, stale, uploads_of
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.outputs.parts import PARTS_AT_ONCE, MultipartSender, PendingUploads, part_bytes
+from finetune_trainer.outputs.uploads import Upload, files_in_manifest, stale, uploads_of, with_retries
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.stores import s3
-from finetune_trainer.stores.s3_parts import NotSupported, Parts
+from finetune_trainer.stores.s3_parts import MultipartUploads, NotSupported
 
 PROBE: Final = ".finetune-writable"
 DIGEST: Final = "sha256"
@@ -28,102 +28,107 @@ MAX_MANIFEST: Final = 16 * 2**20
 
 
 class S3Folder:
-    """s3://bucket/prefix. patience_s: for how long an upload is tried."""
+    """The destination s3://bucket/prefix. retry_for_s: how long an upload is retried."""
 
-    def __init__(self, uri: str, secret: Mapping[str, str], check: Callable[[], None], patience_s: float) -> None:
-        self._place = s3.Place.of(uri)
-        self._bucket = s3.open_bucket(self._place, secret)
-        self._parts: Parts | None = None
-        if (keys := s3.signing(secret)) is not None:
-            self._parts = Parts(self._place.bucket, *keys, Reason.ARTIFACT_UPLOAD_FAILED)
-        self._check, self._patience_s = check, patience_s
+    def __init__(self, uri: str, secret: Mapping[str, str], check: Callable[[], None], retry_for_s: float) -> None:
+        self._location = s3.S3Location.of(uri)
+        self._bucket = s3.open_bucket(self._location, secret)
+        self._multipart: MultipartUploads | None = None
+        if (keys := s3.signing_keys(secret)) is not None:
+            self._multipart = MultipartUploads(self._location.bucket, *keys, Reason.ARTIFACT_UPLOAD_FAILED)
+        self._check, self._retry_for_s = check, retry_for_s
 
     def check(self) -> None:
-        """An empty object is written and removed again."""
+        """Write an empty object and delete it. Raises ConfigError, RunError."""
         import obstore
 
-        key = self._place.below(PROBE)
-        with _answers(self._place):
+        key = self._location.below(PROBE)
+        with _errors(self._location):
             obstore.put(self._bucket, key, b"", use_multipart=False)
         self._remove(key)
 
     def publish(self, output: Path) -> None:
-        """Send what is not there yet, then the manifest; then remove what an earlier result had beside it.
+        """Send what the store does not have, the manifest last; then delete files that only an earlier result had.
 
-        A manifest always tells of a whole result: one of an earlier result goes before the first file is replaced.
+        A manifest always describes a complete result: that of an earlier result is deleted before a file is replaced.
         """
         uploads = uploads_of(output)
-        earlier = persistently(MANIFEST, self._earlier, self._check, self._patience_s)
-        if earlier and not persistently(MANIFEST, partial(self._has, uploads[-1]), self._check, self._patience_s):
-            self._remove(self._place.below(MANIFEST))
+        earlier = with_retries(MANIFEST, self._earlier, self._check, self._retry_for_s)
+        if earlier and not with_retries(MANIFEST, partial(self._has, uploads[-1]), self._check, self._retry_for_s):
+            self._remove(self._location.below(MANIFEST))
         for upload in uploads:
-            sent = persistently(upload.name, partial(self._send, upload, Marks(output)), self._check, self._patience_s)
-            say("upload", file=upload.name, bytes=upload.size, sent=sent)
+            sent = with_retries(
+                upload.name, partial(self._send, upload, PendingUploads(output)), self._check, self._retry_for_s
+            )
+            emit("upload", file=upload.name, bytes=upload.size, sent=sent)
         for name in stale(earlier, uploads):
-            self._remove(self._place.below(name))
+            self._remove(self._location.below(name))
 
     def _earlier(self) -> dict[str, str]:
-        """What an earlier result's manifest names."""
+        """Digests by name of the files in an earlier result's manifest."""
         import obstore
 
         try:
-            with _answers(self._place):
-                found = obstore.get(self._bucket, self._place.below(MANIFEST))
+            with _errors(self._location):
+                found = obstore.get(self._bucket, self._location.below(MANIFEST))
                 if found.meta["size"] > MAX_MANIFEST:
                     return {}
-                return files_named_by(bytes(found.bytes()))
-        except (s3.NotThere, ConfigError):  # not everybody who may write may read
+                return files_in_manifest(bytes(found.bytes()))
+        except (s3.NotFound, ConfigError):  # write permission does not imply read permission
             return {}
 
-    def _send(self, upload: Upload, marks: Marks) -> int:
-        """How many bytes of it had to be sent."""
+    def _send(self, upload: Upload, pending: PendingUploads) -> int:
+        """Send a file; returns how many bytes of it had to be sent."""
         if self._has(upload):
             return 0
-        key, metadata = self._place.below(upload.name), {DIGEST: _facts(upload)[0]}
-        if self._parts is None or upload.size <= PART_BYTES:
+        key, metadata = self._location.below(upload.name), {DIGEST: _state(upload)[0]}
+        if self._multipart is None or upload.size <= PART_BYTES:
             return self._send_whole(upload, key, metadata)
         try:
-            sent = Sender(self._parts, marks, PART_BYTES).send(upload, key, metadata)
+            sent = MultipartSender(self._multipart, pending, PART_BYTES).send(upload, key, metadata)
         except NotSupported:
             return self._send_whole(upload, key, metadata)
-        if self._there(upload) not in (None, _facts(upload)):  # gone on with what was begun for another content
-            raise RunError(f"{self._parts.title(key)} is not what was sent", Reason.ARTIFACT_UPLOAD_FAILED)
+        if self._stored(upload) not in (None, _state(upload)):  # an upload for other content was resumed
+            raise RunError(f"{self._multipart.title(key)} is not what was sent", Reason.ARTIFACT_UPLOAD_FAILED)
         return sent
 
     def _send_whole(self, upload: Upload, key: str, metadata: dict[str, str]) -> int:
         import obstore
 
         size = part_bytes(upload.size, PART_BYTES)
-        with _answers(self._place):
+        with _errors(self._location):
             obstore.put(
                 self._bucket, key, upload.path, attributes=metadata, chunk_size=size, max_concurrency=PARTS_AT_ONCE
             )
         return upload.size
 
     def _has(self, upload: Upload) -> bool:
-        return self._there(upload) == _facts(upload)
+        return self._stored(upload) == _state(upload)
 
-    def _there(self, upload: Upload) -> tuple[str | None, int] | None:
-        """Digest and size of the object of this name; None where there is none, or it cannot be seen."""
+    def _stored(self, upload: Upload) -> tuple[str | None, int] | None:
+        """Digest and size of the stored object; None if it does not exist or cannot be read."""
         import obstore
 
         try:
-            with _answers(self._place):
-                found = obstore.get(self._bucket, self._place.below(upload.name), options={"head": True})
-        except (s3.NotThere, ConfigError):
+            with _errors(self._location):
+                found = obstore.get(self._bucket, self._location.below(upload.name), options={"head": True})
+        except (s3.NotFound, ConfigError):
             return None
         return found.attributes.get(DIGEST), found.meta["size"]
 
     def _remove(self, key: str) -> None:
         import obstore
 
-        with suppress(RunError, s3.NotThere), _answers(self._place):  # not everybody who may write may delete
+        with (
+            suppress(RunError, s3.NotFound),
+            _errors(self._location),
+        ):  # write permission does not imply permission to delete
             obstore.delete(self._bucket, key)
 
 
-def _facts(upload: Upload) -> tuple[str, int]:
+def _state(upload: Upload) -> tuple[str, int]:
     return upload.digest.removeprefix("sha256:"), upload.size
 
 
-def _answers(place: s3.Place) -> AbstractContextManager[None]:
-    return s3.answers(place, Reason.ARTIFACT_UPLOAD_FAILED, Reason.ARTIFACT_UPLOAD_FAILED)
+def _errors(location: s3.S3Location) -> AbstractContextManager[None]:
+    return s3.translated_errors(location, Reason.ARTIFACT_UPLOAD_FAILED, Reason.ARTIFACT_UPLOAD_FAILED)

@@ -1,1 +1,1 @@
-"""What a run says about itself: progress, the console, the termination message, plots; secrets never with it."""
+"""What a run reports: events, progress, metrics, the termination message, plots. Secrets are redacted."""

@@ -1,41 +1,41 @@
-"""The one line that people watch: a bar on a terminal, plain lines everywhere else."""
+"""The line of progress that people watch: a bar on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_trainer.reporting.progress import Progress, tell
+from finetune_trainer.reporting.progress import Progress, print_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console as RichConsole
 
 
-class Screen(Protocol):
+class Console(Protocol):
     """Where progress is shown."""
 
     def show(self, progress: Progress) -> None:
-        """The newest report."""
+        """Show the newest report."""
 
     def close(self) -> None:
-        """No more will come."""
+        """Show nothing more."""
 
 
 class Lines:
-    """One line per report on stderr, for logs."""
+    """One line for each report on stderr, for logs."""
 
     def show(self, progress: Progress) -> None:
         """Print it."""
-        tell(progress.line())
+        print_line(progress.line())
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class Bar:
-    """A bar that is drawn over, with step, loss, learning rate, samples per second and time left."""
+    """A bar that is redrawn, with step, loss, learning rate, samples per second and time left."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: RichConsole) -> None:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
@@ -58,14 +58,14 @@ class Bar:
         self._bar.update(self._task, completed=progress.step, text=text, refresh=True)
 
     def close(self) -> None:
-        """Give the terminal back: the cursor is hidden until then."""
+        """Restore the terminal: the cursor is hidden until then."""
         self._bar.stop()
 
 
-def open_screen() -> Screen:
-    """A bar if stderr is a terminal."""
+def open_console() -> Console:
+    """A bar if stderr is a terminal, otherwise lines."""
     if not sys.stderr.isatty():
         return Lines()
-    from rich.console import Console
+    from rich.console import Console as RichConsole
 
-    return Bar(Console(stderr=True))
+    return Bar(RichConsole(stderr=True))

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` beside the result: one line for each optimizer step, numbers unrounded."""
+"""`metrics.jsonl` in the output folder: one line for each optimizer step, with unrounded numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS: Final = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step (1-based). loss is the mean over the step's units."""
+    """The metrics of one optimizer step. step: 1-based. loss: the mean over the units of the step."""
 
     step: int
     epoch: float
@@ -26,7 +26,7 @@ class StepRecord:
     tokens: int
 
     def line(self) -> str:
-        """One line of the file."""
+        """The step's line in the file."""
         return json.dumps(self.__dict__) + "\n"
 
 
@@ -37,7 +37,7 @@ class MetricsFile:
         self.path = output_dir / METRICS
 
     def append(self, records: Iterable[StepRecord]) -> None:
-        """Write the lines of further steps."""
+        """Append a line for each step."""
         with self.path.open("a") as file:
             file.writelines(record.line() for record in records)
 
@@ -46,13 +46,13 @@ class MetricsFile:
         flush(self.path)
 
     def truncate(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which will be trained again, and lines that are torn."""
+        """Remove the lines of steps after `step`, which will be trained again, and incomplete lines."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        write_atomically(self.path, "".join(line for line in lines if _is_whole(line, step)))
+        write_atomically(self.path, "".join(line for line in lines if _is_complete(line, step)))
 
 
-def _is_whole(line: str, most: int) -> bool:
+def _is_complete(line: str, last_step: int) -> bool:
     try:
-        return bool(line.endswith("\n") and json.loads(line)["step"] <= most)
+        return bool(line.endswith("\n") and json.loads(line)["step"] <= last_step)
     except (ValueError, KeyError, TypeError):
         return False

@@ -1,4 +1,4 @@
-"""What people look at when a run is over: the curve of its loss, and all samples side by side."""
+"""Pictures for people: the curve of the loss, and a contact sheet of all samples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from PIL import Image, ImageDraw, ImageFont
 LOSS: Final = "loss.png"
 SHEET: Final = "samples/contact-sheet.png"
 ROUNDS: Final = 12
-"""Most rounds of samples on the sheet: the first, the last, and others evenly between."""
+"""Rounds of samples on the sheet, at most: the first, the last, and others evenly spaced between them."""
 CELL: Final = 256
-"""Longest side of a sample on the sheet, in pixels; less where many stand side by side."""
+"""Longest side of a sample on the sheet in pixels; less if there are many in a row."""
 WIDEST: Final = 4096
 MARGIN, HEADER, FONT_SIZE = 8, 40, 13
 _SAMPLE = re.compile(r"^step-(\d+)-(\d+)\.(png|webp)$")
 
 
 def draw_loss(metrics: Path, picture: Path, title: str) -> bool:
-    """The loss of every step, faint, and its running mean; below it the learning rate. False without any step."""
+    """Draw the loss of every step, its running mean, and the learning rate. False if there are no steps."""
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]
     if not steps:
         return False
@@ -58,7 +58,7 @@ def _loss_figure(steps: Sequence[dict[str, Any]], title: str) -> Any:
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Exponential over about a fortieth of all values to either side, so that it does not lag behind."""
+    """The exponential moving average over about a fortieth of all values to either side, so that it does not lag."""
     keep = 1 - 1 / max(1.0, len(values) / 40)
     back = list(reversed(_decaying_mean(reversed(values), keep)))
     return [(before + after) / 2 for before, after in zip(_decaying_mean(values, keep), back, strict=True)]
@@ -73,7 +73,10 @@ def _decaying_mean(values: Iterable[float], keep: float) -> list[float]:
 
 
 def draw_sheet(samples: Path, picture: Path, prompts: Sequence[str]) -> bool:
-    """A row for each round of samples, a column for each prompt; of clips the first frame. False without samples."""
+    """Draw a row for each round of samples and a column for each prompt; a clip is its first frame.
+
+    False if there are no samples.
+    """
     found = {
         (int(name[1]), int(name[2])): path for path in samples.glob("step-*") if (name := _SAMPLE.match(path.name))
     }
@@ -104,7 +107,7 @@ def draw_sheet(samples: Path, picture: Path, prompts: Sequence[str]) -> bool:
 
 
 def chosen(steps: Sequence[int], most: int = ROUNDS) -> list[int]:
-    """At most so many of them, first and last among them."""
+    """At most `most` of the steps, evenly spaced, with the first and the last."""
     if len(steps) <= most:
         return list(steps)
     return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]

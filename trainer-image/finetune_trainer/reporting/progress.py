@@ -1,8 +1,8 @@
-"""Progress: JSON lines on stdout, a readable line on stderr, and a POST to the operator. None of it stops training.
+"""Progress: JSON lines on stdout, readable lines on stderr, and a POST to the operator. No failure stops training.
 
-The POST is the body of Kubeflow Trainer's status server, as transformers' KubeflowCallback sends it:
+The body of the POST is that of Kubeflow Trainer's status server, as transformers' KubeflowCallback sends it:
 `{"trainerStatus": {progressPercentage, estimatedRemainingSeconds, metrics: [{name, value}], lastUpdatedTime}}`
-to exactly the URL in KUBEFLOW_TRAINER_SERVER_URL, values as text, the token read anew each time.
+to exactly the URL in KUBEFLOW_TRAINER_SERVER_URL; values are strings, and the token is read again for each request.
 """
 
 import json
@@ -22,7 +22,7 @@ POST_TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """One report. loss is unrounded; eta in seconds."""
+    """A progress report. loss: unrounded. eta: seconds."""
 
     step: int
     total_steps: int
@@ -34,7 +34,7 @@ class Progress:
     eta: float | None = None
 
     def fields(self) -> dict[str, float | int]:
-        """What is known, by name."""
+        """The known values, for an event."""
         known = {
             "step": self.step,
             "total_steps": self.total_steps,
@@ -48,7 +48,7 @@ class Progress:
         return {name: value for name, value in known.items() if value is not None}
 
     def line(self) -> str:
-        """For people."""
+        """One line for people."""
         parts = [f"step {self.step}/{self.total_steps}", f"epoch {self.epoch:.2f}"]
         parts += [] if self.loss is None else [f"loss {self.loss:.4f}"]
         parts += [] if self.learning_rate is None else [f"lr {self.learning_rate:.3g}"]
@@ -57,7 +57,7 @@ class Progress:
         return "  ".join(parts)
 
     def status(self) -> dict[str, Any]:
-        """The Kubeflow body's inside. 100 % is left to the end of the run."""
+        """The `trainerStatus` of the POST. 100 % is reported only at the end of the run."""
         metrics = {
             "loss": self.loss,
             "learning_rate": self.learning_rate,
@@ -77,18 +77,21 @@ class Progress:
         return status
 
 
-def say(event: str, **fields: Any) -> None:
-    """One JSON line on stdout."""
+def emit(event: str, **fields: Any) -> None:
+    """Print an event, one line of JSON, on stdout."""
     print(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str), flush=True)
 
 
-def tell(text: str) -> None:
-    """One line for people on stderr."""
+def print_line(text: str) -> None:
+    """Print a line for people on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Poster:
-    """Sends the newest report in the background, at most one per interval. Failures are only counted."""
+    """Posts the newest report in the background, at most one in each interval. Failures are only counted.
+
+    ca: file of the certificate authority. token: file of the bearer token. interval: seconds.
+    """
 
     def __init__(self, url: str | None, ca: Path | None, token: Path | None, interval: float) -> None:
         self._url, self._ca, self._token, self._interval = url, ca, token, interval
@@ -101,13 +104,13 @@ class Poster:
             self._thread.start()
 
     def update(self, status: dict[str, Any]) -> None:
-        """Report this as soon as the interval allows; a newer one replaces it."""
+        """Post this status as soon as the interval allows, unless a newer one replaces it."""
         with self._wake:
             self._latest = status
             self._wake.notify()
 
     def close(self, last: dict[str, Any] | None = None, timeout: float = 2 * POST_TIMEOUT_S) -> None:
-        """Send what is left, at once, and stop; waits for at most `timeout` seconds."""
+        """Post the last status at once, and stop; waits for at most `timeout` seconds."""
         with self._wake:
             self._latest = last or self._latest
             self._closed = True
@@ -137,24 +140,24 @@ class Poster:
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
                 method="POST",
             )
-            trust = ssl.create_default_context(cafile=str(self._ca)) if self._ca else None
-            with urllib.request.urlopen(request, timeout=POST_TIMEOUT_S, context=trust) as response:  # noqa: S310
+            context = ssl.create_default_context(cafile=str(self._ca)) if self._ca else None
+            with urllib.request.urlopen(request, timeout=POST_TIMEOUT_S, context=context) as response:  # noqa: S310
                 response.read(1024)
         except Exception as error:  # reporting never stops training
             self.failures += 1
             if self.failures == 1:
-                tell(f"progress could not be reported: {type(error).__name__}")
+                print_line(f"the progress could not be reported: {type(error).__name__}")
 
 
-class Pace:
-    """Samples per second and time left, over the steps of this process."""
+class ThroughputMeter:
+    """Samples per second and remaining time, over the steps of this process."""
 
     def __init__(self, first_step: int, total_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._first, self._total, self._clock = first_step, total_steps, clock
         self._start, self._samples = clock(), 0
 
     def add(self, samples: int) -> None:
-        """Samples that have been trained on."""
+        """Count samples that have been trained on."""
         self._samples += samples
 
     def rate(self) -> float:
@@ -162,6 +165,6 @@ class Pace:
         return self._samples / max(self._clock() - self._start, 1e-9)
 
     def eta(self, step: int) -> float | None:
-        """Seconds left after `step` steps."""
+        """Remaining seconds after `step` steps; None before the first."""
         done = step - self._first
         return None if done < 1 else (self._clock() - self._start) / done * (self._total - step)

@@ -1,4 +1,4 @@
-"""Messages leave the pod (termination message, logs): no secret may go with them."""
+"""Redaction of messages that leave the pod: the termination message and logs."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` without the given secret values, credentials in URLs, URL queries and bearer tokens."""
+    """The text without the given secret values, credentials in URLs, queries of URLs, and bearer tokens."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "***")

@@ -1,4 +1,4 @@
-"""How a run goes, told to everybody who listens: events, notes, metrics, the console, the operator, the verdict."""
+"""Reports what a run does: events, notes, metrics, the console, the operator, and the termination message."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord
-from finetune_trainer.reporting.console import open_screen
+from finetune_trainer.reporting.console import open_console
 from finetune_trainer.reporting.metrics import MetricsFile, StepRecord
-from finetune_trainer.reporting.progress import Pace, Poster, Progress, say
+from finetune_trainer.reporting.progress import Poster, Progress, ThroughputMeter, emit
 from finetune_trainer.reporting.termination import Verdict
 
 if TYPE_CHECKING:
@@ -18,60 +18,64 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """verdict: filled in on the way. first: whether this process writes metrics and progress; the others do not."""
+    """Receives what happens in a run, and passes it on.
+
+    verdict: what the termination message will say; filled in on the way. first: whether this process, rank 0, writes
+    metrics and progress.
+    """
 
     def __init__(self, storage: RunStorage, verdict: Verdict, poster: Poster, *, first: bool) -> None:
         self._storage, self._verdict, self._poster, self._first = storage, verdict, poster, first
         self._metrics = MetricsFile(storage.output_dir)
         self.notes: list[str] = []
-        """What the user should know, for the manifest."""
+        """Notes for the user, which the manifest repeats."""
 
     @property
     def last_loss(self) -> float | None:
-        """The loss of the newest step that was reported."""
+        """The loss of the last step that was recorded."""
         return self._verdict.loss
 
     def note(self, text: str) -> None:
-        """Tell the user something."""
+        """Tell the user something, in an event and in the manifest."""
         self.notes.append(text)
-        say("note", text=text)
+        emit("note", text=text)
 
     def set_total_steps(self, total_steps: int) -> None:
-        """How many optimizer steps the run has."""
+        """Set the number of optimizer steps of the run."""
         self._verdict.total_steps = total_steps
 
     def drop_metrics_after(self, step: int) -> None:
-        """Drop the metrics of later steps, which an earlier attempt has trained without a checkpoint."""
+        """Drop the metrics of later steps, of which an earlier attempt left no checkpoint."""
         if self._first:
             self._metrics.truncate(step)
 
     def record_resume(self, step: int, loss: float | None, checkpoint: Path) -> None:
-        """The run goes on from this checkpoint."""
+        """Record that the run resumes from a checkpoint, and the loss at that step."""
         self._set_checkpoint(step, checkpoint)
         self._verdict.step, self._verdict.loss = step, loss
 
     @contextmanager
     def progress_display(self, first_step: int, total_steps: int) -> Iterator[None]:
-        """Progress is shown inside."""
-        self._pace = Pace(first_step, total_steps)
-        self._screen = open_screen()
+        """Show progress on the console inside the block."""
+        self._meter = ThroughputMeter(first_step, total_steps)
+        self._console = open_console()
         try:
             yield
         finally:
-            self._screen.close()
+            self._console.close()
 
     def record_steps(self, records: Sequence[StepRecord]) -> StepRecord | None:
-        """Write the metrics of further steps; returns the newest."""
+        """Write the metrics of further steps; returns the last of them."""
         if self._first:
             self._metrics.append(records)
-        self._pace.add(sum(record.samples for record in records))
+        self._meter.add(sum(record.samples for record in records))
         if not records:
             return None
         self._verdict.step, self._verdict.loss = records[-1].step, records[-1].loss
         return records[-1]
 
     def report_progress(self, record: StepRecord) -> None:
-        """Show how far the run has come."""
+        """Report the progress after a step: an event, the console, the operator."""
         if not self._first:
             return
         progress = Progress(
@@ -81,11 +85,11 @@ class Reporter:
             loss=record.loss,
             grad_norm=record.grad_norm,
             learning_rate=record.learning_rate,
-            samples_per_second=self._pace.rate(),
-            eta=self._pace.eta(record.step),
+            samples_per_second=self._meter.rate(),
+            eta=self._meter.eta(record.step),
         )
-        say("progress", **progress.fields())
-        self._screen.show(progress)
+        emit("progress", **progress.fields())
+        self._console.show(progress)
         self._poster.update(progress.status())
 
     def flush_metrics(self) -> None:
@@ -93,12 +97,12 @@ class Reporter:
         self._metrics.flush()
 
     def record_checkpoint(self, step: int, checkpoint: Path) -> None:
-        """A checkpoint is complete."""
+        """Record a complete checkpoint."""
         self._set_checkpoint(step, checkpoint)
-        say("checkpoint", step=step)
+        emit("checkpoint", step=step)
 
     def record_artifacts(self, artifacts: list[ArtifactRecord]) -> None:
-        """The files of the result, and where they are."""
+        """Record the files of the result and their URIs."""
         self._verdict.artifacts = artifacts
 
     def _set_checkpoint(self, step: int, checkpoint: Path) -> None:

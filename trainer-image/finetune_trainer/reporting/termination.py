@@ -1,4 +1,4 @@
-"""The termination message: the truth about how a run ended."""
+"""The termination message: how a run ended."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from finetune_trainer.reporting.redact import redact
 
 @dataclass
 class Verdict:
-    """What the run knows about itself; filled in as it goes on."""
+    """The content of the termination message, filled in while the run proceeds."""
 
     state: Literal["Succeeded", "Failed", "Preempted"] = "Failed"
     reason: AnyReason = TrainerReason.TRAINER_FAILED
@@ -25,7 +25,7 @@ class Verdict:
     artifacts: list[ArtifactRecord] = field(default_factory=list)
 
     def render(self, secrets: Iterable[str] = ()) -> str:
-        """The contract's JSON, cleaned of secrets."""
+        """The JSON of the contract, with secrets redacted."""
         return TerminationMessage(
             state=self.state,
             reason=self.reason,
@@ -38,10 +38,10 @@ class Verdict:
         ).to_json()
 
     def write(self, path: Path | None, secrets: Iterable[str] = ()) -> None:
-        """Write it where the kubelet looks. Never raises: the exit code still tells the most important part."""
+        """Write the message to the file that the kubelet reads. Never raises: the exit code says the essential."""
         if path is None:
             return
         try:
-            path.write_text(self.render(secrets))  # in place: the kubelet mounts the file itself
+            path.write_text(self.render(secrets))  # in place: the file itself is the kubelet's mount
         except OSError as error:
-            print(f"termination message not written: {error}", flush=True)
+            print(f"the termination message could not be written: {error}", flush=True)

@@ -1,5 +1,5 @@
-"""Where datasets are and results go beside the cluster's claims: S3, the Hugging Face hub, Oxen. No torch here.
+"""Remote stores for datasets and results: S3 and the Hugging Face Hub. Does not import torch.
 
-The endpoints are the official ones, or what the user's own Secret names; what a *dataset* refers to never comes this
-way but through `data/fetch.py` and its guard.
+Endpoints are the official ones, or those of the user's own Secret. The URLs in a *dataset* are never fetched here, but
+by `data/fetch.py`, which checks every address.
 """

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, by its own client: repositories by URI, and its errors as ours."""
+"""The Hugging Face Hub, through its own client: repositories by URI, and its errors as the trainer's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def repository_of(uri: str, kind: str) -> Repository:
-    """`kind`: what the URI may name, "datasets" or "models". Raises ConfigError for anything else."""
+    """The repository of an hf:// URI. kind: "datasets" or "models". Raises ConfigError for any other URI."""
     try:
         return Repository.of(uri, kind)
     except ValueError as error:
@@ -22,19 +22,23 @@ def repository_of(uri: str, kind: str) -> Repository:
 
 
 def client(secret: Mapping[str, str]) -> HfApi:
-    """With the Secret's HF_TOKEN, at its HF_ENDPOINT (a mirror), else as the environment says."""
+    """A client with HF_TOKEN and HF_ENDPOINT (a mirror) of the Secret, or of the environment."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=secret.get("HF_ENDPOINT", "").rstrip("/") or None, token=secret.get("HF_TOKEN") or None)
 
 
-class NotThere(Exception):
-    """There is no such repository, revision or file, or no permission to see it; the text says which."""
+class NotFound(Exception):
+    """The repository, revision or file does not exist or must not be read; the message says which."""
 
 
 @contextmanager
-def answers(title: str, reason: AnyReason, refused: AnyReason) -> Iterator[None]:
-    """NotThere; ConfigError(refused) where a retry gives the same; else RunError(reason). `title`: "the dataset x"."""
+def translated_errors(title: str, reason: AnyReason, refused: AnyReason) -> Iterator[None]:
+    """Raise the client's errors as the trainer's.
+
+    title: what is accessed, as in "the dataset x". Raises NotFound; ConfigError(refused) where a retry would fail the
+    same way; otherwise RunError(reason).
+    """
     import httpx2  # the client's own
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -52,31 +56,33 @@ def answers(title: str, reason: AnyReason, refused: AnyReason) -> Iterator[None]
         with _unwrapped():
             yield
     except GatedRepoError:
-        raise ConfigError(f"{title} is gated: accept its licence and give a Secret with HF_TOKEN", refused) from None
+        raise ConfigError(
+            f"{title} is gated: accept its licence, and provide a Secret with HF_TOKEN", refused
+        ) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         if constants.HF_HUB_OFFLINE:
-            raise ConfigError(f"{title} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it") from None
-        raise RunError(f"{title} could not be fetched: {type(error).__name__}", reason) from None
+            raise ConfigError(f"{title} is not in the cache, and HF_HUB_OFFLINE is set") from None
+        raise RunError(f"{title} could not be downloaded: {type(error).__name__}", reason) from None
     except RevisionNotFoundError:
-        raise NotThere(f"{title} has no such revision") from None
+        raise NotFound(f"{title} has no such revision") from None
     except EntryNotFoundError:
-        raise NotThere(f"{title} has no such file or folder") from None
+        raise NotFound(f"{title} has no such file or folder") from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise NotThere(f"there is no {title.removeprefix('the ')} on the hub (or no permission to see it)") from None
+        raise NotFound(f"{title} does not exist on the Hub, or the token may not read it") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
-            raise ConfigError(f"{title}: the hub refuses the credentials ({status})", refused) from None
-        raise RunError(f"{title}: the hub answers {status or type(error).__name__}", reason) from None
+            raise ConfigError(f"{title}: the Hub rejects the credentials ({status})", refused) from None
+        raise RunError(f"{title}: the Hub responds with {status or type(error).__name__}", reason) from None
     except (httpx2.HTTPError, OSError) as error:
-        raise RunError(f"{title}: the hub cannot be reached: {type(error).__name__}", reason) from None
+        raise RunError(f"{title}: the Hub cannot be reached: {type(error).__name__}", reason) from None
     except RuntimeError as error:
         raise RunError(f"{title}: {error}", reason) from None
 
 
 @contextmanager
 def _unwrapped() -> Iterator[None]:
-    """The client hides what went wrong with a large file behind a RuntimeError."""
+    """Raise the cause of the RuntimeErrors in which the client wraps failures of large files."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Which certificate authorities count for stores and downloads."""
+"""TLS for stores and downloads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import ssl
 import certifi
 
 
-def trusted() -> ssl.SSLContext:
-    """Those of SSL_CERT_FILE where the administrator sets it, else certifi's."""
+def ssl_context() -> ssl.SSLContext:
+    """A context with the certificate authorities of SSL_CERT_FILE, where the administrator sets it, or of certifi."""
     return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())

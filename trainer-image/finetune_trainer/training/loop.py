@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Trainee
-from finetune_trainer.distributed.process_group import Ranks, share
+from finetune_trainer.distributed.process_group import ProcessGroup, share
 from finetune_trainer.errors import ConfigError, OutOfMemory
 from finetune_trainer.reporting.metrics import StepRecord
 from finetune_trainer.schedule import Schedule, seed_of
@@ -39,11 +39,11 @@ class Loop:
         settings: Settings,
         advanced: Advanced,
         memory: MemoryPlanner,
-        ranks: Ranks,
+        group: ProcessGroup,
         stop: Stop,
     ) -> None:
         self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
-        self._memory, self._ranks, self._stop = memory, ranks, stop
+        self._memory, self._group, self._stop = memory, group, stop
         self._weights = trainee.parameters()
         self._optimizer = torch.optim.AdamW(
             self._weights,
@@ -55,8 +55,8 @@ class Loop:
         )
         self._lr = LambdaLR(self._optimizer, lr_factor(advanced, schedule.total_steps))
         self.step = 0
-        if not ranks.first:
-            torch.manual_seed(seed_of(f"{settings.seed}:rank:{ranks.rank}"))  # dropout differs from rank 0's
+        if not group.first:
+            torch.manual_seed(seed_of(f"{settings.seed}:rank:{group.rank}"))  # dropout differs from rank 0's
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor, float, int, int]] = []
         self.rng = rng_state()
         """The state of the random number generators after `step` whole steps."""
@@ -93,20 +93,20 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Optimizer, schedule and random number generators after `self.step` whole steps."""
-        self._ranks.require_equal(self._weights)
-        rng = self._ranks.collect(self.rng)
+        self._group.require_equal(self._weights)
+        rng = self._group.gather(self.rng)
         return {"optimizer": self._optimizer.state_dict(), "lr": self._lr.state_dict(), "rng": rng}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Go on after `step` steps."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr.load_state_dict(state["lr"])
-        self.rng = state["rng"][self._ranks.rank]
+        self.rng = state["rng"][self._group.rank]
         set_rng_state(self.rng)
         self.step = step
 
     def _batches(self, step: int) -> list[Batch]:
-        draws = share(self._schedule.at(step), self._ranks.rank, self._ranks.world)
+        draws = share(self._schedule.at(step), self._group.rank, self._group.world_size)
         parts = self._trainee.split(draws, self._settings.micro_batch, singly=self._memory.singly)
         batches = [self._trainee.prepare(part) for part in parts]
         # From pageable memory a copy to the device would wait for all that it still has to do.
@@ -115,15 +115,15 @@ class Loop:
     def _train(self, batches: Sequence[Batch]) -> bool:
         """One optimizer step; False if the pod was asked to stop before or in it, with nothing changed."""
         mine = [sum(getattr(batch, name) for batch in batches) for name in ("weight", "samples", "tokens")]
-        everyone = self._ranks.exchange(self._stop.requested, *mine)
+        everyone = self._group.all_gather(self._stop.requested, *mine)
         stopped, units, samples, tokens = (sum(column) for column in zip(*everyone, strict=True))
         if stopped:
             return False
         loss = self._share_of_step(batches, units)
-        if any(stopped for (stopped,) in self._ranks.exchange(loss is None)) or loss is None:
+        if any(stopped for (stopped,) in self._group.all_gather(loss is None)) or loss is None:
             self._optimizer.zero_grad(set_to_none=True)
             return False
-        loss = self._ranks.add_up(self._weights, loss)
+        loss = self._group.all_reduce(self._weights, loss)
         limit = self._advanced.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
         rate = self._lr.get_last_lr()[0]
@@ -140,13 +140,13 @@ class Loop:
             return self._accumulate(batches, units)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if self._memory.exhausted(batches):
-                raise OutOfMemory(self._memory.explained(error)) from error
+                raise OutOfMemory(self._memory.explain(error)) from error
         # Outside of the handler: as long as the error lives, its frames hold the activations that were too many.
         batches = self._fall_back(batches)
         try:
             return self._accumulate(batches, units)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemory(self._memory.explained(error)) from error
+            raise OutOfMemory(self._memory.explain(error)) from error
 
     def _accumulate(self, batches: Sequence[Batch], units: int) -> torch.Tensor | None:
         total = torch.zeros((), device=self._weights[0].device)

@@ -1,8 +1,8 @@
-"""The memory of a run: what it will take, what is available, and the strategy that makes it fit.
+"""The memory of a run: an estimate of what it takes, what is available, and the strategy that makes it fit.
 
 Weights, gradients and optimizer states are counted; what the backward pass needs of the forward pass is measured
-(`activations.py`). All figures are bytes unless they say GiB, and the total is an estimate: longer rows take more, and
-so do the kernels' own buffers.
+(`activations.py`). All figures are bytes unless they say GiB. The total is an estimate: longer rows take more, and so
+do the kernels' own buffers.
 """
 
 from __future__ import annotations
@@ -20,129 +20,144 @@ from finetune_trainer.training.activations import Activations, measure, tensors_
 from finetune_trainer.training.rng import set_rng_state
 
 if TYPE_CHECKING:
-    from finetune_trainer.distributed.process_group import Ranks
+    from finetune_trainer.distributed.process_group import ProcessGroup
     from finetune_trainer.training.blocks import Blocks
 
 GIB: Final = 2**30
 MARGIN: Final = 10
-"""Per cent, on the estimate, for what it cannot see: workspaces, fragments, gradients on their way."""
+"""Per cent that the estimate adds for what it cannot see: workspaces, fragmentation, gradients in flight."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one process on its device. prepared: the batches of two steps. idle: of the weights, what could be away."""
+    """The memory that one process takes on its device.
+
+    weights: of the trained and the frozen parts. prepared: the batches of two steps. offloadable: the part of `weights`
+    that no step needs.
+    """
 
     weights: int
     gradients: int
     optimizer: int
     prepared: int
     activations: Activations
-    idle: int = 0
+    offloadable: int = 0
 
     @classmethod
     def of(
-        cls, trainee: Trainee, batch: Batch, activations: Activations, idle: Sequence[torch.nn.Module] = ()
+        cls, trainee: Trainee, batch: Batch, activations: Activations, offloadable: Sequence[torch.nn.Module] = ()
     ) -> Estimate:
-        """Count the rest: gradients and both moments are as large as the trained weights. idle: what could be away."""
+        """Count everything but the activations; gradients and both moments are as large as the trained weights."""
         trained = sum(weight.nbytes for weight in trainee.parameters())
         held = _held(trainee.parts().values())
         prepared = 2 * sum(tensor.nbytes for tensor in batch.tensors.values())
-        return cls(held, trained, 2 * trained, prepared, activations, _held(idle))
+        return cls(held, trained, 2 * trained, prepared, activations, _held(offloadable))
 
-    def away(self) -> Estimate:
-        """Without what could be away."""
-        return replace(self, weights=self.weights - self.idle, idle=0)
+    def offloaded(self) -> Estimate:
+        """The estimate without what no step needs."""
+        return replace(self, weights=self.weights - self.offloadable, offloadable=0)
 
     def singly(self) -> Estimate:
-        """With one sample in each forward pass."""
+        """The estimate with one sample in each forward pass."""
         return replace(self, activations=self.activations.singly())
 
     def total(self, recomputed: int) -> int:
-        """With the margin on everything that is not yet there."""
+        """All of it, with `recomputed` blocks, and the margin on everything that is not allocated yet."""
         coming = self.gradients + self.optimizer + self.prepared + self.activations.kept(recomputed)
         return self.weights + coming + math.ceil(coming * MARGIN / 100)
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a run fits into its memory. singly: one sample in each forward pass. recomputed: so many blocks.
+    """How a run fits into its memory.
 
-    encoders_away: frozen encoders leave the device while they have nothing to do.
+    singly: one sample in each forward pass. recomputed: number of blocks whose activations are recomputed in the
+    backward pass. offload: the frozen encoders leave the device while no step needs them.
     """
 
     singly: bool
     recomputed: int
-    encoders_away: bool = False
+    offload: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As a checkpoint keeps it; the names are those of the first checkpoints."""
+        return {"singly": self.singly, "recomputed": self.recomputed, "encoders_away": self.offload}
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Strategy:
+        """What `to_json` gave."""
+        return cls(kept["singly"], kept["recomputed"], kept["encoders_away"])
 
 
 class MemoryPlanner:
-    """Makes a run fit into its memory: by an estimate before the first step, by falling back where memory runs out.
+    """Makes a run fit into its memory: by an estimate before the first step, by a fallback when memory runs out.
 
-    wanted_share: of the blocks, to be recomputed; None for as few as fit. note: tells the user.
+    recomputed_share: share of the blocks to recompute; None for as few as fit. note: tells the user.
     """
 
     def __init__(
         self,
         trainee: Trainee,
         blocks: Blocks,
-        wanted_share: float | None,
-        ranks: Ranks,
+        recomputed_share: float | None,
+        group: ProcessGroup,
         note: Callable[[str], None],
     ) -> None:
-        self._trainee, self._blocks, self._ranks, self._note = trainee, blocks, ranks, note
+        self._trainee, self._blocks, self._group, self._note = trainee, blocks, group, note
         self._weights = trainee.parameters()
-        self._wanted = None if wanted_share is None else math.ceil(wanted_share * len(blocks))
-        self.singly = self._encoders_away = False
+        self._recomputed = None if recomputed_share is None else math.ceil(recomputed_share * len(blocks))
+        self.singly = self._offloaded = False
         self._estimate: Estimate | None = None
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy now."""
-        return Strategy(self.singly, self._blocks.recomputed, self._encoders_away)
+        """The strategy that is followed now."""
+        return Strategy(self.singly, self._blocks.recomputed, self._offloaded)
 
     def adopt(self, strategy: Strategy) -> None:
-        """Follow a strategy from now on. Encoders that are away stay away."""
+        """Follow a strategy from now on. What is offloaded stays offloaded."""
         self.singly = strategy.singly
-        if strategy.encoders_away and not self._encoders_away and isinstance(self._trainee, Offloading):
-            self._trainee.put_away()
-        self._encoders_away |= strategy.encoders_away
+        if strategy.offload and not self._offloaded and isinstance(self._trainee, Offloading):
+            self._trainee.offload()
+        self._offloaded |= strategy.offload
         self._blocks.recompute(strategy.recomputed)
 
     def plan(self, batch: Batch, rng: dict[str, Any], *, free: bool) -> dict[str, Any]:
-        """Before the first step: estimate what it will take and adopt a strategy that fits; a report of both.
+        """Before the first step: estimate what a step takes, and adopt a strategy that fits, the same on every rank.
 
-        rng: the state of the random number generators that is set again after measuring. free: to choose; else what an
-        earlier attempt has chosen is kept, because another strategy may round otherwise.
+        batch: a large one, to measure. rng: the state that the random number generators are set to after measuring.
+        free: whether to choose; otherwise the strategy of an earlier attempt is kept: another may round differently.
+        Returns the `report`, with the names of the loaded parts.
         """
         activations = self._measured(batch, rng)
-        idle = self._trainee.idle() if isinstance(self._trainee, Offloading) else []
-        self._estimate = estimate = Estimate.of(self._trainee, batch, activations, idle)
+        offloadable = self._trainee.offloadable() if isinstance(self._trainee, Offloading) else []
+        self._estimate = estimate = Estimate.of(self._trainee, batch, activations, offloadable)
         available = self._available(estimate)
         self.adopt(self._agreed(self._chosen(estimate, available, free=free)))
-        if self._encoders_away:
-            self._estimate = estimate.away()
+        if self._offloaded:
+            self._estimate = estimate.offloaded()
         return {**report(estimate, available, self.strategy), "loaded": list(self._trainee.parts())}
 
     def exhausted(self, batches: Sequence[Batch]) -> bool:
-        """Whether there is nothing to fall back on: single samples already, and all blocks recomputed."""
+        """Whether no fallback is left: single samples already, and all blocks recomputed."""
         return self._blocks.recomputed == len(self._blocks) and all_single(batches)
 
     def fall_back(self, step: int, samples: int) -> None:
-        """One sample in a pass and all blocks recomputed, after memory ran out at a step (1-based) with `samples`."""
+        """Adopt single samples and recompute all blocks. step: at which memory ran out, 1-based. samples: in a pass."""
         self._note(
             f"out of memory at step {step} with {samples} rows in a forward pass: "
-            "going on with 1 row and recomputed activations (slower, same numbers)"
+            "continuing with 1 row and recomputed activations (slower, same numbers)"
         )
         self.adopt(Strategy(singly=True, recomputed=len(self._blocks)))
 
-    def explained(self, error: BaseException) -> str:
-        """What to tell the user when memory has run out for good."""
+    def explain(self, error: BaseException) -> str:
+        """The message for the user when no fallback is left."""
         text = "out of memory with 1 row per forward pass and recomputed activations"
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             text += (
-                f": the device has {total / 2**30:.1f} GiB, {free / 2**30:.1f} free; at most "
-                f"{torch.cuda.max_memory_allocated() / 2**30:.1f} were in use"
+                f": the device has {total / GIB:.1f} GiB, {free / GIB:.1f} of them free; the peak of this process was "
+                f"{torch.cuda.max_memory_allocated() / GIB:.1f} GiB"
             )
         if self._estimate is not None and self._estimate.activations.known:
             text += f"; {what_would_fit(self._estimate, self._available(self._estimate))}"
@@ -160,19 +175,19 @@ class MemoryPlanner:
     def _chosen(self, estimate: Estimate, available: int, *, free: bool) -> Strategy:
         if not estimate.activations.known:
             self._note(
-                f"out of memory in a first forward pass of {estimate.activations.samples} rows: "
-                "going on with 1 row and recomputed activations (slower, same numbers)"
+                f"out of memory in the first forward pass, of {estimate.activations.samples} rows: "
+                "continuing with 1 row and recomputed activations (slower, same numbers)"
             )
-            return Strategy(singly=True, recomputed=len(self._blocks), encoders_away=estimate.idle > 0)
-        return choose(estimate, available, self._wanted) if free else self.strategy
+            return Strategy(singly=True, recomputed=len(self._blocks), offload=estimate.offloadable > 0)
+        return choose(estimate, available, self._recomputed) if free else self.strategy
 
     def _agreed(self, strategy: Strategy) -> Strategy:
-        everyone = self._ranks.exchange(strategy.singly, strategy.recomputed, strategy.encoders_away)
-        singly, recomputed, away = zip(*everyone, strict=True)
-        return Strategy(any(singly), max(recomputed), any(away))
+        gathered = self._group.all_gather(strategy.singly, strategy.recomputed, strategy.offload)
+        singly, recomputed, offload = zip(*gathered, strict=True)
+        return Strategy(any(singly), max(recomputed), any(offload))
 
     def _available(self, estimate: Estimate) -> int:
-        return available_memory(self._weights[0].device, estimate, self._ranks.world)
+        return available_memory(self._weights[0].device, estimate, self._group.world_size)
 
 
 def all_single(batches: Iterable[Batch]) -> bool:
@@ -180,22 +195,24 @@ def all_single(batches: Iterable[Batch]) -> bool:
     return all(batch.samples == 1 for batch in batches)
 
 
-def choose(estimate: Estimate, available: int, wanted: int | None = None) -> Strategy:
-    """The fewest recomputed blocks that fit; if all of them do not help, encoders leave, then one sample in a pass.
+def choose(estimate: Estimate, available: int, recomputed: int | None = None) -> Strategy:
+    """The strategy with the fewest recomputed blocks that fits; then offloading, then one sample in a pass.
 
-    available: memory for everything, what is already in it included. wanted: number of recomputed blocks, if not free.
+    available: memory for everything, allocated or not. recomputed: the number of recomputed blocks, where it is given.
+    Where nothing fits, the most frugal strategy: it is only an estimate.
     """
     blocks = len(estimate.activations.blocks)
     for singly, case in ((False, estimate), (True, estimate.singly())):
-        for away in (False, True) if estimate.idle else (False,):
-            for recomputed in range(blocks + 1) if wanted is None else (wanted,):
-                if (case.away() if away else case).total(recomputed) <= available:
-                    return Strategy(singly, recomputed, away)
-    return Strategy(estimate.activations.samples > 1, blocks if wanted is None else wanted, estimate.idle > 0)
+        for offload in (False, True) if estimate.offloadable else (False,):
+            for count in range(blocks + 1) if recomputed is None else (recomputed,):
+                if (case.offloaded() if offload else case).total(count) <= available:
+                    return Strategy(singly, count, offload)
+    most = blocks if recomputed is None else recomputed
+    return Strategy(estimate.activations.samples > 1, most, estimate.offloadable > 0)
 
 
 def what_would_fit(estimate: Estimate, available: int) -> str:
-    """For the message after the last fallback: rows of how many tokens, or what device."""
+    """A sentence for the message after the last fallback: rows of how many tokens would fit, or what device."""
     alone = estimate.singly()
     blocks = len(alone.activations.blocks)
     least = alone.total(blocks)
@@ -210,9 +227,9 @@ def what_would_fit(estimate: Estimate, available: int) -> str:
 
 
 def report(estimate: Estimate, available: int, strategy: Strategy) -> dict[str, Any]:
-    """For events and the manifest; GiB."""
+    """Estimate and strategy for events and the manifest, in GiB."""
     used = estimate.singly() if strategy.singly else estimate
-    used = used.away() if strategy.encoders_away else used
+    used = used.offloaded() if strategy.offload else used
     amounts = {
         "weights": used.weights,
         "gradients": used.gradients,
@@ -227,7 +244,7 @@ def report(estimate: Estimate, available: int, strategy: Strategy) -> dict[str, 
         "samplesPerPass": used.activations.samples,
         "tokensPerPass": used.activations.tokens,
         "recomputedBlocks": strategy.recomputed,
-        "encodersAway": strategy.encoders_away,
+        "encodersAway": strategy.offload,
         "blocks": len(estimate.activations.blocks),
         "measured": estimate.activations.known,
         "fits": used.total(strategy.recomputed) <= available,
@@ -235,23 +252,23 @@ def report(estimate: Estimate, available: int, strategy: Strategy) -> dict[str, 
 
 
 def shortage(reported: dict[str, Any]) -> str | None:
-    """What to tell the user where the estimate of a `report` does not fit."""
+    """The warning for the user where a `report` says that the run does not fit; None where it fits."""
     if reported["fits"]:
         return None
     return (
-        f"memory will hardly do: about {reported['estimatedGiB']:.1f} GiB are needed and "
-        f"{reported['thereGiB']:.1f} are there"
+        f"memory may run out: about {reported['estimatedGiB']:.1f} GiB are needed, and "
+        f"{reported['thereGiB']:.1f} GiB are available"
     )
 
 
 def _held(parts: Iterable[torch.nn.Module]) -> int:
-    """Bytes of their weights; what several share counts once."""
+    """Bytes of the weights and buffers; storage that several parts share counts once."""
     storages = [tensor.untyped_storage() for part in parts for tensor in tensors_of(part)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def available_memory(device: torch.device, estimate: Estimate, sharers: int = 1) -> int:
-    """What the device has for this process, the weights that are on it included. sharers: processes on one host."""
+    """Bytes that the device has for this process, including its weights. sharers: processes that share the host."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) + estimate.weights
@@ -259,7 +276,7 @@ def available_memory(device: torch.device, estimate: Estimate, sharers: int = 1)
 
 
 def total_memory(device: torch.device) -> int:
-    """All memory of a device, or what this pod may use of the host's."""
+    """Bytes of all memory of a GPU, or of the host's memory that this pod may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return host_memory.total()

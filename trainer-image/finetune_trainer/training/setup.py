@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.contract import Family, Inputs, Trainee
 from finetune_trainer.errors import DataError, RunError
-from finetune_trainer.reporting.progress import say
+from finetune_trainer.reporting.progress import emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.schedule import EpochSchedule, Schedule, StepSchedule
 from finetune_trainer.stop import Stop
@@ -51,8 +51,8 @@ def set_up(family: Family, inputs: Inputs, checkpoints: Checkpoints, stop: Stop,
     schedule = _schedule(inputs, len(trainee.rows))
     reporter.set_total_steps(schedule.total_steps)
     blocks = Blocks(repeated(trainee.parts().values()), dropout=advanced.lora_dropout > 0)
-    planner = MemoryPlanner(trainee, blocks, advanced.activation_checkpointing, inputs.ranks, reporter.note)
-    loop = Loop(trainee, schedule, settings, advanced, planner, inputs.ranks, stop)
+    planner = MemoryPlanner(trainee, blocks, advanced.activation_checkpointing, inputs.group, reporter.note)
+    loop = Loop(trainee, schedule, settings, advanced, planner, inputs.group, stop)
     probe = Probe.of(trainee, len(trainee.rows), settings.micro_batch)
     checkpoint = _newest(checkpoints, inputs)
     reporter.drop_metrics_after(0 if checkpoint is None else checkpoint.step)
@@ -60,9 +60,9 @@ def set_up(family: Family, inputs: Inputs, checkpoints: Checkpoints, stop: Stop,
         _resume(checkpoint, checkpoints, trainee, loop, planner, reporter)
         loss_before = float(checkpoint.extra["lossBefore"])
     else:
-        loss_before = probe.loss(trainee) if inputs.ranks.first else 0.0
+        loss_before = probe.loss(trainee) if inputs.group.first else 0.0
     memory = planner.plan(probe.largest, loop.rng, free=loop.step == 0)
-    say("memory", **memory)
+    emit("memory", **memory)
     if (warning := shortage(memory)) is not None:
         reporter.note(warning)
     compile_blocks(blocks, advanced.compile, reporter.note)
@@ -78,7 +78,7 @@ def _schedule(inputs: Inputs, rows: int) -> Schedule:
 
 def _newest(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
     """The checkpoint that every process goes on from, found by rank 0."""
-    found: Checkpoint | None = inputs.ranks.hand_out(_usable(checkpoints, inputs) if inputs.ranks.first else None)
+    found: Checkpoint | None = inputs.group.broadcast(_usable(checkpoints, inputs) if inputs.group.first else None)
     return found
 
 
@@ -97,7 +97,8 @@ def _usable(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
     if per_step != inputs.settings.per_step:  # worth another attempt: a node may have lost a device
         raise RunError(
             f"the checkpoint at step {checkpoint.step} was trained with {per_step} samples per step, and "
-            f"{inputs.ranks.world} devices make {inputs.settings.per_step}: the pod needs as many devices as before"
+            f"{inputs.group.world_size} devices make {inputs.settings.per_step}: "
+            "the pod needs as many devices as before"
         )
     return checkpoint
 
@@ -113,5 +114,5 @@ def _resume(
     folder = checkpoints.path(checkpoint.step)
     trainee.restore(folder)
     loop.restore(read_state(folder), checkpoint.step)
-    planner.adopt(Strategy(**checkpoint.extra["choice"]))  # another one would round otherwise
+    planner.adopt(Strategy.from_json(checkpoint.extra["choice"]))  # another one would round differently
     reporter.record_resume(checkpoint.step, checkpoint.extra["lastLoss"], folder)
