@@ -307,7 +307,7 @@ def _each_run(finetunes: list[Object]) -> Iterator[Metric]:
 
 
 def _add(family: GaugeMetricFamily, name: list[str], value: object, scale: float = 1.0) -> None:
-    """A status can hold anything that its schema lets through; what is no number is left out."""
+    """A status can hold anything that its schema lets through; what is not a number is left out."""
     with suppress(TypeError, ValueError):
         family.add_metric(name, float(value) * scale)  # type: ignore[arg-type]
 

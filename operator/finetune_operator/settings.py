@@ -40,7 +40,7 @@ class Definition:
     chart: str
     parse: Parser
     choices: tuple[str, ...]
-    """The words that it takes and no others; none: it is no choice."""
+    """The words that it takes and no others; none: it is not a choice."""
     repeatable: bool
     is_switch: bool
 
@@ -140,7 +140,7 @@ def _url(*schemes: str) -> Parser:
 def _split_url(value: str) -> Any:
     try:
         parts = urlsplit(value)
-        _ = parts.port  # raises where it is no port
+        _ = parts.port  # raises where it is not a port
     except ValueError:
         return None
     return parts if parts.hostname and not re.search(r"\s", value) else None

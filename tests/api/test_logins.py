@@ -287,7 +287,7 @@ async def test_a_plugin_that_fails(
         ({"clientCertificateData": BOGUS}, "only one of certificate and key"),
         ({"clientCertificateData": BOGUS, "clientKeyData": BOGUS}, "client certificate: "),
         ({"token": f"{BOGUS}\n"}, "characters that no token has"),
-        ({"token": BOGUS, "expirationTimestamp": BOGUS}, "is no time"),
+        ({"token": BOGUS, "expirationTimestamp": BOGUS}, "is not a time"),
     ],
 )
 def test_a_plugin_that_says_what_nobody_can_use(
@@ -469,7 +469,7 @@ REFUSED: dict[str, tuple[Object, Object, str]] = {
     "no base64": (
         {"client-certificate-data": f"{BOGUS}!", "client-key-data": "!"},
         {},
-        "client-certificate-data is no base64",
+        "client-certificate-data is not base64",
     ),
     "half a certificate": ({"client-certificate": "own.crt"}, {}, "go together"),
     "a file that is not there": ({"client-certificate": "own.crt", "client-key": "own.key"}, {}, "own.crt"),

@@ -40,7 +40,7 @@ RUNS = int(os.environ.get("BENCH_RUNS", "2000"))
 IDLE = int(os.environ.get("BENCH_IDLE", "10000"))
 STEADY_RATE, STEADY_SECONDS = 10, 20
 PATIENCE = 600.0
-"""Seconds until a part is given up: a busy machine is slow, and that is no error."""
+"""Seconds until a part is given up: a busy machine is slow, and that is not an error."""
 
 Object = dict[str, Any]
 

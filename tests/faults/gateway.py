@@ -81,7 +81,7 @@ async def let_through(_: Call, forward: Forward) -> web.StreamResponse:
 
 
 def failure(status: int, reason: str, **headers: str) -> web.Response:
-    """An answer of the API server's that is no success."""
+    """An answer of the API server's that is not a success."""
     body = {
         "kind": "Status",
         "apiVersion": "v1",

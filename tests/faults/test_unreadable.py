@@ -207,7 +207,9 @@ async def test_what_no_api_server_makes_is_left_out_of_a_list_by_name(world: Wor
 
     await here.user.until("another list", listed_again)
     assert "watch of finetunes: team/bad is left out, it cannot be read: no low surrogate" in here.log()
-    assert "watch of finetunes: an object without a name is left out, it cannot be read: it is no object" in here.log()
+    assert (
+        "watch of finetunes: an object without a name is left out, it cannot be read: it is not an object" in here.log()
+    )
     assert "ended" not in here.log()
     await here.user.ends("earlier-1", message=DONE)
     await here.user.phase("earlier", "Succeeded")

@@ -362,7 +362,7 @@ def test_rows_that_are_no_conversations_are_refused_with_their_reasons(new: NewR
     said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     bad: dict[str, Any] = {
         "no list of messages": "hello",
-        "message 0 is no object": ["hello"],
+        "message 0 is not an object": ["hello"],
         "message 0 has no role": [{"content": "x"}, *said],
         "message 1 of the assistant is empty": [said[0], {"role": "assistant", "content": " "}],
         "has no message of the assistant": said[:1],

@@ -163,7 +163,7 @@ def test_names_as_kubectl_prints_them(given: str, name: str) -> None:
 
 
 def test_a_name_of_something_else() -> None:
-    with pytest.raises(UsageError, match="pod/a is no FineTune"):
+    with pytest.raises(UsageError, match="pod/a is not a FineTune"):
         plain_name("pod/a")
 
 

@@ -84,7 +84,7 @@ ELSEWHERE = {
 FILES_ELSEWHERE = {"model_index.json", "manifest.json", "config.json", "comfy/lora.py", "comfy/utils.py"}
 """Of checkpoints and results, and of ComfyUI."""
 ADDRESSES = ("actions/", "artifacthub.io/", "finetune.dev/", "batch/v1", "core/v1", "metadata.", "kueue.x-k8s.io/")
-"""What has a slash and is no file: paths of APIs, annotations, versions."""
+"""What has a slash and is not a file: paths of APIs, annotations, versions."""
 
 NAME = re.compile(
     r"(?<!\w)(?:[A-Za-z][A-Za-z0-9]*(?:_\w+)+|[a-z]{2,}(?:[A-Z][a-z0-9]*)+|[A-Z][a-z0-9]+(?:[A-Z][a-z0-9]*)+)(?!\w)"

@@ -72,5 +72,5 @@ async def test_an_answer_that_is_nested_deeply_is_read_without_its_depths(server
             assert answer["metadata"] == {"name": "a"}
             assert too_deep(answer["spec"])
         server.text = server.text[:-1]
-        with pytest.raises(ApiError, match="the answer is no JSON object"):
+        with pytest.raises(ApiError, match="the response is not a JSON object"):
             await client.get("/finetunes/a")

@@ -151,7 +151,7 @@ HOSTILE: dict[str, tuple[str, dict[str, bytes], Needs, str]] = {
         PICTURES,
         "row 0 of t.csv: column 'caption' is empty",
     ),
-    "a caption that is no text": (
+    "a caption that is not text": (
         "/t.jsonl",
         {"/t.jsonl": b'{"image": "a.png", "caption": 7}\n'},
         PICTURES,
@@ -167,7 +167,7 @@ HOSTILE: dict[str, tuple[str, dict[str, bytes], Needs, str]] = {
         "/t.jsonl",
         {"/t.jsonl": b'{"image":"a.png","caption":"x"}\n' + b"[" * 200_000 + b"\n"},
         PICTURES,
-        "row 1 of t.jsonl: is no JSON: nested too deeply",
+        "row 1 of t.jsonl: is not valid JSON: nested too deeply",
     ),
     "an endless number": (
         "/t.jsonl",

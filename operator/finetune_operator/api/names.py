@@ -59,7 +59,7 @@ _JOB_NAME: Final = re.compile(r"(?P<name>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)-(?P<ru
 
 
 def named_run(job: str) -> tuple[str, int] | None:
-    """(FineTune, run) of a Job's name, the inverse of `job_name`; None where it is no such name."""
+    """(FineTune, run) of a Job's name, the inverse of `job_name`; None where it is not such a name."""
     found = _JOB_NAME.fullmatch(job)
     if found is None or int(found["run"]) > MAX_RUN:
         return None

@@ -20,7 +20,7 @@ _REMEMBERED = 4096
 
 
 class Malformed(Exception):
-    """What came is no object as Kubernetes makes them."""
+    """What came is not an object as Kubernetes makes them."""
 
 
 class Store:
@@ -65,7 +65,7 @@ class Store:
         if version < self._deleted.get(_uid(body), 0):
             return False
         if not isinstance(body.get("status") or {}, dict):
-            raise Malformed("its status is no object")
+            raise Malformed("its status is not an object")
         slim(body)
         if known is not None:
             self._disown(known)
@@ -144,7 +144,7 @@ def _version(body: Object) -> int:
     try:
         return int(body["metadata"]["resourceVersion"])
     except (KeyError, TypeError, ValueError):
-        raise Malformed("its resourceVersion is no number") from None
+        raise Malformed("its resourceVersion is not a number") from None
 
 
 def _uid(body: Object) -> str:

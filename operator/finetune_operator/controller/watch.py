@@ -87,7 +87,7 @@ class _Response(aiohttp.ClientResponse):
         document = parse_each(await self.read())
         if isinstance(document, dict) and isinstance(items := document.get("items"), list):
             document["items"] = [
-                each if isinstance(each, dict) else Unreadable({}, "it is no object") for each in items
+                each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items
             ]
         return document
 
@@ -352,7 +352,7 @@ class Watches:
             except TROUBLE as error:
                 logger.warning("watch of %s ended: %s: %s", stream.resource.plural, type(error).__name__, error)
             except Exception:
-                # Something between us and the API server has answered with what is no list and no event.
+                # Something between us and the API server has answered with neither a list nor an event.
                 logger.exception("watch of %s ended", stream.resource.plural)
 
     async def _stream_once(self, stream: Stream, backoff: _Backoff) -> None:

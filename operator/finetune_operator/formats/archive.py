@@ -31,7 +31,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, NotImplementedError, EOFError) as error:
-            raise Invalid(f"{title} is no readable ZIP archive: {error}") from None
+            raise Invalid(f"{title} is not a readable ZIP archive: {error}") from None
         self._members = self._checked(limit)
 
     @property

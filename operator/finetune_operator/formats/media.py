@@ -56,7 +56,7 @@ def video_container(head: bytes) -> Literal["mp4", "matroska"] | None:
 
 
 def nature(head: bytes) -> str:
-    """What the bytes look like, for a sentence that says that they are no picture."""
+    """What the bytes look like, for a sentence that says that they are not an image."""
     if not head:
         return "empty (0 bytes)"
     if container := video_container(head):

@@ -44,7 +44,7 @@ def open_table(path: Path, name: str) -> Table:
     suffix = Path(name).suffix.lower()
     reader = READERS.get(suffix)
     if reader is None:
-        raise Invalid(f"{name} is no table: its name must end in one of {', '.join(READERS)}")
+        raise Invalid(f"{name} is not a table: its name must end in one of {', '.join(READERS)}")
     if path.stat().st_size == 0:
         raise Invalid(f"{name} is empty (0 bytes)")
     return reader(path, name)
@@ -174,7 +174,7 @@ class CsvTable:
         header = next(records, [])
         for record in records:
             if not record:
-                continue  # a blank line is no row
+                continue  # a blank line is not a row
             if len(record) != len(header):
                 yield BadRow(f"has {len(record)} fields where the header has {len(header)}")
             else:
@@ -201,7 +201,7 @@ class JsonLinesTable:
         return _first_keys(self.rows(()))
 
     def rows(self, _wanted: Sequence[str]) -> Iterator[Row | BadRow]:
-        """Blank lines are no rows; a line that is no object is a bad row."""
+        """Blank lines are not rows; a line that is not an object is a bad row."""
         with self._path.open("rb") as file:
             while line := file.readline(MAX_RECORD_BYTES + 1):
                 if len(line) > MAX_RECORD_BYTES:
@@ -234,7 +234,7 @@ class JsonArrayTable:
         try:
             with self._path.open(encoding="utf-8-sig") as file:
                 for value in self._decoded(file):
-                    yield value if isinstance(value, dict) else BadRow("is no JSON object")
+                    yield value if isinstance(value, dict) else BadRow("is not a JSON object")
         except UnicodeDecodeError as error:
             raise Invalid(f"{self._name} is not UTF-8: {error.reason}") from error
 
@@ -251,12 +251,12 @@ class JsonArrayTable:
                     raise json.JSONDecodeError("its end is not there yet", buffer, end)
             except (ValueError, RecursionError) as error:
                 if isinstance(error, RecursionError) or not isinstance(error, json.JSONDecodeError):
-                    raise Invalid(f"{self._name} is no JSON that can be read: {_first_line(error)}") from error
+                    raise Invalid(f"{self._name} is not readable JSON: {_first_line(error)}") from error
                 if len(buffer) - at > MAX_RECORD_BYTES:
                     raise Invalid(f"{self._name} has an object of more than {MAX_RECORD_BYTES} bytes") from None
                 more = file.read(max(CHUNK, len(buffer) - at))
                 if not more:
-                    raise Invalid(f"{self._name} is cut off or no JSON: {error.msg}") from error
+                    raise Invalid(f"{self._name} is truncated or not valid JSON: {error.msg}") from error
                 buffer, at = buffer[at:] + more, 0
                 continue
             yield value
@@ -285,10 +285,10 @@ def _object(line: bytes) -> Row | BadRow:
     except UnicodeDecodeError:
         return BadRow("is not UTF-8")
     except (json.JSONDecodeError, RecursionError) as error:
-        return BadRow(f"is no JSON: {getattr(error, 'msg', 'nested too deeply')}")
+        return BadRow(f"is not valid JSON: {getattr(error, 'msg', 'nested too deeply')}")
     except ValueError:  # an integer of more than 4300 digits
         return BadRow("holds a number of more than 4300 digits")
-    return value if isinstance(value, dict) else BadRow("is no JSON object")
+    return value if isinstance(value, dict) else BadRow("is not a JSON object")
 
 
 def _first_keys(rows: Iterator[Row | BadRow], limit: int = 100) -> list[str]:

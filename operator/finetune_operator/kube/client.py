@@ -152,7 +152,7 @@ class KubeClient:
         if status >= 300:
             raise from_answer(status, answer, retry_after)
         if not isinstance(answer, dict):
-            raise ApiError(status, "MalformedAnswer", f"{verb} {path}: the answer is no JSON object")
+            raise ApiError(status, "MalformedAnswer", f"{verb} {path}: the response is not a JSON object")
         return answer
 
     def _tls_for(self, credential: Credential) -> ssl.SSLContext | bool:

@@ -123,7 +123,7 @@ def token_file(path: Path, otherwise: str = "", now: Callable[[], datetime] = ut
             last = path.read_text(encoding="utf-8").strip() or last
         except (OSError, UnicodeError) as error:
             if not last:
-                why = error.strerror if isinstance(error, OSError) else "it is no text"
+                why = error.strerror if isinstance(error, OSError) else "it is not text"
                 raise NoCredentials(f"{path}: {why}") from None
         if not last:
             raise NoCredentials(f"{path} is empty")

@@ -74,7 +74,7 @@ def shallow(raw: bytes) -> bytes:
 
 
 class _NotWhole(Exception):
-    """It does not end where it should, or is no list and no object."""
+    """It does not end where it should, or is neither a list nor an object."""
 
 
 def _items(raw: bytes) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """An answer that is no success. `message` is the API server's own; `retry_after` is in seconds."""
+    """An answer that is not a success. `message` is the API server's own; `retry_after` is in seconds."""
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")

@@ -125,7 +125,9 @@ def _interactive(named: Part, at_hand: bool) -> bool:
         raise named.error("interactiveMode must be Never, IfAvailable or Always")
     available = at_hand and sys.stdin is not None and sys.stdin.isatty()
     if mode == "Always" and not available:
-        raise named.error("the plugin must ask somebody (interactiveMode: Always), and standard input is no terminal")
+        raise named.error(
+            "the plugin must ask somebody (interactiveMode: Always), and standard input is not a terminal"
+        )
     return available and mode != "Never"
 
 
@@ -143,15 +145,15 @@ def _read(plugin: Plugin, said: bytes) -> Fetched:
     try:
         answer = json.loads(said)
     except ValueError:
-        raise plugin.error(f"what {plugin.command} prints is no JSON") from None
+        raise plugin.error(f"what {plugin.command} prints is not valid JSON") from None
     if not isinstance(answer, dict) or answer.get("kind") != "ExecCredential":
-        raise plugin.error(f"what {plugin.command} prints is no ExecCredential")
+        raise plugin.error(f"what {plugin.command} prints is not an ExecCredential")
     if answer.get("apiVersion") != plugin.version:
         raise plugin.error(f"the kubeconfig asks for {plugin.version}, and {plugin.command} gives another version")
     status = answer.get("status")
     fields = {name: status.get(name) for name in _FIELDS} if isinstance(status, dict) else {}
     if any(value is not None and not isinstance(value, str) for value in fields.values()):
-        raise plugin.error(f"what {plugin.command} prints is no ExecCredential")
+        raise plugin.error(f"what {plugin.command} prints is not an ExecCredential")
     token, certificate, key = (fields.get(name) for name in _FIELDS[:3])
     if bool(certificate) != bool(key):
         raise plugin.error(f"{plugin.command} gives only one of certificate and key")
@@ -171,5 +173,5 @@ def _time(plugin: Plugin, text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise plugin.error(f"the expirationTimestamp of {plugin.command} is no time") from None
+        raise plugin.error(f"the expirationTimestamp of {plugin.command} is not a time") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -52,7 +52,7 @@ class Part:
         try:
             return base64.b64decode("".join(self.text(key).split()), validate=True) or None
         except (binascii.Error, ValueError):
-            raise self.error(f"{key} is no base64") from None
+            raise self.error(f"{key} is not base64") from None
 
     def below(self, key: str) -> Part | None:
         """A member that has fields of its own."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def decoded(data: Mapping[str, str]) -> dict[str, str]:
-    """A Secret's values as text, without the newline that `--from-file` leaves; what is no text is left out. Pure."""
+    """A Secret's values as text, without the newline that `--from-file` leaves; what is not text is left out. Pure."""
     found = {}
     for key, value in data.items():
         try:

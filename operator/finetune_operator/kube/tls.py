@@ -63,7 +63,7 @@ def _trust(context: ssl.SSLContext, authority: Pem) -> None:
     except OSError as error:  # ssl.SSLError is one
         raise NoCluster(f"certificate authority: {_why(error, authority)}") from None
     except ValueError:
-        raise NoCluster("certificate authority: it is no PEM") from None
+        raise NoCluster("certificate authority: it is not PEM") from None
 
 
 def _introduce(context: ssl.SSLContext, certificate: Pem, key: Pem) -> None:

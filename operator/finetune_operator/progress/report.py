@@ -16,7 +16,7 @@ __all__ = ["MAX_BODY_BYTES", "Malformed", "OutOfBounds", "Report", "read"]
 
 
 class Malformed(ValueError):
-    """The body is no JSON."""
+    """The body is not valid JSON."""
 
 
 class OutOfBounds(ValueError):
@@ -45,7 +45,7 @@ def read(body: bytes, received: str) -> Report:
 def _refusal(error: ValidationError) -> ValueError:
     findings = error.errors(include_url=False, include_input=False, include_context=False)
     if any(finding["type"] == "json_invalid" for finding in findings):
-        return Malformed("the body is no JSON")
+        return Malformed("the body is not valid JSON")
     words = (f"{'.'.join(str(part) for part in finding['loc'])}: {finding['msg']}" for finding in findings[:3])
     return OutOfBounds("; ".join(words))
 
@@ -63,7 +63,7 @@ def _check_metrics(report: ProgressReport) -> None:
 
 
 def _finite(text: str) -> bool:
-    """False for nan, inf and what overflows; text that is no number at all is a value like another."""
+    """False for nan, inf and what overflows; text that is not a number at all is a value like another."""
     try:
         return math.isfinite(float(text))
     except ValueError:

@@ -1,6 +1,6 @@
 """A service with OctoAI's tune and asset API, after the reference page of `POST /v1/tune` and the last SDK (1.11.0).
 
-An uploaded asset becomes `ready` after a few polls, or `rejected` where it is no picture. A tune whose files hold a
+An uploaded asset becomes `ready` after a few polls, or `rejected` where it is not a picture. A tune whose files hold a
 rejected asset fails, unless `continue_on_rejection` was asked for. Asset names are unique per account.
 """
 

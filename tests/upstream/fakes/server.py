@@ -319,7 +319,7 @@ class Fake:
 
 
 async def read_body(request: web.Request, model: type[Model]) -> Model:
-    """The body as a request model. Raises ValidationError, also where it is no JSON."""
+    """The body as a request model. Raises ValidationError, also where it is not valid JSON."""
     return model.model_validate_json(await request.read() or b"null", strict=True)
 
 

@@ -138,7 +138,7 @@ class Fetcher:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
-            raise FetchError(redact(f"{url} is no URL")) from None
+            raise FetchError(redact(f"{url} is not a URL")) from None
         host = (parts.hostname or "").lower()
         exempt = host in self._allowed or f"{host}:{port}" in self._allowed
         if not host or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not exempt):

@@ -135,9 +135,9 @@ class OxenDataset:
         try:
             document = json.loads(body)
         except ValueError:
-            raise Interrupted("the hub's answer is no JSON") from None
+            raise Interrupted("the hub's answer is not valid JSON") from None
         if not isinstance(document, dict):
-            raise Interrupted("the hub's answer is no JSON object")
+            raise Interrupted("the hub's answer is not a JSON object")
         return document
 
     @contextmanager

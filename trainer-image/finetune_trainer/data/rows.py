@@ -93,7 +93,7 @@ def _value(value: Any, column: str) -> Any:
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise _RowError(f"column {column!r} is no JSON: {error.msg}") from None
+            raise _RowError(f"column {column!r} is not valid JSON: {error.msg}") from None
     return value
 
 

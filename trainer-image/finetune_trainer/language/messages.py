@@ -16,7 +16,7 @@ def conversation(cell: Any) -> list[Message]:
     which is what templates write.
     """
     if not isinstance(cell, list) or not cell:
-        raise RowUnfitError("is no list of messages")
+        raise RowUnfitError("is not a list of messages")
     try:
         return [_message(entry, index) for index, entry in enumerate(cell)]
     except RecursionError:
@@ -25,7 +25,7 @@ def conversation(cell: Any) -> list[Message]:
 
 def _message(entry: Any, index: int) -> Message:
     if not isinstance(entry, dict):
-        raise RowUnfitError(f"message {index} is no object with role and content")
+        raise RowUnfitError(f"message {index} is not an object with role and content")
     message = _without_nothing(entry)
     if not isinstance(message.get("role"), str):
         raise RowUnfitError(f"message {index} has no role")

@@ -30,7 +30,7 @@ from finetune_trainer.training.rng import rng_state, set_rng_state
 
 
 class Loop:
-    """Model, optimizer and schedule, and where they are. Raises ConfigError when the loss is no number any more."""
+    """Model, optimizer and schedule, and where they are. Raises ConfigError when the loss is not a number any more."""
 
     def __init__(
         self,

@@ -115,7 +115,7 @@ class WebSource:
         try:
             parts = urlsplit(uri)
         except ValueError:
-            raise Permanent("the dataset's URI is no usable address", reason=Reason.INVALID_SPEC) from None
+            raise Permanent("the dataset's URI is not a valid URL", reason=Reason.INVALID_SPEC) from None
         self.title = urlunsplit(parts._replace(query="", fragment=""))
         self._uri, self._fetcher = uri, fetcher
         self.file = _file_name(unquote(parts.path))

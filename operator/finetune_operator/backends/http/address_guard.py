@@ -57,7 +57,7 @@ class AddressGuard:
         for text in addresses:
             address = parsed(text)
             if address is None:
-                raise Refused(f"{host} resolves to {text}, which is no address")
+                raise Refused(f"{host} resolves to {text}, which is not an IP address")
             if not _allowed(address, permitted, named=parsed(host) == address):
                 raise Refused(
                     f"{host} resolves to {address}, which is not on the public internet; "

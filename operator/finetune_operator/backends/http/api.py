@@ -145,7 +145,7 @@ class Api:
         if answer.status // 100 == 2:
             if answer.body is None and answer.text.strip():
                 raise self._lost(
-                    f"{self.title} answers what is no JSON",
+                    f"{self.title} returned a response that is not JSON",
                     answer.harmless,
                     Reason.UPSTREAM_ANSWER_UNREADABLE,
                     answer.status,

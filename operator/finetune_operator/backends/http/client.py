@@ -159,7 +159,7 @@ class Client:
         except NOT_SENT as error:
             raise Transient(f"{title} cannot be reached ({_name(error)})") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-            raise Refused(f"{title}: this is no usable address") from None
+            raise Refused(f"{title}: this is not a valid URL") from None
         except httpx.TransportError as error:
             raise Ambiguous(f"{title} did not answer ({_name(error)})") from None
 

@@ -165,7 +165,7 @@ class Fetcher:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
-            raise Refused(f"{title}: this is no usable address") from None
+            raise Refused(f"{title}: this is not a valid URL") from None
         if not host or parts.username or parts.password:
             raise Refused(f"{title}: an address needs a host, and must not hold credentials")
         if parts.scheme == "https" or (parts.scheme == "http" and self._client.guard.permits(host, port)):

@@ -35,7 +35,7 @@ MAX_RETRY_AFTER: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A complete answer. `body` is the parsed JSON, None where there is none; `text` is its beginning, where the body
-    is no object or list; `harmless`: asking again does no harm."""
+    is not an object or list; `harmless`: asking again does no harm."""
 
     status: int
     headers: Mapping[str, str]
@@ -46,7 +46,7 @@ class Answer:
     def object(self) -> dict[str, Any]:
         """The JSON object. Raises what `unreadable` gives where it is something else."""
         if not isinstance(self.body, dict):
-            raise self.unreadable("the answer is no JSON object")
+            raise self.unreadable("the response is not a JSON object")
         return self.body
 
     def unreadable(self, message: str) -> UpstreamError:
@@ -56,7 +56,7 @@ class Answer:
 
 
 Explain = Callable[[Answer], UpstreamError | None]
-"""A provider's own reading of an answer that is no success; None: the general one."""
+"""A provider's own reading of an answer that is not a success; None: the general one."""
 
 
 def unexplained(_: Answer) -> UpstreamError | None:
@@ -65,7 +65,7 @@ def unexplained(_: Answer) -> UpstreamError | None:
 
 
 def explained(title: str, answer: Answer) -> UpstreamError:
-    """What an answer that is no success means, unless the provider's own file knows better."""
+    """What an answer that is not a success means, unless the provider's own file knows better."""
     status, words = answer.status, said(answer)
     sentence = f"{title} answers {status}{f': {words}' if words else ''}"
     wait = retry_after(answer)

@@ -31,7 +31,7 @@ from finetune_operator.kube.errors import ApiError, NotFound
 START_SECONDS: Final = 180.0
 POLL_SECONDS: Final = 0.5
 LARGEST_BY_LOG: Final = 16 * BATCH_BYTES
-"""Beyond this the log is no way: each pod carries only a batch."""
+"""Beyond this the log does not work: each pod carries only a batch."""
 
 
 class ClaimSource:
@@ -152,7 +152,7 @@ class ClaimSource:
 
 
 def pieces_in(lines: Iterator[str]) -> Iterator[bytes]:
-    """What the reader pod has printed, piece by piece. Pure. Raises CommandError for what is no base64."""
+    """What the reader pod has printed, piece by piece. Pure. Raises CommandError for what is not base64."""
     text: list[str] = []
     for line in lines:
         if line != END_OF_PIECE:

@@ -28,7 +28,7 @@ def doctor(
 
     Looks at the API server, the resource, your permissions, the operator, devices, Kueue, storage, and the Secrets
     that FineTunes of the namespace name (their keys, never their values). Changes nothing. Exit code 1 where something
-    is broken; hints alone are no failure.
+    is broken; hints alone are not failures.
     """
     from finetune_operator.cli.doctor.checks import checkup
     from finetune_operator.cli.doctor.findings import Level, line

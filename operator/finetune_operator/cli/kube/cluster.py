@@ -85,7 +85,7 @@ class Cluster:
         return self._object("PATCH", path, query, operations, "application/json-patch+json")
 
     def delete(self, path: str) -> None:
-        """What is gone already is no error."""
+        """What is gone already is not an error."""
         with suppress(NotFound):
             self._object("DELETE", path, {}, {"gracePeriodSeconds": 0})
 

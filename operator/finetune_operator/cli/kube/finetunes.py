@@ -63,7 +63,7 @@ def plain_name(name: str) -> str:
     """`receipts` of receipts, finetune/receipts, ft/receipts and finetune.finetune.dev/receipts."""
     kind, slash, plain = name.rpartition("/")
     if slash and kind.partition(".")[0] not in ("finetune", "finetunes", "ft"):
-        raise UsageError(f"{name} is no FineTune", "Write its name, or finetune/NAME.")
+        raise UsageError(f"{name} is not a FineTune", "Write its name, or finetune/NAME.")
     return plain
 
 

@@ -36,7 +36,7 @@ def assign(
         part = _member(part, schema, word, where)
         inner = node.setdefault(word, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"{where}: {word} is no object", f"Correct {word} in the file first.")
+            raise UsageError(f"{where}: {word} is not an object", f"Correct {word} in the file first.")
         node = inner
     node[last] = typed(text, _member(part, schema, last, where), schema, where)
 
@@ -98,7 +98,7 @@ def _decoded(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: no JSON: {error}", "Quote it for the shell: -p 'name=[1, 2]'.") from None
+        raise UsageError(f"{where}: not valid JSON: {error}", "Quote it for the shell: -p 'name=[1, 2]'.") from None
 
 
 def _kinds(part: Schema, root: Schema) -> Iterator[Schema]:

@@ -151,7 +151,7 @@ def read(file: str) -> str:
         path = Path(file)
         if path.stat().st_size > LARGEST_FILE:
             raise UsageError(
-                f"{file}: is larger than {LARGEST_FILE} bytes: this is no FineTune", "Name a file with one FineTune."
+                f"{file}: is larger than {LARGEST_FILE} bytes: this is not a FineTune", "Name a file with one FineTune."
             )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -48,7 +48,7 @@ def fine_tune(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The fine-tunes of a list that have an id. Raises Transient where it is no list."""
+    """The fine-tunes of a list that have an id. Raises Transient where it is not a list."""
     found = rows(body, "fine_tunes")
     return [{**each, "id": known} for each in found if (known := identifier(each.get("id"))) is not None]
 

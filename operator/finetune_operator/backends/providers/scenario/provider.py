@@ -67,7 +67,7 @@ class ScenarioUpstream:
         return headers(credentials)
 
     def explain(self, answer: Answer) -> UpstreamError | None:
-        """A limit of the plan is no throttle."""
+        """A limit of the plan is not throttling."""
         return explain(answer)
 
     def dry_run(self, run: UpstreamRun, address: Address) -> Iterator[Request]:

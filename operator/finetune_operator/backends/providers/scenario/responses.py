@@ -149,7 +149,7 @@ def _unknown(word: str) -> RunState:
 
 
 def explain(answer: Answer) -> UpstreamError | None:
-    """Scenario's own meaning of 429 and 403: a limit of the plan is no throttle. None: the general one."""
+    """Scenario's own meaning of 429 and 403: a limit of the plan is not throttling. None: the general one."""
     body = answer.body if isinstance(answer.body, dict) else {}
     raw = body.get("details")
     details: Object = raw if isinstance(raw, dict) else {}

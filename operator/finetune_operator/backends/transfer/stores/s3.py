@@ -230,7 +230,7 @@ def _xml(body: bytes, title: str) -> ElementTree.Element:
     try:
         root = ElementTree.fromstring(body)  # noqa: S314  bounded, and without entities
     except ElementTree.ParseError:
-        raise Transient(f"{title}: the store's answer is no XML", reason=Reason.UPSTREAM_ANSWER_UNREADABLE) from None
+        raise Transient(f"{title}: the store's response is not XML", reason=Reason.UPSTREAM_ANSWER_UNREADABLE) from None
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
     return root

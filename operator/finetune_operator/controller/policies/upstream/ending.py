@@ -35,7 +35,7 @@ def _wait(observation: Observation, draft: Draft) -> None:
     if left > 0:
         draft.look_again(left)
     else:
-        message = f"The provider does not stop the run{f': {words}' if words else ''}; trying on."
+        message = f"The provider does not stop the run{f': {words}' if words else ''}; retrying."
         draft.stalled = Verdict(True, Reason.CANCEL_FAILED, message)
 
 
