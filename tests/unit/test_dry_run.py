@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.backends.providers.dry_run import MARKER, describe_requests
-from finetune_operator.backends.providers.request import MASK, Request
+from finetune_operator.backends.providers.dry_run import MARKER, MASK, describe_requests
+from finetune_operator.backends.providers.request import Request
 from tests.unit.conversions import from_bfl, from_octoai, from_oxen, from_scenario
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -11,9 +11,11 @@ from typing import Final
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.provider_run import UpstreamRun
+from finetune_operator.backends.providers.protocol import Upstream, capabilities_of
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.providers.request import Address, Request
 
+MASK: Final = "[masked]"
 MARKER: Final = "ft-xxxxxxxx-xxxxxxxxxxxx"
 
 
@@ -42,4 +44,17 @@ def describe_requests(
         id="<id>",
     )
     provider = members()[run.provider]
-    return tuple(provider.dry_run(run, Address(run, provider)))
+    return tuple(provider.dry_run(run, _address(run, provider)))
+
+
+def _address(run: UpstreamRun, provider: Upstream) -> Address:
+    capabilities = capabilities_of(provider)
+    credentials = dict.fromkeys(capabilities.secret_keys[0], MASK)
+    headers = {name: _masked(value) for name, value in provider.headers(credentials).items()}
+    return Address((run.backend.base_url or capabilities.base_url or "").rstrip("/"), headers)
+
+
+def _masked(header: str) -> str:
+    """`Basic abc` -> `Basic [masked]`."""
+    scheme, space, _ = header.rpartition(" ")
+    return f"{scheme}{space}{MASK}"

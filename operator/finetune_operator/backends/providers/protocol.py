@@ -17,7 +17,7 @@ travels in the outcome (`data`, the last poll), or may be lost (`CallContext.cac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.backends.errors import UpstreamError
@@ -31,10 +31,8 @@ from finetune_operator.backends.provider_run import (
     Service,
     UpstreamRun,
 )
+from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.transfer.call_context import CallContext
-
-if TYPE_CHECKING:
-    from finetune_operator.backends.providers.request import Address, Request
 
 
 class Upstream(Protocol):

@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-from finetune_operator.backends.provider_run import Capabilities, UpstreamRun
-from finetune_operator.backends.providers.protocol import Upstream, capabilities_of
-
-MASK: Final = "[masked]"
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +29,14 @@ class Request:
         return "\n".join([*head, *body])
 
 
+@dataclass(frozen=True, slots=True)
 class Address:
     """Base URL and masked headers of a run's provider."""
 
-    def __init__(self, run: UpstreamRun, member: Upstream) -> None:
-        capabilities = capabilities_of(member)
-        self._base = _base_url(run, capabilities)
-        keys = capabilities.secret_keys[0]
-        self._headers = {name: _masked(value) for name, value in member.headers(dict.fromkeys(keys, MASK)).items()}
+    base_url: str
+    headers: Mapping[str, str]
 
     def request(self, method: str, path: str, body: Any, note: str) -> Request:
         """A request below the base URL."""
         kind = {} if body is None else {"Content-Type": "application/json"}
-        return Request(method, self._base + path, {**self._headers, **kind}, body, note)
-
-
-def _base_url(run: UpstreamRun, capabilities: Capabilities) -> str:
-    return (run.backend.base_url or capabilities.base_url or "").rstrip("/")
-
-
-def _masked(header: str) -> str:
-    """`Basic abc` -> `Basic [masked]`."""
-    scheme, space, _ = header.rpartition(" ")
-    return f"{scheme}{space}{MASK}"
+        return Request(method, self.base_url + path, {**self.headers, **kind}, body, note)
