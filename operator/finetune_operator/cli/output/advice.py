@@ -279,8 +279,8 @@ ADVICE: Final[dict[Reason, Advice]] = {
     ),
     Reason.CREATE_UNKNOWN: Advice(
         _T,
-        "A billed request to the provider was interrupted, or `status.upstream` contradicts itself, and it is not known "
-        "whether the run was created or started.",
+        "A billed request to the provider was interrupted, or `status.upstream` contradicts itself, and it is not "
+        "known whether the run was created or started.",
         "Look at the provider. If the run is there: `kubectl annotate ft NAME finetune.dev/adopt=ID`. "
         "If it is not: `kubectl annotate ft NAME finetune.dev/create-again=RUN`.",
     ),
