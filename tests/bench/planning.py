@@ -10,7 +10,7 @@ from dataclasses import replace
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.plan import plan
-from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.record import Record
 from tests.unit.observations import finetune, job, observe, status_after
 from tests.unit.upstream_world import World
 

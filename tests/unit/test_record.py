@@ -12,7 +12,7 @@ import pytest
 
 from finetune_operator.backends.provider_run import Outcome, PollResult, Step
 from finetune_operator.backends.run_state import RunState, Stage
-from finetune_operator.controller.upstream.record import Attempt, Doubt, Record, RunPhase
+from finetune_operator.controller.record import Attempt, Doubt, Record, RunPhase
 from tests.unit.observations import NOW
 from tests.unit.upstream_world import AMBIGUOUS, BILLED_STEPS, Remote, World
 

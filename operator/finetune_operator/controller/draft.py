@@ -10,7 +10,7 @@ from finetune_operator.api.objects import Object
 from finetune_operator.backends.run_state import RunState
 from finetune_operator.controller.conditions import ACCEPTED, Verdict
 from finetune_operator.controller.model import Action, Announcement, Finalize, Observation
-from finetune_operator.controller.upstream.record import NOTHING, Record
+from finetune_operator.controller.record import NOTHING, Record
 
 
 class Next(Enum):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.api.names import QUEUE_LABEL, UID_LABEL, job_name, named_run
+from finetune_operator.api.names import QUEUE_LABEL, UID_LABEL, job_name
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
@@ -313,8 +313,3 @@ def _concerns(event: Object, job: str) -> bool:
     about = event.get("involvedObject") or {}
     name = str(about.get("name") or "")
     return (about.get("kind"), name) == ("Job", job) or (about.get("kind") == "Pod" and name.startswith(f"{job}-"))
-
-
-def _run_of(job: Object) -> int:
-    _, run = named_run(job["metadata"]["name"]) or ("", 0)
-    return run

@@ -35,8 +35,8 @@ from finetune_operator.controller.policies.upstream import retention as upstream
 from finetune_operator.controller.policies.upstream import supersession as upstream_supersession
 from finetune_operator.controller.policies.upstream import suspension as upstream_suspension
 from finetune_operator.controller.policies.upstream import turns as upstream_turns
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.times import stamp
-from finetune_operator.controller.upstream.record import Record
 from finetune_operator.controller.upstream.run import belongs
 
 POLICIES: tuple[Policy, ...] = (

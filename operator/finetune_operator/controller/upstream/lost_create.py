@@ -15,8 +15,8 @@ from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATIO
 from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.controller.model import Observation
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.upstream.backoff import lost_window
-from finetune_operator.controller.upstream.record import Record
 
 _IN_FLIGHT = 60.0
 

@@ -10,8 +10,8 @@ from typing import Any
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION
 from finetune_operator.backends.provider_run import Capabilities, UpstreamRun
 from finetune_operator.controller.model import FineTune, Observation
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.times import parse
-from finetune_operator.controller.upstream.record import Record
 
 
 def marker_of(uid: str, run: int) -> str:

@@ -16,10 +16,10 @@ from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.draft import Draft
 from finetune_operator.controller.model import Observation
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.upstream.calls import LOST_AFTER, UNHURRIED, begin, due
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, settle
-from finetune_operator.controller.upstream.record import Record
 from finetune_operator.controller.upstream.run import capabilities_of, run_of
 
 LATE_ATTEMPTS = 3

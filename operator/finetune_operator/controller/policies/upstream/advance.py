@@ -15,11 +15,11 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import CallResult, Finalize, Observation
 from finetune_operator.controller.policies.upstream.outcome import VANISHED_AFTER, say
+from finetune_operator.controller.record import Attempt, Record, RunPhase
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.backoff import poll_every, poll_left, wait_left
 from finetune_operator.controller.upstream.calls import LOST_AFTER, begin, call
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, may_create_again, settle
-from finetune_operator.controller.upstream.record import Attempt, Record, RunPhase
 from finetune_operator.controller.upstream.run import capabilities_of, marker_of
 
 

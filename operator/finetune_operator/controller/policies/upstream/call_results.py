@@ -6,8 +6,8 @@ from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import CallResult, Observation
+from finetune_operator.controller.record import Attempt, Record
 from finetune_operator.controller.times import stamp
-from finetune_operator.controller.upstream.record import Attempt, Record
 from finetune_operator.controller.upstream.run import capabilities_of
 
 

@@ -8,7 +8,7 @@ from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Announcement, Observation
 from finetune_operator.controller.policies.upstream.leftover import leftover
-from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.upstream.stop import Stop, stop_in_time
 
 

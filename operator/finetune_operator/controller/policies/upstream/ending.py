@@ -8,8 +8,8 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.policies.upstream.outcome import seen_state
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.times import stamp
-from finetune_operator.controller.upstream.record import Record
 from finetune_operator.controller.upstream.run import capabilities_of
 from finetune_operator.controller.upstream.stop import Stop, stop, time_left
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.upstream.record import Record
+from finetune_operator.controller.record import Record
 from finetune_operator.controller.upstream.run import capabilities_of
 
 

@@ -12,9 +12,9 @@ from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import CallResult, Observation
+from finetune_operator.controller.record import Record, RunPhase
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import call
-from finetune_operator.controller.upstream.record import Record, RunPhase
 from finetune_operator.controller.upstream.run import capabilities_of
 
 VANISHED_AFTER = 3

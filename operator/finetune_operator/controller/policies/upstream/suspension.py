@@ -7,7 +7,7 @@ from finetune_operator.backends.provider_run import Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.upstream.record import RunPhase
+from finetune_operator.controller.record import RunPhase
 from finetune_operator.controller.upstream.run import capabilities_of
 
 
