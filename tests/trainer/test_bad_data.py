@@ -172,7 +172,7 @@ FILES: dict[str, tuple[str, dict[str, bytes], str]] = {
     "csv that is not UTF-8": ("t.csv", {"t.csv": HEAD + b"\xff\xfe,y,images/0.png\n"}, "t.csv is not UTF-8"),
     "csv with an open quote": ("t.csv", {"t.csv": HEAD + b'"x,y,images/0.png\n'}, "cannot be read as csv"),
     "UTF-16": ("t.csv", {"t.csv": "question,answer,image\n".encode("utf-16")}, "t.csv is not UTF-8"),
-    "cut array": ("t.json", {"t.json": b"[" + ROW + b', {"question":'}, "cut off or no JSON"),
+    "cut array": ("t.json", {"t.json": b"[" + ROW + b', {"question":'}, "truncated or not valid JSON"),
     "no array": ("t.json", {"t.json": b'"text"'}, "neither a JSON array"),
     "no parquet": ("t.parquet", {"t.parquet": b"PAR1 nonsense"}, "cannot be read as parquet"),
     "truncated parquet": (

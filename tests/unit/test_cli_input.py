@@ -71,7 +71,7 @@ def test_the_schema_decides_what_a_value_is(path: str, text: str, value: Any) ->
         ("recipe.imageToText.epochs", "three", "must be an integer"),
         ("recipe.imageToText.learning_rat", "1", "Did you mean learningRate?"),
         ("recipe.imageToText.useLora", "perhaps", "must be a boolean"),
-        ("recipe.imageToText.imageColumns", "[x", "no JSON"),
+        ("recipe.imageToText.imageColumns", "[x", "not valid JSON"),
         ("baseModel.name", "x", "no field name"),
     ],
 )

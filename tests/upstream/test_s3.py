@@ -155,7 +155,7 @@ async def test_a_hostile_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     endless = b"<ListBucketResult>" + more + b"</ListBucketResult>"
     async with serving(Site()) as site, client([site.host]) as http:
         bucket = Bucket(Fetcher(http), {"AWS_ENDPOINT_URL": site.url()})
-        for body, words in ((entities, "entities"), (b"{}", "no XML"), (b"", "no XML")):
+        for body, words in ((entities, "entities"), (b"{}", "not XML"), (b"", "not XML")):
             site.files["/bucket"] = body
             with pytest.raises(UpstreamError, match=words):
                 await bucket.keys(Place("bucket", ""))

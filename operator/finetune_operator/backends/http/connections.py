@@ -76,7 +76,7 @@ def address_of(url: str, params: Mapping[str, str] | None = None) -> str:
         address = URL(escaped, encoded=True)
         return str(address if address.raw_host == host else address.with_host(host))
     except ValueError:
-        raise httpx.InvalidURL("no usable address") from None
+        raise httpx.InvalidURL("not a valid URL") from None
 
 
 def check_address(guard: AddressGuard, address: URL) -> None:
