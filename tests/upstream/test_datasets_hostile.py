@@ -72,8 +72,8 @@ HOSTILE: dict[str, tuple[str, dict[str, bytes], Needs, str]] = {
         PICTURES,
         "packed by method",
     ),
-    "a cut-off archive": ("/z.zip", {"/z.zip": zipped(ONE)[:-30]}, PICTURES, "no readable ZIP"),
-    "HTML in place of an archive": ("/z.zip", {"/z.zip": b"<!DOCTYPE html>"}, PICTURES, "no readable ZIP"),
+    "a cut-off archive": ("/z.zip", {"/z.zip": zipped(ONE)[:-30]}, PICTURES, "not a readable ZIP"),
+    "HTML in place of an archive": ("/z.zip", {"/z.zip": b"<!DOCTYPE html>"}, PICTURES, "not a readable ZIP"),
     "an empty archive": ("/z.zip", {"/z.zip": zipped({})}, PICTURES, "neither a table"),
     "a picture without caption": ("/z.zip", {"/z.zip": zipped({"a.png": png()})}, PICTURES, "put it into a.txt"),
     "a caption that is not UTF-8": (
