@@ -67,6 +67,7 @@ class Operator:
                 group.create_task(work)
                 for work in (self.watches.run(), self.watches.sweep(), self.lag.run(), self.lease.run())
             ]
+            background.append(group.create_task(self._freeze()))
             if self.progress is not None:
                 background.append(group.create_task(self.progress.keep_fresh()))
             leading = group.create_task(self._lead())
@@ -77,6 +78,13 @@ class Operator:
             for task in (leading, *background):
                 task.cancel()
 
+    async def _freeze(self) -> None:
+        """What has been listed stays: to look for cycles in it would stop everything for a tenth of a second each time,
+        and a take-over for longer."""
+        await self.watches.listed()
+        gc.collect()
+        gc.freeze()
+
     async def _lead(self) -> None:
         await self.lease.acquired()
         if isinstance(self.lease, AlwaysLeader):
@@ -84,9 +92,6 @@ class Operator:
         else:
             # Somebody else has led until a moment ago, and what was heard of that may be far from all.
             await self.watches.list_anew()
-        # What has been listed stays: to look for cycles in it would stop everything for a tenth of a second each time.
-        gc.collect()
-        gc.freeze()
         self.leading_since = time.monotonic()
         logger.info("leading with %d FineTunes", len(self.cache.finetunes))
         await self.reconciler.run(self.settings.workers)

@@ -139,7 +139,7 @@ class Actor:
     async def _is_still_wanted(self, observation: Observation, decision: Decision) -> bool:
         """Whether the FineTune is what it was when it was decided on; read where the cache may not know."""
         finetune = observation.finetune
-        if needs_fresh_read(decision, age=self._age(finetune.namespace), burst=observation.burst):
+        if needs_fresh_read(decision, age=self._age(finetune.namespace), first_look=observation.first_look):
             try:
                 return await self._is_current(finetune)
             except NotFound:

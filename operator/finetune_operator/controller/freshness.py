@@ -11,15 +11,15 @@ from finetune_operator.controller.model import Create, Decision
 
 OLD = 2.0
 """So many seconds after the last sign, the cache may have missed something."""
-OLD_IN_A_BURST = 10.0
-"""The same while many Jobs are being created, where every read would stand in the way of one."""
+OLD_IN_LINE = 10.0
+"""The same for what has waited for its turn since it was heard of: reads would make the line longer still."""
 
 
-def needs_fresh_read(decision: Decision, *, age: float, burst: bool) -> bool:
-    """`age`: seconds since the cache was last known to be complete.
+def needs_fresh_read(decision: Decision, *, age: float, first_look: bool) -> bool:
+    """`age`: seconds since the cache was last known to be complete. `first_look`: see Observation.
 
     A status that is written first lands on the newest version only, and so shows that nothing has been missed.
     """
     if decision.status is not None or not any(isinstance(action, Create) for action in decision.actions):
         return False
-    return age > (OLD_IN_A_BURST if burst else OLD)
+    return age > (OLD_IN_LINE if first_look else OLD)

@@ -230,6 +230,8 @@ class Observation:
     upstream: UpstreamView = field(default_factory=UpstreamView)
     burst: bool = False
     """Many Jobs are being created at this moment."""
+    first_look: bool = False
+    """This process has not decided on this FineTune before: since it was heard of, it has waited for its turn."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
 

@@ -113,6 +113,7 @@ class Observer:
             return None
         now = self._clock()
         finetune = read_finetune(body, self._specs.of(body))
+        first_look = memory.uid != finetune.uid
         memory.belongs_to(finetune.uid)
         status = read_status(body)
         job = await self._job(finetune, status, memory)
@@ -137,6 +138,7 @@ class Observer:
             missing=None if started else await self._missing(finetune),
             refusal=memory.refusal,
             burst=self._in_a_burst(),
+            first_look=first_look,
             report=self._report_of(finetune.uid, finetune.run),
             capabilities=self._capabilities,
             upstream=self._upstream(finetune, status),

@@ -314,7 +314,9 @@ class Watches:
     def unlisted(self) -> list[str]:
         """A sentence for each stream that has not been listed yet; none: ready."""
         return [
-            f"watch: {stream.resource.plural} not listed yet" for stream in self.streams if not stream.listed.is_set()
+            f"watch: {stream.resource.plural} not listed yet"
+            for stream in self.streams
+            if stream.listed_from == -math.inf
         ]
 
     def silences(self) -> dict[str, float]:
