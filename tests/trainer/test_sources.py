@@ -232,9 +232,19 @@ REFUSED: dict[str, tuple[str, dict[str, str], type[RunError], str]] = {
         ConfigError,
         "the store rejects the credentials",
     ),
-    "half a key": ("s3://bucket/x.csv", {"AWS_SECRET_ACCESS_KEY": ""}, ConfigError, "both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    "half a key": (
+        "s3://bucket/x.csv",
+        {"AWS_SECRET_ACCESS_KEY": ""},
+        ConfigError,
+        "both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
     "no bucket": ("s3:///x.csv", {}, ConfigError, "has no bucket"),
-    "no such dataset": ("hf://datasets/org/none/x.csv", {}, DataError, "the dataset .*org/none.* does not exist on the Hub"),
+    "no such dataset": (
+        "hf://datasets/org/none/x.csv",
+        {},
+        DataError,
+        "the dataset .*org/none.* does not exist on the Hub",
+    ),
     "no such file of it": ("hf://datasets/org/there/x.csv", {}, DataError, "no such file"),
     "a private one without its token": (
         "hf://datasets/org/there/train.csv",
