@@ -32,7 +32,7 @@ def learnt(name: str, messages: list[dict[str, Any]], *, thinking: bool = False)
     spans = encoder(template(name), thinking=thinking).spans(conversation(messages))
     whole = "".join(span.text for span in spans)
     assert whole == encoder(template(name), thinking=thinking)._render(conversation(messages))
-    return [span.text for span in spans if span.learnt]
+    return [span.text for span in spans if span.trained]
 
 
 TURNS = [SYSTEM, user("q1"), assistant("a1"), user("q2"), assistant("a2"), user("q3"), assistant("a3")]
@@ -101,14 +101,14 @@ def test_a_template_that_rewrites_everything_is_refused() -> None:
 
 def test_a_template_that_drops_the_answer_is_refused() -> None:
     silent = "{%- for message in messages if message.role == 'user' -%}{{- message.content -}}{%- endfor -%}"
-    with pytest.raises(RowUnfitError, match="writes nothing of it"):
+    with pytest.raises(RowUnfitError, match="does not render it"):
         encoder(silent).spans([user("q"), assistant("a")])
 
 
 def test_dates_do_not_change_from_day_to_day() -> None:
     found = encoder(template("gptoss"))
     assert "Current date: 2024-07-26\n" in found.spans([user("q"), assistant("a")])[0].text
-    assert "the chat template writes the date: every row says 26 Jul 2024" in found.notes()[0]
+    assert "the chat template renders the date: it is 26 Jul 2024 in every row" in found.notes()[0]
     assert encoder(template("qwen3")).notes() == []
 
 

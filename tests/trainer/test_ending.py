@@ -58,7 +58,7 @@ def test_an_earlier_result_is_replaced_and_anything_else_is_not(new_run: NewRun)
 
     refused = run.execute()
     assert refused.code == 2
-    assert "holds something else" in refused.message
+    assert "is neither empty nor an earlier result" in refused.message
     assert (place / "thesis.txt").read_text() == "precious"
 
     (place / "thesis.txt").rename(place / "manifest.json")
@@ -113,7 +113,7 @@ def test_a_model_folder_that_is_broken_is_exit_2(new_run: NewRun) -> None:
     (model / "tokenizer.json").write_text("{}")
     failing("the processor of the base model pvc://models/tiny cannot be loaded")
     (model / "config.json").write_text('{"model_type": "bert"}')
-    failing("no trainer for the base model pvc://models/tiny (bert); there are: ")
+    failing("the base model pvc://models/tiny (bert) is not supported; these are: ")
     (model / "config.json").write_text("{")
     failing("config.json of the base model pvc://models/tiny cannot be read")
     (model / "config.json").unlink()

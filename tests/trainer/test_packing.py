@@ -121,8 +121,8 @@ def test_what_is_not_kept_apart_would_be_noticed(trainee: Any, monkeypatch: pyte
 
 def test_every_language_model_is_on_the_list() -> None:
     diffusion = {kind for family in FAMILIES for kind in family.kinds if kind[0].isupper()}
-    assert set(packing.KEPT_APART) == {kind for family in FAMILIES for kind in family.kinds} - diffusion
-    assert set(packing.KEPT_APART) == {"qwen3_vl", *KINDS}
+    assert set(packing.ROW_ISOLATION) == {kind for family in FAMILIES for kind in family.kinds} - diffusion
+    assert set(packing.ROW_ISOLATION) == {"qwen3_vl", *KINDS}
 
 
 @given(st.lists(st.integers(1, 60), max_size=40))

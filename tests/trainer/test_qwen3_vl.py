@@ -85,13 +85,13 @@ def test_too_long_texts_are_refused_with_their_rows(new_run: NewRun) -> None:
     assert (refused.code, refused.reason) == (3, "DataValidationFailed")
     assert "1 of 6 rows are too long" in refused.message
     assert "row 3: has " in refused.message
-    assert "Raise seqLength" in refused.message
+    assert "Increase seqLength" in refused.message
 
     run.advanced = {"tooLong": "skip"}
     assert run.execute().code == 0
     manifest = run.manifest()
     assert (manifest["dataset"]["rows"], manifest["dataset"]["skipped"]) == (5, 1)
-    assert manifest["notes"][0].startswith("1 rows were left out because they are too long, the first: row 3")
+    assert manifest["notes"][0].startswith("1 rows were skipped because they are too long, the first: row 3")
 
 
 def test_thinking_without_effect_is_noted_and_with_effect_used(new_run: NewRun) -> None:

@@ -281,7 +281,7 @@ def test_other_quantised_checkpoints_are_refused(new: NewRun) -> None:
     result = run.execute()
 
     assert (result.code, result.reason) == (2, "ModelNotSupported")
-    assert "is quantised (fp8)" in result.message
+    assert "is quantized (fp8)" in result.message
 
 
 def test_all_weights_are_exported_as_a_checkpoint(new: NewRun) -> None:
@@ -355,21 +355,21 @@ def test_too_long_rows_are_refused_or_counted(new: NewRun, chats: bool) -> None:
     assert run.execute().code == 0
     manifest = run.manifest()
     assert (manifest["dataset"]["rows"], manifest["dataset"]["skipped"]) == (2, 1)
-    assert manifest["notes"][0].startswith("1 rows were left out because they are too long, the first: row 1")
+    assert manifest["notes"][0].startswith("1 rows were skipped because they are too long, the first: row 1")
 
 
 def test_rows_that_are_no_conversations_are_refused_with_their_reasons(new: NewRun) -> None:
     said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     bad: dict[str, Any] = {
-        "no list of messages": "hello",
+        "is not a list of messages": "hello",
         "message 0 is not an object": ["hello"],
         "message 0 has no role": [{"content": "x"}, *said],
         "message 1 of the assistant is empty": [said[0], {"role": "assistant", "content": " "}],
-        "has no message of the assistant": said[:1],
-        "message 0 has no text but a int": [{"role": "user", "content": 3}, said[1]],
-        "holds something else than text": [{"role": "user", "content": [{"type": "image"}]}, said[1]],
-        "has tool_calls that are no list": [said[0], {"role": "assistant", "tool_calls": 3}],
-        "leaves out what the role 'human' says": [{"role": "human", "content": "lost"}, *said],
+        "has no assistant message": said[:1],
+        "message 0 has content of type int instead of text": [{"role": "user", "content": 3}, said[1]],
+        "has content other than text": [{"role": "user", "content": [{"type": "image"}]}, said[1]],
+        "has tool_calls that are not a list": [said[0], {"role": "assistant", "tool_calls": 3}],
+        "drops the content of the role 'human'": [{"role": "human", "content": "lost"}, *said],
         "without function and name": [said[0], {"role": "assistant", "tool_calls": [{"id": 1}]}],
     }
     run = new("run", "qwen3", {"epochs": 1}, chats=True)

@@ -1,6 +1,6 @@
-"""LoRA on the trained parts of a pipeline: attached, saved, restored, exported in two layouts, and read back.
+"""LoRA on the trained parts of a pipeline: attached, saved, restored, exported in two layouts, and reloaded.
 
-Each part has files of its own: no loader of diffusers or ComfyUI puts one file into two denoisers.
+Each part has its own files: no loader of diffusers or ComfyUI reads one file into two denoisers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DIFFUSERS_FILE: Final = "pytorch_lora_weights.safetensors"
 COMFYUI_FILE: Final = "comfyui.safetensors"
 EXACT: Final = 1e-5
 ROUNDED: Final = 2e-2
-"""Largest relative change of a reloaded update: float32, or rounded to bf16. A lost alpha is a factor of 2 or more."""
+"""Largest relative error of a reloaded update in float32, or rounded to bf16. A lost alpha is a factor of 2 or more."""
 
 
 def targets(model: torch.nn.Module, blocks: Iterable[str], unused: set[str]) -> str:
-    """A regular expression that matches every Linear below `blocks` but the dead ones, by full name."""
+    """A regular expression for the full names of every Linear below `blocks`, except the unused ones."""
     names = [
         name
         for name, module in model.named_modules()
@@ -41,7 +41,7 @@ def targets(model: torch.nn.Module, blocks: Iterable[str], unused: set[str]) -> 
 
 
 def attach(denoiser: Denoiser, settings: Settings, dropout: float) -> None:
-    """Put LoRA matrices (float32) on each frozen part. The seed is set immediately before each."""
+    """Add LoRA matrices (float32) to each frozen part. The seed is set immediately before each."""
     for model in denoiser.models.values():
         config = LoraConfig(
             r=settings.lora_rank,
@@ -57,12 +57,12 @@ def attach(denoiser: Denoiser, settings: Settings, dropout: float) -> None:
 
 
 def save(models: torch.nn.ModuleDict, folder: Path) -> None:
-    """The exact weights, named after their part."""
+    """Write the weights exactly, prefixed by their part."""
     save_file(_all_weights(models), folder / CHECKPOINT)
 
 
 def restore(models: torch.nn.ModuleDict, folder: Path) -> None:
-    """The exact weights that `save` wrote."""
+    """Restore exactly the weights that `save` wrote. Raises ValueError if they do not fit."""
     weights = load_file(folder / CHECKPOINT)
     if _all_weights(models).keys() != weights.keys():
         raise ValueError(f"the adapter in {folder.name} does not fit the model")
@@ -72,10 +72,10 @@ def restore(models: torch.nn.ModuleDict, folder: Path) -> None:
 
 
 def export(denoiser: Denoiser, settings: Settings, folder: Path) -> None:
-    """For each part the file for diffusers, with alpha in its metadata, and the one for ComfyUI or kohya's tools."""
+    """Write, for each part, a file for diffusers, with alpha in its metadata, and one for ComfyUI or kohya's tools."""
     from diffusers.training_utils import _collate_lora_metadata
 
-    key = denoiser.part  # a second denoiser's file is written like the first one's; its loader is told where it goes
+    key = denoiser.part  # also for a second denoiser: the loader gets its part as an argument
     for part, model in denoiser.models.items():
         type(denoiser.pipe).save_lora_weights(
             folder,
@@ -89,14 +89,14 @@ def export(denoiser: Denoiser, settings: Settings, folder: Path) -> None:
 
 
 def reloaded(denoiser: Denoiser, folder: Path, outputs: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:
-    """`outputs()` with each of the exported files instead of what was trained in its part."""
+    """`outputs()` with each of the exported files in turn, instead of the trained adapter of its part."""
     for part, ending in denoiser.parts.items():
         for layout in (DIFFUSERS_FILE, COMFYUI_FILE):
             yield _with_reloaded(denoiser, part, folder / _name(layout, ending), outputs)
 
 
 def _with_reloaded(denoiser: Denoiser, part: str, file: Path, outputs: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The way users load it: by the pipeline, which is told when a file is for another part than the first."""
+    """Load a file through the pipeline, as users do; for a part other than the first, with its argument."""
     model, pipe = denoiser.models[part], denoiser.pipe
     options = {} if part == denoiser.part else {f"load_into_{part}": True}
     with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def _with_reloaded(denoiser: Denoiser, part: str, file: Path, outputs: Callable[
         try:
             pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="reloaded", **options)
             if "reloaded" not in model.peft_config:
-                raise RunError(f"{file.name} has been loaded without any effect")
+                raise RunError(f"{file.name} was loaded without any effect")
             _require_same(model, file.name, EXACT if denoiser.base.dtype is torch.float32 else ROUNDED)
             model.set_adapter("reloaded")
             return outputs()
@@ -115,9 +115,9 @@ def _with_reloaded(denoiser: Denoiser, part: str, file: Path, outputs: Callable[
 
 
 def _require_same(model: Any, name: str, tolerance: float) -> None:
-    """Raise RunError unless every pair of matrices, alpha included, came back.
+    """Raise RunError unless every pair of matrices, with alpha, was reloaded.
 
-    Outputs alone would not show this in bf16: the libraries round a reloaded adapter to the model's numbers.
+    In bf16, outputs would not show this: the libraries round a reloaded adapter to the dtype of the model.
     """
     for module_name, module in model.named_modules():
         scaling = getattr(module, "scaling", None)
@@ -143,7 +143,7 @@ def prefixed(weights: dict[str, torch.Tensor], prefix: str, scale: float, rank: 
 
 
 def folded(weights: dict[str, torch.Tensor], prefix: str, scale: float) -> dict[str, torch.Tensor]:
-    """Without alpha: the scale is multiplied into the second matrix."""
+    """`<prefix>.<module>.lora_A.weight` and `.lora_B.weight`, the latter scaled, without alpha."""
     return {
         f"{prefix}.{name}": tensor * scale if name.endswith(".lora_B.weight") else tensor
         for name, tensor in weights.items()

@@ -1,4 +1,4 @@
-"""How large pictures become: areas in pixels, sides in the multiples that a model can take."""
+"""Image sizes: areas in pixels, and sides in multiples that a model accepts."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Areas:
-    """Areas in pixels. target: pictures to learn; control: images to edit; condition: what the text encoder sees.
+    """Areas in pixels.
 
-    Without an area of its own the text encoder sees images to edit as large as the autoencoder does.
+    target: of images to train on. control: of images to edit. condition: of images for the text encoder; None for that
+    of images to edit.
     """
 
     target: int
@@ -19,15 +20,15 @@ class Areas:
     condition: int | None = None
 
     @property
-    def seen(self) -> int:
-        """What the text encoder sees."""
+    def conditioning(self) -> int:
+        """The area of images for the text encoder."""
         return self.condition or self.control
 
 
 def fitted(size: Size, area: int, multiple: int) -> Size:
-    """The size of about this area with the same aspect ratio, sides rounded to multiples (at least one).
+    """The size with about this area and the same aspect ratio; sides are rounded to multiples, at least one.
 
-    The formula of diffusers' Qwen-Image-Edit pipelines, which round to 32.
+    The formula is that of diffusers' Qwen-Image-Edit pipelines, which round to multiples of 32.
     """
     ratio = size[0] / size[1]
     width = math.sqrt(area * ratio)

@@ -1,8 +1,8 @@
-"""What the frozen encoders say about a picture or a caption, computed once and kept on the cache volume.
+"""Outputs of the frozen encoders, computed once and kept on the cache volume.
 
-A key holds everything that decides the numbers: the digest of the picture's bytes, the size that it is brought to, the
-encoder's own fingerprint, the number format, and the prompt. Entries are files, written under another name and renamed,
-so that several runs may share the volume; an entry that cannot be read is computed anew.
+A key contains everything that decides the numbers: the digest of the image's bytes, the size that it is resized to, the
+encoder's fingerprint, the number format, and the prompt. Entries are files that are written under a temporary name and
+renamed, so that several runs can share the volume; an entry that cannot be read is computed again.
 """
 
 import json
@@ -17,29 +17,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 FORMAT: Final = 1
-"""Part of every key: raise it when what an entry means changes."""
+"""Part of every key: increase it when the meaning of entries changes."""
 WHOLE: Final = 1 << 28
 BLOCK: Final = 1 << 16
 BLOCKS: Final = 256
 
 
 class TensorCache:
-    """Tensors by name under a key."""
+    """Tensors by name, stored under a key."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def key(self, **parts: Any) -> str:
-        """A key from everything that decides the content."""
+        """A key of everything that decides the content."""
         text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, default=str)
         return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def has(self, key: str) -> bool:
-        """Whether there is a readable entry."""
+        """Whether there is an entry that can be read."""
         return self.get(key) is not None
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The entry, on the CPU; None if it is not there or torn."""
+        """The entry, on the CPU; None if it is missing or damaged."""
         try:
             return load_file(self._path(key))
         except (OSError, SafetensorError):
@@ -62,9 +62,9 @@ class TensorCache:
 
 
 def fingerprint(folder: Path) -> str:
-    """What distinguishes one component of a model from another: its JSON and weights files.
+    """A digest that identifies a component of a model, by its JSON files and weights.
 
-    Files up to 256 MiB are read whole; of larger ones the size and 256 blocks spread evenly.
+    Files up to 256 MiB are read in full; of larger ones, the size and 256 evenly spaced blocks.
     """
     hasher = sha256()
     for path in sorted(folder.rglob("*")):

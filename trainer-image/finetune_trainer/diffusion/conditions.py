@@ -1,4 +1,4 @@
-"""Rows as the encoders see them, out of the cache where they have been encoded before."""
+"""Encoded rows: latents and text embeddings, from the cache where they have been encoded before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Role = Literal["target", "control"]
 
 @dataclass(frozen=True)
 class Picture:
-    """digest: of the file's bytes. size: (width, height) upright. load: decodes its first frames, at most so many."""
+    """An image or clip.
+
+    digest: of the file's bytes. size: (width, height), upright. load: decodes its first frames, at most so many.
+    """
 
     digest: str
     size: Size
@@ -27,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """What one sample is made of."""
+    """A row of the dataset: caption, target, and images to edit."""
 
     caption: str
     target: Picture
@@ -35,7 +38,7 @@ class Row:
 
 
 class Conditions:
-    """Encodes what is asked for and not yet in the cache."""
+    """Encodes rows, unless the cache has them."""
 
     def __init__(self, denoiser: Denoiser, cache: TensorCache) -> None:
         self._denoiser, self._cache = denoiser, cache
@@ -45,7 +48,7 @@ class Conditions:
         self._text = [fingerprint(folder) for folder in denoiser.text_folders]
 
     def shapes(self, row: Row) -> tuple[Any, ...]:
-        """Sizes of target (frames too) and controls: rows with the same ones fit into one forward pass."""
+        """The sizes of target (with frames) and controls: rows with equal ones can share a forward pass."""
         return (
             self.target(row).shape if self._denoiser.clips else (),
             self._denoiser.target_size(row.target.size),
@@ -53,16 +56,16 @@ class Conditions:
         )
 
     def target(self, row: Row) -> torch.Tensor:
-        """The latent to learn."""
+        """The latent of the target."""
         return self._latent(row.target, self._denoiser.target_size(row.target.size), "target")
 
     def controls(self, row: Row) -> list[torch.Tensor]:
-        """The latents of the images to edit, or of the first frame that is given."""
+        """The latents of the images to edit, or of the given frames."""
         return [self._latent(control, self._denoiser.control_size(control.size), "control") for control in row.controls]
 
     @torch.no_grad()
     def text(self, prompt: str, controls: tuple[Picture, ...]) -> Tensors:
-        """What the text encoder says; it is loaded if the cache does not know."""
+        """The text encoder's output for a prompt and its images; the encoder is loaded if it is needed."""
         seen = [(control.digest, self._denoiser.condition_size(control.size)) for control in controls]
         key = self._cache.key(
             text=prompt,
@@ -79,7 +82,7 @@ class Conditions:
         return found
 
     def conditioning_images(self, controls: tuple[Picture, ...]) -> list[Image.Image]:
-        """The frames of what is given, of one picture after the other."""
+        """The frames of the images for the text encoder, one image after another."""
         return [frame for control in controls for frame in control.load(self._denoiser.conditioning_frames)]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What one family of diffusion models does its own way; everything else is shared (`trainee.py`)."""
+"""What distinguishes a family of diffusion models; everything else is shared (`trainee.py`)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from finetune_trainer.models import check_weights, read_json
 
 Tensors = dict[str, torch.Tensor]
 EMBEDS: Final = "embeds"
-"""Name of the text embedding of variable length, (tokens, width); a batch pads it and gets a mask."""
+"""Name of the text embedding of variable length, (tokens, width); padded in a batch, with a mask."""
 MASK: Final = "embeds_mask"
 POOLED: Final = "pooled"
 """Name of a text encoder's pooled vector, (width,)."""
 TRAINED_GUIDANCE: Final = 1.0
-"""What guidance-distilled models are told while training, as diffusers' and ai-toolkit's trainers do."""
+"""The guidance that guidance-distilled models get in training, as in diffusers' and ai-toolkit's trainers."""
 SCHEDULED: Final = ("scheduler", "vae")
-"""The components that stay loaded beside the trained parts."""
+"""The components that stay loaded, beside the trained parts."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """The base model's folder, what the user calls it, and where and in which numbers it runs."""
+    """The base model. name: as the user names it. device, dtype: where and in which number format it runs."""
 
     folder: Path
     name: str
@@ -43,9 +43,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Noisy:
-    """A micro-batch half way to noise. latents: (samples, *latent) in the model's dtype; sigma: (samples,) float32.
+    """A noised micro-batch.
 
-    controls: one (samples, *latent) per image to edit. text: what `encode_text` gave, batched.
+    latents: (samples, *latent), in the model's dtype. sigma: (samples,) float32. controls: (samples, *latent) for each
+    image to edit. text: the batched outputs of `encode_text`.
     """
 
     latents: torch.Tensor
@@ -56,7 +57,11 @@ class Noisy:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """A sample to make. texts and negative: as `encode_text` gives them."""
+    """A sample to generate.
+
+    text, negative: outputs of `encode_text` for the prompt and the negative prompt. controls: images to edit. steps: of
+    denoising.
+    """
 
     text: Tensors
     negative: Tensors
@@ -67,33 +72,34 @@ class SampleRequest:
 
 
 class Denoiser(ABC):
-    """Encoders, the trained parts, and the pipeline that users run. Latents have no batch dimension unless said.
+    """The encoders, the trained parts, and the pipeline that users run.
 
-    Almost every model has one trained part; where there are two, each answers for its own share of noise.
+    Latents have no batch dimension unless stated otherwise. Almost every model has one trained part; of two, each is
+    for its own range of sigma.
     """
 
     part: ClassVar[str] = "transformer"
     """The component that is trained."""
     pipeline: ClassVar[str] = "DiffusionPipeline"
-    """The class of diffusers that runs the model; DiffusionPipeline is the one that the checkpoint names."""
+    """The class of diffusers that runs the model; DiffusionPipeline selects the one that the checkpoint names."""
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
-    """Where its repeated blocks are; every Linear inside gets LoRA matrices."""
+    """The lists of repeated blocks; every Linear inside gets LoRA matrices."""
     areas: ClassVar[Areas] = Areas(1024**2, 1024**2)
     multiple: ClassVar[int] = 32
-    """Sides of pictures are multiples of this."""
+    """The sides of images are multiples of this."""
     negative_prompt: ClassVar[str] = ""
     clips: ClassVar[bool] = False
-    """Whether what is learnt may have several frames."""
+    """Whether targets may have several frames."""
     rate: float = LOWEST_RATE
-    """Frames per second of its clips."""
+    """Frames per second of clips."""
     takes_first_frame: ClassVar[bool] = False
-    """Whether the first frame of what is learnt is given, in the place of an image to edit."""
+    """Whether the model gets the first frame of the target, in place of an image to edit."""
     requires_image: ClassVar[bool] = False
-    """Whether its pipeline cannot do without an image to edit."""
+    """Whether the pipeline requires an image to edit."""
     conditioning_frames: int = 1
-    """How many frames of what is given the text encoder and a sample may look at."""
+    """Frames of an image or clip, at most, for the text encoder and for a sample."""
     notes: tuple[str, ...] = ()
-    """What users of this family should know."""
+    """What the user should know about this family."""
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         self.base, self.frames = base, frames
@@ -110,29 +116,29 @@ class Denoiser(ABC):
         self._vae_offloaded = False
         self._vae_lock = RLock()
         self.parts: dict[str, str] = {self.part: ""}
-        """The components that are trained, and what the names of each one's adapter files end with."""
+        """The trained components, and the suffix of the adapter files of each."""
         self.models = torch.nn.ModuleDict()
-        """The trained parts by component, once loaded."""
+        """The trained parts by component, once they are loaded."""
 
     # ------------------------------------------------------------------ sizes
 
     def target_size(self, size: Size) -> Size:
-        """What a picture to learn is brought to."""
+        """The size to which a target is resized."""
         return fitted(size, self._areas.target, self.multiple)
 
     def control_size(self, size: Size) -> Size:
-        """What an image to edit is brought to."""
+        """The size to which an image to edit is resized."""
         return fitted(size, self._areas.control, self.multiple)
 
     def condition_size(self, size: Size) -> Size:
-        """What the text encoder sees of an image to edit."""
-        return fitted(size, self._areas.seen, self.multiple)
+        """The size to which an image to edit is resized for the text encoder."""
+        return fitted(size, self._areas.conditioning, self.multiple)
 
     # --------------------------------------------------------------- encoders
 
     @property
     def text_folders(self) -> list[Path]:
-        """The folders of everything that decides a text embedding."""
+        """The folders of every component that decides a text embedding."""
         return [
             self.base.folder / name
             for name in self._components()
@@ -140,29 +146,29 @@ class Denoiser(ABC):
         ]
 
     def text_pipeline(self) -> Any:
-        """The pipeline with its text encoders, loaded now if they are not."""
+        """The pipeline with its text encoders, which are loaded now if needed."""
         if self._text_pipeline is None:
             self._text_pipeline = self._pipeline(set(self._components()) - {"vae", *self._trained_components()})
         return self._text_pipeline
 
     def encoders(self) -> dict[str, torch.nn.Module]:
-        """The frozen encoders that are loaded, by component."""
+        """The loaded frozen encoders, by component."""
         found = {"vae": self.pipe.vae, **({} if self._text_pipeline is None else self._text_pipeline.components)}
         return {name: part for name, part in found.items() if isinstance(part, torch.nn.Module)}
 
     def free_text_encoders(self) -> None:
-        """Give the text encoders' memory back."""
+        """Free the memory of the text encoders."""
         self._text_pipeline = None
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def offloadable(self) -> list[torch.nn.Module]:
-        """The encoders that are loaded and take the device's memory while nobody asks them."""
+        """The loaded encoders that take the device's memory although no step needs them."""
         movable = self.base.device.type == "cuda" and not self._vae_offloaded
         return [part for name, part in self.encoders().items() if name != "vae" or movable]
 
     def offload(self) -> None:
-        """Free the text encoders; keep the autoencoder in the host's memory between its uses."""
+        """Free the text encoders, and keep the autoencoder in the host's memory between its uses."""
         self._vae_offloaded = self.base.device.type == "cuda"
         if self._vae_offloaded:
             self.pipe.vae.to("cpu")
@@ -170,7 +176,7 @@ class Denoiser(ABC):
 
     @contextmanager
     def vae_on_device(self) -> Iterator[None]:
-        """The autoencoder is on the device inside. One thread at a time where it was put away."""
+        """Inside the block the autoencoder is on the device; one thread at a time, if it is offloaded."""
         if not self._vae_offloaded:
             yield
             return
@@ -183,15 +189,15 @@ class Denoiser(ABC):
 
     @abstractmethod
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """Everything that the model is told about a prompt (and, for some, the images to edit)."""
+        """Everything that conditions the model on a prompt, and in some families on the images to edit."""
 
     def extra_conditioning(self, size: Size) -> Tensors:
-        """What the model is told beside the text about a picture whose size was this."""
+        """Further conditioning, on the original size of a target."""
         del size
         return {}
 
     def encode_picture(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
-        """The latent of a picture at this size: the mode of the autoencoder's distribution, normalised."""
+        """The latent of an image at this size: the mode of the autoencoder's distribution, normalized."""
         pixels = self.pipe.image_processor.preprocess(frames[0], size[1], size[0])
         return self.encode_pixels(pixels.to(self.base.device, self.base.dtype))[0]
 
@@ -201,60 +207,60 @@ class Denoiser(ABC):
 
     @abstractmethod
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(1, 3, height, width) in [-1, 1] to a batch of one latent."""
+        """A batch of one latent. pixels: (1, 3, height, width) in [-1, 1]."""
 
     # ------------------------------------------------------------ the model
 
     def load_model(self) -> None:
-        """Load the trained parts, frozen. Raises ConfigError."""
+        """Load the parts that will be trained, frozen. Raises ConfigError."""
         self.models = self._load_parts(self.base.folder, self.base.name)
         self.pipe.register_modules(**self.models)
 
     def load_exported(self, folder: Path) -> torch.nn.ModuleDict:
-        """The trained parts as they are read back from an export of all weights."""
+        """The trained parts, loaded from an export of all weights."""
         return self._load_parts(folder, "just exported", torch.float32)
 
     def part_at(self, sigma: float) -> str:
-        """The component that answers, and learns, at this share of noise."""
+        """The component that is used, and trained, at this share of noise."""
         del sigma
         return self.part
 
     def unused(self, model: Any) -> set[str]:
-        """Linear modules inside a part's blocks that no output depends on: LoRA matrices there would never learn."""
+        """Linear modules in a part's blocks that no output depends on: LoRA matrices there would have no gradient."""
         del model
         return set()
 
     def noised(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """float32 batches in, float32 out. Rectified flow: (1 - sigma) x + sigma noise."""
+        """The noised latents. All batches are float32. Rectified flow: (1 - sigma) x + sigma noise."""
         share = _spread(sigma, latents)
         return (1 - share) * latents + share * noise
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """What `predict` should say, float32. Rectified flow: noise - x."""
+        """The target of `predict`, float32. Rectified flow: noise - x."""
         del sigma
         return noise - latents
 
     @abstractmethod
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The model's answer in the shape of the target. model: the trained part that answers."""
+        """The model's prediction, in the shape of the target. model: the trained part for the batch."""
 
     # ------------------------------------------------------------- samples
 
     @abstractmethod
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """Arguments of the pipeline's call, without size, steps, generator."""
+        """Arguments of a call of the pipeline, without size, steps and generator."""
 
     @contextmanager
     def pipeline_areas(self) -> Iterator[None]:
-        """The pipeline uses the areas that `advanced` asks for inside."""
+        """Inside the block the pipeline uses the areas of `advanced`."""
         yield
 
     def generate(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
-        """One sample, a list of its frames."""
+        """Generate a sample; returns its frames."""
         return list(self.run_pipeline(request, on_step).images[:1])
 
     def run_pipeline(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> Any:
-        """One call of the pipeline that users run."""
+        """Call the pipeline that users run."""
         with self.pipeline_areas():
             return self.pipe(
                 **self.pipeline_arguments(request),
@@ -269,7 +275,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
-        """The adapter in the key layout of ComfyUI or kohya. weights: peft names; scale: alpha / rank."""
+        """The adapter with the keys of ComfyUI or kohya. weights: with peft's names. scale: alpha / rank."""
 
     # ------------------------------------------------------------- inside
 
@@ -298,7 +304,7 @@ class Denoiser(ABC):
         check_weights(folder / part, name)
         kind = getattr(diffusers, self._index[part][1], None)
         if kind is None:
-            raise ConfigError(f"the base model {name} names a class that diffusers does not have: {self._index[part]}")
+            raise ConfigError(f"the base model {name} has a class that diffusers does not have: {self._index[part]}")
         with as_config_error(name):
             model, info = kind.from_pretrained(
                 folder,
@@ -315,7 +321,7 @@ class Denoiser(ABC):
 
 @contextmanager
 def as_config_error(name: str) -> Iterator[None]:
-    """Whatever a broken folder makes of the libraries becomes a ConfigError inside."""
+    """Raise whatever the libraries raise on a broken folder as ConfigError. name: of the base model."""
     try:
         yield
     except (torch.OutOfMemoryError, ConfigError):
@@ -326,7 +332,7 @@ def as_config_error(name: str) -> Iterator[None]:
 
 @contextmanager
 def patched(module: Any, **values: Any) -> Iterator[None]:
-    """The module has these attributes inside: the constants of diffusers' pipelines are no parameters."""
+    """Replace attributes of a module inside the block: constants of diffusers' pipelines are not parameters."""
     before = {name: getattr(module, name) for name in values}
     for name, value in values.items():
         setattr(module, name, value)
@@ -337,8 +343,8 @@ def patched(module: Any, **values: Any) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def standardised(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """(1, 3, frames, height, width) in [-1, 1] to a batch of one latent, (x - mean) / std per channel."""
+def standardized(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """A batch of one latent, (x - mean) / std per channel. pixels: (1, 3, frames, height, width) in [-1, 1]."""
     latents: torch.Tensor = vae.encode(pixels).latent_dist.mode()
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.device, latents.dtype)
@@ -348,18 +354,18 @@ def standardised(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def batched(texts: Sequence[Mapping[str, torch.Tensor]]) -> Tensors:
-    """Texts of several samples with a batch dimension; embeddings padded with zeros, and a mask where they differ."""
+    """The text embeddings of several samples as a batch; padded with zeros, with a mask if lengths differ."""
     from torch.nn.utils.rnn import pad_sequence
 
-    together: Tensors = {}
+    stacked: Tensors = {}
     for name in texts[0]:
         rows = [text[name] for text in texts]
         if name == EMBEDS and len({len(row) for row in rows}) > 1:
-            together[MASK] = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-            together[name] = pad_sequence(rows, batch_first=True)
+            stacked[MASK] = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+            stacked[name] = pad_sequence(rows, batch_first=True)
         else:
-            together[name] = torch.stack(rows)
-    return together
+            stacked[name] = torch.stack(rows)
+    return stacked
 
 
 def _spread(sigma: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

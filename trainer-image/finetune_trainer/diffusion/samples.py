@@ -1,7 +1,7 @@
-"""Pictures made while training, by the pipeline that users run, so that progress can be seen.
+"""Samples that are generated during training, by the pipeline that users run, to show progress.
 
-Every round makes the same pictures from the same noise. A sample that is interrupted is not written, and made again by
-the run that goes on.
+Every round generates the same samples from the same noise. An interrupted sample is not written; the resumed run
+generates it again.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ MAX_BYTES: Final = 100 * 2**20
 
 
 class _StoppedError(Exception):
-    """The pod was asked to stop in the middle of a sample."""
+    """The pod was asked to stop while a sample was generated."""
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    prompt: str
+class _Prompt:
+    text: str
     controls: tuple[Picture, ...]
 
 
 class Samples:
-    """The recipe's samples. Raises ConfigError for a picture that cannot be had."""
+    """The samples of a recipe. Raises ConfigError for an image that cannot be fetched."""
 
     def __init__(
         self, inputs: Inputs, denoiser: Denoiser, conditions: Conditions, first: Row, notes: list[str]
@@ -58,19 +58,19 @@ class Samples:
         self._fetcher = Fetcher(inputs.allowed_hosts)
         self._needs = Needs(max_pixels=inputs.advanced.max_image_pixels)
         samples = parameter(inputs.recipe, "samples") or []
-        self._wanted = [self._want(number, sample, first, notes) for number, sample in enumerate(samples)]
+        self._prompts = [self._prompt(number, sample, first, notes) for number, sample in enumerate(samples)]
 
     def due(self, step: int, last: bool) -> bool:
-        """Whether samples are made after this step: every `sampleEvery`, and at the end."""
-        return bool(self._wanted) and (last or step % self._every == 0)
+        """Whether samples are generated after this step: every `sampleEvery` steps, and at the end."""
+        return bool(self._prompts) and (last or step % self._every == 0)
 
     def encode(self) -> None:
-        """What the prompts mean, into the cache, while the text encoders are there."""
-        for wanted in self._wanted:
-            self._texts(wanted)
+        """Encode the prompts into the cache, while the text encoders are loaded."""
+        for prompt in self._prompts:
+            self._embeddings(prompt)
 
-    def make(self, step: int, folder: Path, stopped: Callable[[], bool]) -> None:
-        """Write `samples/step-<step>-<number>.png` (clips: .webp); ends early once `stopped()`."""
+    def generate(self, step: int, folder: Path, stopped: Callable[[], bool]) -> None:
+        """Write `samples/step-<step>-<number>.png` (`.webp` for clips); returns early once `stopped()`."""
 
         def on_step(_pipe: Any, _index: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
             if stopped():
@@ -78,13 +78,13 @@ class Samples:
             return {}
 
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        for number, wanted in enumerate(self._wanted):
+        for number, prompt in enumerate(self._prompts):
             path = folder / FOLDER / f"step-{step}-{number}.{'png' if self._denoiser.frames == 1 else 'webp'}"
             if path.exists():
                 continue
             try:
                 with torch.no_grad():
-                    frames = self._denoiser.generate(self._request(number, wanted), on_step)
+                    frames = self._denoiser.generate(self._request(number, prompt), on_step)
             except _StoppedError:
                 return
             partial_path = path.with_name(f".{path.name}")
@@ -93,15 +93,15 @@ class Samples:
             flush(partial_path)
             partial_path.rename(path)
 
-    def _request(self, number: int, wanted: _Wanted) -> SampleRequest:
-        text, negative = self._texts(wanted)
-        controls = tuple(self._conditions.conditioning_images(wanted.controls))
+    def _request(self, number: int, prompt: _Prompt) -> SampleRequest:
+        text, negative = self._embeddings(prompt)
+        controls = tuple(self._conditions.conditioning_images(prompt.controls))
         seed = seed_of(f"{self._seed}:sample:{number}") % 2**63
         return SampleRequest(text, negative, controls, self._size, self._steps, seed)
 
-    def _texts(self, wanted: _Wanted) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        prompts = wanted.prompt, self._denoiser.negative_prompt
-        text, negative = (self._conditions.text(prompt, wanted.controls) for prompt in prompts)
+    def _embeddings(self, prompt: _Prompt) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        texts = prompt.text, self._denoiser.negative_prompt
+        text, negative = (self._conditions.text(text, prompt.controls) for text in texts)
         return text, negative
 
     def _choose_size(self, inputs: Inputs, first: Row) -> Size:
@@ -111,16 +111,16 @@ class Samples:
         multiple = self._denoiser.multiple
         return max(multiple, width // multiple * multiple), max(multiple, height // multiple * multiple)
 
-    def _want(self, number: int, sample: Any, first: Row, notes: list[str]) -> _Wanted:
+    def _prompt(self, number: int, sample: Any, first: Row, notes: list[str]) -> _Prompt:
         single = getattr(sample, "ctrl_img_url", None)
         urls = getattr(sample, "ctrl_img_urls", None) or ([single] if single else [])
         prompt = sample.prompt.replace("[trigger]", self._trigger) if self._trigger else sample.prompt
         if not urls and first.controls:
-            notes.append(f"samples[{number}] names no images: what the dataset's first row gives is used")
-            return _Wanted(prompt, first.controls)
+            notes.append(f"samples[{number}] has no images: those of the dataset's first row are used")
+            return _Prompt(prompt, first.controls)
         if not urls and self._denoiser.requires_image:
-            raise ConfigError(f"samples[{number}] names no images, and the dataset has none: there is nothing to edit")
-        return _Wanted(prompt, tuple(self._fetched(number, url) for url in urls))
+            raise ConfigError(f"samples[{number}] has no images, and neither has the dataset: there is nothing to edit")
+        return _Prompt(prompt, tuple(self._fetched(number, url) for url in urls))
 
     def _fetched(self, number: int, url: str) -> Picture:
         try:

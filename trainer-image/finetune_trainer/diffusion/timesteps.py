@@ -1,9 +1,9 @@
-"""Where on the path from noise to picture a sample is trained, and how much it counts.
+"""The timestep at which a sample is trained, and its weight in the loss.
 
 The draw is one float32 of the sample's generator (`schedule.py`): `u = rand` for linear and weighted, `n = randn` for
 sigmoid. sigma = u, or sigma = 1 - sigmoid(n); the timestep is 1000 sigma. `weighted` multiplies the sample's squared
-error by a bell-shaped table that was measured on a flow-matching model and has mean 1 (ai-toolkit's table of 1000
-entries, here as 19 knots that reproduce it within 0.033).
+error by a bell-shaped table that was measured on a flow-matching model and has mean 1: ai-toolkit's table of 1000
+entries, here as 19 knots that reproduce it within 0.033.
 """
 
 from typing import Final
@@ -31,23 +31,23 @@ KNOTS: Final[tuple[tuple[float, float], ...]] = (
     (990, 1.043),
     (1000, 0.906),
 )
-"""(timestep, weight), rising."""
+"""(timestep, weight), in ascending order."""
 
 
 def draw_sigma(timestep_type: str, generator: torch.Generator) -> float:
-    """Share of noise in [0, 1]; the first number drawn from a sample's generator. A float32 value."""
+    """The share of noise, a float32 value in [0, 1]; the first number drawn from a sample's generator."""
     if timestep_type == "sigmoid":
         return float(1 - torch.sigmoid(torch.randn((), generator=generator)))
     return float(torch.rand((), generator=generator))
 
 
 def weight(timestep_type: str, sigma: float) -> float:
-    """Factor on the squared error at this share of noise."""
+    """The factor of the squared error at a share of noise."""
     return table(1000 * sigma) if timestep_type == "weighted" else 1.0
 
 
 def table(timestep: float) -> float:
-    """The weight at a timestep, linear between the knots and constant outside."""
+    """The weight at a timestep: interpolated linearly between the knots, constant outside."""
     left = KNOTS[0]
     if timestep <= left[0]:
         return left[1]

@@ -1,13 +1,13 @@
-"""Training a diffusion model on cached latents: the same for every family.
+"""The trainee of every image and video family: a diffusion model on cached latents.
 
-The loss of a sample is the mean squared error (float32) between what the model says about its noisy latent and the
-family's target (rectified flow: noise - picture), times the weight of its timestep; timestep and noise come from the
-sample's own generator (`schedule.py`). Only samples whose pictures come to the same sizes share a forward pass: rotary
-positions are those of the first one. Where two denoisers share the noise, the sample's timestep says which of them
-learns from it, and those of one pass have the same. Grouping changes no number, because the draws belong to samples.
+The loss of a sample is the mean squared error (float32) between the model's prediction for its noised latent and the
+family's target (rectified flow: noise - latent), times the weight of its timestep; timestep and noise come from the
+sample's own generator (`schedule.py`). Only samples with images of the same sizes share a forward pass, because rotary
+positions are those of the first. Of two denoisers, the timestep of a sample selects the one that is trained on it, and
+the samples of a pass have the same one. Grouping changes no number, because timestep and noise belong to the sample.
 
-A denoiser without a sample in a step has no gradients then: AdamW leaves its weights and moments alone, and counts no
-step for it. Clipping is over all weights that have gradients, as if it were one model.
+A denoiser without a sample in a step has no gradients: AdamW changes neither its weights nor its moments, and does not
+count the step. Gradients are clipped over all weights that have them, as if they were one model's.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Kind = Callable[[Base, Advanced, int], Denoiser]
-"""A family's class, or what chooses between its classes."""
+"""The denoiser class of a family, or a function that selects one."""
 CACHE: Final = "latents"
 TEXT: Final = "text."
 CONTROL: Final = "control."
 
 
 class DiffusionTrainee:
-    """The heavy half of every image and video family."""
+    """Trains a denoiser. control_columns: of images to edit."""
 
     def __init__(self, inputs: Inputs, kind: Kind, control_columns: tuple[str, ...]) -> None:
         self._inputs, self._settings = inputs, inputs.settings
@@ -58,7 +58,7 @@ class DiffusionTrainee:
         base = Base(inputs.folder, inputs.base_model, device, dtype)
         self._denoiser = kind(base, inputs.advanced, parameter(self._recipe, "num_frames") or 1)
         self.rows: Sequence[int] = range(len(inputs.store))
-        # The first frame of the picture to learn is that of its own control.
+        # The target's own first frame is the control.
         self._control_columns = control_columns or (
             (self._recipe.image_column,) if self._denoiser.takes_first_frame else ()
         )
@@ -75,11 +75,11 @@ class DiffusionTrainee:
     # ---------------------------------------------------------------- Trainee
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """LoRA matrices, or all weights of the denoiser or denoisers."""
+        """The LoRA matrices, or all weights, of the denoisers."""
         return [weight for weight in self._denoiser.models.parameters() if weight.requires_grad]
 
     def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
-        """Samples of one denoiser whose target and controls come to the same sizes, in order of first appearance."""
+        """Groups of samples for one denoiser with targets and controls of equal sizes, in order of first appearance."""
         size = 1 if singly else size
         alike: dict[Any, list[Draw]] = defaultdict(list)
         for draw in draws:
@@ -88,9 +88,9 @@ class DiffusionTrainee:
         return [group[at : at + size] for group in alike.values() for at in range(0, len(group), size)]
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
-        """Latents and embeddings out of the cache, timesteps and noise; float32 noise of the latent's shape.
+        """Cached latents and embeddings, timesteps, and float32 noise in the shape of the latents.
 
-        Without `noise` (the probe) they are drawn all the same: a denoiser has nothing to do without.
+        Timesteps and noise are drawn even without `noise` (for the probe): a denoiser needs them.
         """
         del noise
         rows = [self._row(draw.row) for draw in draws]
@@ -119,7 +119,7 @@ class DiffusionTrainee:
         self._denoiser.models.train(training)
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
-        """Weighted mean squared errors, summed over the samples."""
+        """The weighted mean squared errors, summed over the samples."""
         part = self._denoiser.part_at(float(batch.tensors["sigma"][0]))
         prediction, tensors = self._predict(batch, part)
         latents, noise = tensors["latents"].float(), tensors["noise"]
@@ -127,23 +127,23 @@ class DiffusionTrainee:
         return (error.flatten(1).mean(1) * tensors["weight"]).sum()
 
     def outputs(self, batch: Batch) -> torch.Tensor:
-        """The answer, float32 on the CPU; of two denoisers both, so that neither escapes a comparison."""
+        """The predictions, float32 on the CPU; of both denoisers if there are two, so that each is compared."""
         return torch.cat([self._predict(batch, part)[0].float().cpu() for part in self._denoiser.parts])
 
     def parts(self) -> dict[str, torch.nn.Module]:
-        """The trained parts, the autoencoder, and the text encoders where they could not be freed."""
+        """The trained parts, the autoencoder, and the text encoders unless they have been freed."""
         return {**self._denoiser.models, **self._denoiser.encoders()}
 
     def save(self, folder: Path) -> None:
-        """The adapter, or all trained weights."""
+        """Write the adapter, or all trained weights."""
         (adapter.save if self._settings.use_lora else full_finetune.save)(self._denoiser.models, folder)
 
     def restore(self, folder: Path) -> None:
-        """Exactly what `save` wrote."""
+        """Restore exactly what `save` wrote."""
         (adapter.restore if self._settings.use_lora else full_finetune.restore)(self._denoiser.models, folder)
 
     def export(self, folder: Path) -> None:
-        """Two adapter files for each trained part, or its own folder."""
+        """Write two adapter files for each trained part, or its whole folder."""
         if self._settings.use_lora:
             adapter.export(self._denoiser, self._settings, folder)
         else:
@@ -151,9 +151,9 @@ class DiffusionTrainee:
                 model.save_pretrained(folder / part)
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
-        """`outputs` of the exported file that acts least like the trained model.
+        """`outputs` of the exported file that differs most from the trained model.
 
-        In bf16 every matrix is compared instead (in `adapter.reloaded`): outputs would show the rounding only.
+        In bf16 every matrix is compared instead (in `adapter.reloaded`): outputs would only show rounding.
         """
         if self._settings.use_lora:
             expected = self.outputs(batch)
@@ -171,24 +171,24 @@ class DiffusionTrainee:
     # --------------------------------------------------------------- Sampling
 
     def sample(self, step: int, last: bool, folder: Path, stopped: Callable[[], bool]) -> None:
-        """Write the samples that are due."""
+        """Write the samples that are due after a step."""
         if self._samples.due(step, last):
             self.train(False)
             try:
                 with self._denoiser.vae_on_device():
-                    self._samples.make(step, folder, stopped)
+                    self._samples.generate(step, folder, stopped)
             finally:
                 self.train(True)
 
     # ------------------------------------------------------------- Offloading
 
     def offloadable(self) -> list[torch.nn.Module]:
-        """The encoders: what they say of this dataset can all be known before the first step."""
+        """The encoders: every row of the dataset can be encoded before the first step."""
         return self._denoiser.offloadable()
 
     def offload(self) -> None:
-        """Ask the text encoders what is left to ask, and let them go, whatever `cacheTextEmbeddings` says."""
-        if not self._texts_known:
+        """Encode the remaining texts, and free the text encoders, regardless of `cacheTextEmbeddings`."""
+        if not self._texts_cached:
             self._encode_all(texts_now=True)
         self._denoiser.offload()
 
@@ -213,10 +213,10 @@ class DiffusionTrainee:
         else:
             models = self._denoiser.models
             full_finetune.require_memory(models[self._denoiser.part], list(models.values()))
-            models.to(torch.float32).requires_grad_(True)  # bf16 would round small updates away
+            models.to(torch.float32).requires_grad_(True)  # in bf16 small updates would be rounded away
 
     def _encode_all(self, texts_now: bool) -> None:
-        """Every latent into the cache, and every text unless that is left to the first use."""
+        """Encode every row into the cache; its text too, unless that is left to the first use."""
         group = self._inputs.group
         if group.first:
             self._samples.encode()
@@ -230,7 +230,7 @@ class DiffusionTrainee:
             if number % 100 > 99 - group.world_size:
                 emit("encoding", rows=number + 1, of=len(self.rows))
         group.barrier()
-        self._texts_known = texts_now
+        self._texts_cached = texts_now
         if texts_now:
             self._denoiser.free_text_encoders()
 
@@ -256,7 +256,7 @@ class DiffusionTrainee:
     def _require_motion(self, number: int, latent: torch.Tensor) -> None:
         if self._denoiser.takes_first_frame and latent.shape[1] == 1:
             row, column = self._inputs.store[self.rows[number]].row, self._recipe.image_column
-            raise DataError(f"row {row}: column {column!r} holds too few frames: what comes after the first is learnt")
+            raise DataError(f"row {row}: column {column!r} has too few frames: those after the first are trained on")
 
     def _require_one_target(self) -> None:
         column, store = self._recipe.image_column, self._inputs.store
@@ -264,12 +264,12 @@ class DiffusionTrainee:
         if wrong:
             listed = ", ".join(map(str, wrong[:20]))
             raise DataError(
-                f"column {column!r} holds several pictures in {len(wrong)} rows, and one is learnt: {listed}"
+                f"column {column!r} has several images in {len(wrong)} rows, but a row has one target: {listed}"
             )
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:
-    """The caption with the trigger word for `[trigger]`, and in front where it is missing."""
+    """The caption with the trigger word in place of `[trigger]`, or at its start if it does not occur."""
     if not trigger:
         return caption
     caption = caption.replace("[trigger]", trigger)

@@ -1,4 +1,4 @@
-"""The model families, chosen by what the checkpoint folder says it is. A new family is one file and one line here."""
+"""The model families, selected by the checkpoint's own description. A new family is one file, and one line here."""
 
 from typing import Any, Final
 
@@ -13,7 +13,10 @@ FAMILIES: Final[tuple[Family, ...]] = (Qwen3VL(), *TEXT, *DIFFUSION)
 
 
 def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Family:
-    """The family for a `config.json` or `model_index.json` and a recipe. Raises ConfigError naming what there is."""
+    """The family of a base model and a recipe.
+
+    description: its `config.json` or `model_index.json`. Raises ConfigError that names the supported recipes or models.
+    """
     name = str(description.get("_class_name") or description.get("model_type"))
     families = [family for family in FAMILIES if name in family.kinds]
     for family in families:
@@ -22,9 +25,9 @@ def choose(description: dict[str, Any], recipe_kind: str, base_model: str) -> Fa
     if families:
         recipes = ", ".join(sorted({recipe for family in families for recipe in family.recipes}))
         raise ConfigError(
-            f"the base model {base_model} ({name}) trains {recipes}, not {recipe_kind}", Reason.MODEL_NOT_SUPPORTED
+            f"the base model {base_model} ({name}) supports {recipes}, not {recipe_kind}", Reason.MODEL_NOT_SUPPORTED
         )
     known = ", ".join(sorted({kind for family in FAMILIES for kind in family.kinds}))
     raise ConfigError(
-        f"no trainer for the base model {base_model} ({name}); there are: {known}", Reason.MODEL_NOT_SUPPORTED
+        f"the base model {base_model} ({name}) is not supported; these are: {known}", Reason.MODEL_NOT_SUPPORTED
     )

@@ -1,4 +1,4 @@
-"""The image and video families' light half: what each trains, and which columns that takes."""
+"""The image and video families without torch: what each trains, and which columns it needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ ONE_IMAGE: Final = frozenset({"imageEditing"})
 
 @dataclass
 class Diffusion:
-    """module and denoiser: where its heavy half, a class or what chooses one, is below `finetune_trainer.families`."""
+    """A family of image or video models.
+
+    module, denoiser: module below `finetune_trainer.families`, and in it the denoiser class, or a function that selects
+    one. reserved: tokens that no caption may contain. clips: whether it trains on several frames.
+    """
 
     kinds: frozenset[str]
     recipes: frozenset[str]
@@ -39,7 +43,7 @@ class Diffusion:
     clips: bool = False
 
     def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
-        """A caption, a picture, and every image to edit."""
+        """A caption, an image, and every image to edit."""
         recipe = cast(ImageRecipe, recipe)
         return Needs(
             text=(recipe.caption_column,),
@@ -51,15 +55,15 @@ class Diffusion:
         )
 
     def load(self, inputs: Inputs) -> DiffusionTrainee:
-        """Encode and cache the dataset, free the encoders, load the denoiser, attach the adapter."""
+        """Encode and cache the dataset, free the encoders, load the denoiser, and attach the adapter."""
         from finetune_trainer.diffusion.trainee import DiffusionTrainee
 
-        heavy = getattr(import_module(f"finetune_trainer.families.{self.module}"), self.denoiser)
-        return DiffusionTrainee(inputs, heavy, control_columns(cast(ImageRecipe, inputs.recipe)))
+        kind = getattr(import_module(f"finetune_trainer.families.{self.module}"), self.denoiser)
+        return DiffusionTrainee(inputs, kind, control_columns(cast(ImageRecipe, inputs.recipe)))
 
 
 def control_columns(recipe: ImageRecipe) -> tuple[str, ...]:
-    """The columns with images to edit, in the order of the instruction; several-image recipes may have none."""
+    """The columns of images to edit, in the order in which the instruction refers to them."""
     if isinstance(recipe, ImageEditing):
         return (recipe.control_image_column,)
     if isinstance(recipe, MultiImageEditing):

@@ -1,4 +1,4 @@
-"""FLUX.1: text to image; and Kontext, which edits an image."""
+"""FLUX.1: text to image, and Kontext, which edits an image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Flux(Denoiser):
     guidance: ClassVar[float] = 3.5
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """512 tokens of T5 and CLIP's pooled vector."""
+        """512 tokens of T5, and CLIP's pooled vector."""
         del controls
         embeds, pooled, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0], POOLED: pooled[0]}
@@ -42,7 +42,7 @@ class Flux(Denoiser):
         return (self.pipe.vae.encode(pixels).latent_dist.mode() - config.shift_factor) * config.scaling_factor
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """Patches of the picture, then those of the image to edit, whose positions have a 1 in front."""
+        """Patches of the image, then those of the image to edit, whose positions start with 1 instead of 0."""
         count, _, height, width = noisy.latents.shape
         tokens = torch.cat([pack(part.to(noisy.latents.dtype)) for part in (noisy.latents, *noisy.controls)], dim=1)
         positions = [self._positions(noisy.latents, 0), *(self._positions(control, 1) for control in noisy.controls)]
@@ -60,7 +60,7 @@ class Flux(Denoiser):
         return unpack(answer[:, : height * width // 4], height, width)
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """Guidance as the model card has it."""
+        """With the guidance of the model card."""
         device = self.base.device
         return {
             "prompt_embeds": request.text[EMBEDS][None].to(device),
@@ -69,7 +69,7 @@ class Flux(Denoiser):
         }
 
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
-        """`transformer.` and diffusers' names: the form that both ComfyUI and diffusers read (others do nothing)."""
+        """`transformer.` and diffusers' names, which both ComfyUI and diffusers read; others have no effect."""
         return prefixed(weights, "transformer", scale, rank)
 
     def _positions(self, latents: torch.Tensor, image: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Flux(Denoiser):
 
 
 class FluxKontext(Flux):
-    """FLUX.1-Kontext: one image to edit, brought to one of the sizes that the model was trained on."""
+    """FLUX.1-Kontext: one image to edit, resized to one of the sizes that the model was trained on."""
 
     guidance: ClassVar[float] = 2.5
 
@@ -89,7 +89,7 @@ class FluxKontext(Flux):
         self._preferred = advanced.control_area is None
 
     def control_size(self, size: Size) -> Size:
-        """The preferred size with the closest aspect ratio, as the pipeline chooses."""
+        """The preferred size with the closest aspect ratio, as in the pipeline."""
         from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 
         if not self._preferred:
@@ -102,7 +102,7 @@ class FluxKontext(Flux):
         return width // multiple * multiple, height // multiple * multiple
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """The image to edit in its size."""
+        """With the image to edit, resized."""
         image = request.controls[0]
         width, height = self.control_size(image.size)
         return {

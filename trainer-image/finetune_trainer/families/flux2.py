@@ -1,4 +1,4 @@
-"""FLUX.2 (dev and klein): text to image on latents that are patches already."""
+"""FLUX.2 (dev and klein): text to image, on latents that are already patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Flux2(Denoiser):
     guidance: ClassVar[float] = 4.0
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """Hidden states of three layers side by side."""
+        """Hidden states of three layers, concatenated."""
         del controls
         embeds, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0]}
@@ -49,17 +49,17 @@ class Flux2(Denoiser):
         return answer.transpose(1, 2).reshape(count, -1, height, width)
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """Guidance as the model card has it."""
+        """With the guidance of the model card."""
         return {"prompt_embeds": request.text[EMBEDS][None].to(self.base.device), "guidance_scale": self.guidance}
 
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
-        """`transformer.` and diffusers' names, with alpha multiplied in: diffusers refuses alpha keys here."""
+        """`transformer.` and diffusers' names, scaled by alpha: diffusers rejects alpha keys here."""
         del rank
         return folded(weights, "transformer", scale)
 
 
 class Flux2Klein(Flux2):
-    """FLUX.2 klein: classifier-free guidance instead of a guidance embedding (the distilled ones ignore it)."""
+    """FLUX.2 klein: classifier-free guidance instead of a guidance embedding; distilled models ignore it."""
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With the empty prompt's embedding."""

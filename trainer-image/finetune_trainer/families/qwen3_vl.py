@@ -1,8 +1,8 @@
 """Qwen3-VL: images and a question in, an answer out.
 
-LoRA goes on the language model's projections under the key names that vLLM maps; the vision tower and the merger stay
-frozen then, and are trained where all weights are. The vision processor is pinned to the torchvision backend, the one
-that servers use: the PIL backend resizes differently (loss 8e-4 off).
+The projections of the language model get LoRA matrices, under the key names that vLLM maps; the vision tower and the
+merger are frozen then, and are trained only where all weights are. The image processor is pinned to the torchvision
+backend, which servers use: the PIL backend resizes differently (the loss differs by 8e-4).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ RESERVED: Final = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|visi
 
 
 class Qwen3VL:
-    """The light half."""
+    """The family of Qwen3-VL models."""
 
     kinds = frozenset({"qwen3_vl"})
     recipes = frozenset({"imageToText"})
 
     def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
-        """Question and answer are text; one image in any of the image columns."""
+        """Question and answer are text; a row has an image in at least one of the image columns."""
         recipe = cast(ImageToText, recipe)
         return Needs(
             text=(recipe.question_column, recipe.answer_column),
@@ -45,7 +45,7 @@ class Qwen3VL:
         )
 
     def load(self, inputs: Inputs) -> Trainee:
-        """Processor, rows, model, adapter; in this order, so that errors come before the expensive part."""
+        """Load processor, rows, model and adapter, in this order, so that errors precede the expensive part."""
         from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
         from finetune_trainer.language.trainee import Language, LanguageTrainee
@@ -57,9 +57,9 @@ class Qwen3VL:
 
 
 def multiply_patches(model: Any) -> None:
-    """Each patch goes through one matrix: torch's Conv3d, which stands there, has been 10 to 20 times slower on a GPU.
+    """Replace the convolution of the patches by a matrix product: torch's Conv3d is 10 to 20 times slower on a GPU.
 
-    pytorch#174051. The weights stay where they are; the result differs by the order of the sums (2e-6).
+    See pytorch#174051. The weights stay where they are; the result differs by the order of summation (2e-6).
     """
     from torch.nn.functional import linear
 
@@ -74,7 +74,7 @@ def multiply_patches(model: Any) -> None:
 
 
 def layout_on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """How the patches are divided among the images, which every block of the vision tower reads three times."""
+    """Remove the grids of the images, which every block of the vision tower reads three times, and return them."""
     from transformers.vision_utils import get_vision_cu_seqlens
 
     grid = tensors.pop("image_grid_thw", None)
@@ -82,7 +82,7 @@ def layout_on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def places_of_patches(grid: torch.Tensor, visual: Any) -> dict[str, torch.Tensor]:
-    """What the vision tower would compute of (images, 3) grids by itself, waiting for the device; by patch."""
+    """What the vision tower would compute from the grids, waiting for the device. grid: (images, 3). By patch."""
     from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
     merge = visual.config.spatial_merge_size
@@ -94,7 +94,7 @@ def places_of_patches(grid: torch.Tensor, visual: Any) -> dict[str, torch.Tensor
 
 
 class ImageTextReader:
-    """Rows of images, a question and an answer."""
+    """Reads rows of images, a question and an answer."""
 
     def __init__(self, inputs: Inputs) -> None:
         from finetune_trainer.language.rows import THINKING_NOTE, plan_rows
@@ -114,7 +114,7 @@ class ImageTextReader:
             self.plan.notes.insert(0, THINKING_NOTE)
 
     def row(self, index: int, model: Any) -> Row:
-        """Positions in 4 rows: place in the text, then time, height and width (M-RoPE)."""
+        """Tokens, labels, pixels, and positions on 4 axes: the index, then time, height and width (M-RoPE)."""
         import torch
 
         from finetune_trainer.training.packing import Row
@@ -130,7 +130,7 @@ class ImageTextReader:
         return Row(encoded.input_ids, encoded.labels, torch.cat([place, spatial[:, 0]]), extras)
 
     def save(self, folder: Path) -> None:
-        """The processor."""
+        """Write the processor."""
         self._processor.save_pretrained(folder)
 
     def _fit(self, sample: Sample) -> Fit:
@@ -146,10 +146,10 @@ def _load_processor(inputs: Inputs) -> Any:
 
     try:
         processor = Qwen3VLProcessor.from_pretrained(inputs.folder, local_files_only=True)
-    except Exception as error:  # whatever a broken folder makes of the libraries
+    except Exception as error:  # the libraries raise anything on a broken folder
         raise ConfigError(f"the processor of the base model {inputs.base_model} cannot be loaded: {error}") from error
     if not isinstance(processor, Qwen3VLProcessor) or not isinstance(processor.image_processor, Qwen2VLImageProcessor):
-        raise ConfigError(f"the base model {inputs.base_model} has no Qwen3-VL processor")
+        raise ConfigError(f"the base model {inputs.base_model} does not have the processor of Qwen3-VL")
     if not processor.chat_template:
         raise ConfigError(f"the base model {inputs.base_model} has no chat template")
     return processor

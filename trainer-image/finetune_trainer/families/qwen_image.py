@@ -1,4 +1,4 @@
-"""Qwen-Image: text to image. The base of the editing models, which add images to the prompt and to the tokens."""
+"""Qwen-Image: text to image. The editing models derive from it, and add images to the prompt and to the tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from finetune_trainer.diffusion.adapter import prefixed
-from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, SampleRequest, Tensors, standardised
+from finetune_trainer.diffusion.denoiser import EMBEDS, MASK, Denoiser, Noisy, SampleRequest, Tensors, standardized
 from finetune_trainer.diffusion.patches import pack, unpack
 
 
@@ -19,22 +19,22 @@ class QwenImage(Denoiser):
     negative_prompt = " "
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """The last hidden states behind the template's own tokens, at most as many as the pipeline takes."""
+        """The last hidden states after the template's own tokens, at most as many as the pipeline uses."""
         del controls
         embeds, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0]}
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std per channel."""
-        return standardised(self.pipe.vae, pixels.unsqueeze(2))
+        return standardized(self.pipe.vae, pixels.unsqueeze(2))
 
     def unused(self, model: Any) -> set[str]:
-        """The text stream ends with the last block: what writes into it there is thrown away."""
+        """The modules of the last block that write to the text stream, which ends there."""
         last = f"transformer_blocks.{len(model.transformer_blocks) - 1}"
         return {f"{last}.attn.to_add_out", f"{last}.txt_mlp.net.0.proj", f"{last}.txt_mlp.net.2"}
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """2x2 patches of the picture, then those of the controls; only the picture's are looked at."""
+        """2x2 patches of the image, then those of the images to edit; only the outputs for the former are used."""
         parts = [noisy.latents, *noisy.controls]
         count, _, _, height, width = noisy.latents.shape
         tokens = torch.cat([pack(part.to(noisy.latents.dtype)) for part in parts], dim=1)
@@ -50,7 +50,7 @@ class QwenImage(Denoiser):
         return unpack(answer[:, : height * width // 4], height, width).unsqueeze(2)
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """True classifier-free guidance, as the model card does it."""
+        """With true classifier-free guidance, as in the model card."""
         device = self.base.device
         return {
             "prompt_embeds": request.text[EMBEDS][None].to(device),

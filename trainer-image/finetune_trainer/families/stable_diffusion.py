@@ -16,7 +16,7 @@ ORIGINAL = "original"
 
 
 class StableDiffusion(Denoiser):
-    """Stable Diffusion 1.5. LoRA is on every Linear of the attention blocks, as kohya's tools have it."""
+    """Stable Diffusion 1.5. Every Linear of the attention blocks gets LoRA matrices, as with kohya's tools."""
 
     part: ClassVar[str] = "unet"
     blocks: ClassVar[tuple[str, ...]] = (r"(?:down_blocks|up_blocks)\.\d+\.attentions", r"mid_block\.attentions")
@@ -41,7 +41,7 @@ class StableDiffusion(Denoiser):
         return self.pipe.vae.encode(pixels).latent_dist.mode() * self.pipe.vae.config.scaling_factor
 
     def noised(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The schedule's mixture at timestep floor(1000 sigma)."""
+        """The noise schedule's mixture at timestep floor(1000 sigma)."""
         return self._schedule.add_noise(latents, noise, self._timesteps(sigma))
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -51,22 +51,22 @@ class StableDiffusion(Denoiser):
         return noise
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The U-Net's answer."""
+        """The output of the U-Net."""
         return model(
             noisy.latents,
             self._timesteps(noisy.sigma),
             encoder_hidden_states=noisy.text[EMBEDS],
-            added_cond_kwargs=self.added(noisy),
+            added_cond_kwargs=self.added_conditions(noisy),
             return_dict=False,
         )[0]
 
-    def added(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
-        """What else the U-Net is told."""
+    def added_conditions(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
+        """Further conditions of the U-Net; None here."""
         del noisy
         return None
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """Classifier-free guidance against the empty prompt."""
+        """With classifier-free guidance against the empty prompt."""
         device = self.base.device
         return {
             "prompt_embeds": request.text[EMBEDS][None].to(device),
@@ -75,7 +75,7 @@ class StableDiffusion(Denoiser):
         }
 
     def comfyui(self, weights: Tensors, scale: float, rank: int) -> Tensors:
-        """kohya's names. diffusers' own conversion writes the rank as alpha."""
+        """kohya's names. Alpha is set here, because diffusers' conversion writes the rank in its place."""
         from diffusers.utils import convert_state_dict_to_kohya
 
         names = convert_state_dict_to_kohya({f"unet.{name}": tensor for name, tensor in weights.items()})
@@ -88,31 +88,31 @@ class StableDiffusion(Denoiser):
 
 
 class StableDiffusionXL(StableDiffusion):
-    """SDXL: two text encoders, and the picture's own size as a condition (no cropping)."""
+    """SDXL: two text encoders, and the image's original size as a condition (no cropping)."""
 
     areas: ClassVar[Areas] = Areas(1024**2, 1024**2)
     guidance: ClassVar[float] = 5.0
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """Both encoders' hidden states side by side, and the second one's pooled vector."""
+        """The hidden states of both encoders, concatenated, and the pooled vector of the second."""
         del controls
         found = self.text_pipeline().encode_prompt(prompt, device=self.base.device, do_classifier_free_guidance=False)
         return {EMBEDS: found[0][0], POOLED: found[2][0]}
 
     def extra_conditioning(self, size: Size) -> Tensors:
-        """(height, width) of the picture before it was brought to size."""
+        """(height, width) of the image before it was resized."""
         return {ORIGINAL: torch.tensor([size[1], size[0]], dtype=torch.float32)}
 
-    def added(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
-        """Pooled text, and (height, width) of the original, 0, 0, (height, width) of what is learnt."""
+    def added_conditions(self, noisy: Noisy) -> dict[str, torch.Tensor] | None:
+        """The pooled text, and the time ids: original height and width, crop 0, 0, and target height and width."""
         original = noisy.text[ORIGINAL]
         scale = self.pipe.vae_scale_factor
-        learnt = original.new_tensor([noisy.latents.shape[-2] * scale, noisy.latents.shape[-1] * scale])
-        sizes = torch.cat([original, torch.zeros_like(original), learnt.expand_as(original)], dim=1)
+        target = original.new_tensor([noisy.latents.shape[-2] * scale, noisy.latents.shape[-1] * scale])
+        sizes = torch.cat([original, torch.zeros_like(original), target.expand_as(original)], dim=1)
         return {"text_embeds": noisy.text[POOLED], "time_ids": sizes}
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """With pooled vectors."""
+        """With the pooled vectors."""
         device = self.base.device
         return {
             **super().pipeline_arguments(request),

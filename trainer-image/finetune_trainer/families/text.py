@@ -1,9 +1,9 @@
 """Text in, text out: Llama 3, Qwen2.5, Qwen3 (also its mixtures of experts), Mistral and gpt-oss.
 
-Both recipes are conversations: `textGeneration` is one question of the user and one answer of the assistant. LoRA goes
-on every projection of the blocks under the key names that vLLM maps (`base_model.model.model.layers.N...`). The experts
-of a mixture are fused parameters in transformers and separate modules in servers, so there is no adapter of them that
-loads everywhere: those models get LoRA on their attention only, and the run says so.
+Both recipes are conversations: `textGeneration` is one question of the user and one answer of the assistant. Every
+projection of the blocks gets LoRA matrices, under the key names that vLLM maps (`base_model.model.model.layers.N...`).
+The experts of a mixture are fused parameters in transformers and separate modules in servers, so that no adapter of
+them loads everywhere: in those models only the attention gets LoRA matrices, and a note says so.
 """
 
 from __future__ import annotations
@@ -31,21 +31,25 @@ if TYPE_CHECKING:
 ATTENTION: Final = r".*\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 ATTENTION_AND_MLP: Final = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 EXPERTS_NOTE: Final = (
-    "LoRA is on the attention only: the experts of this model are fused parameters, "
+    "LoRA adapts the attention only: the experts of this model are fused parameters, "
     "and no adapter of them loads everywhere"
 )
-UNPACKED_NOTE: Final = "the base model's experts are stored in 4 bits (MXFP4) and were unpacked to train"
+UNPACKED_NOTE: Final = "the base model's experts are stored in 4 bits (MXFP4), and were dequantized for training"
 
 
 @dataclass
 class TextFamily:
-    """The light half. kind: `model_type`; class_name: transformers' class in `models.<kind>.modeling_<kind>`."""
+    """A family of text models.
+
+    kind: `model_type`. class_name: transformers' class in `models.<kind>.modeling_<kind>`. experts: whether it is a
+    mixture of experts.
+    """
 
     kind: str
     class_name: str
     experts: bool = False
     eager: bool = False
-    """Attention with learnt sinks, which only transformers' eager implementation has without further packages."""
+    """Attention with learned sinks, which only transformers' eager implementation supports without further packages."""
 
     recipes: frozenset[str] = frozenset({"textGeneration", "textChatMessages"})
 
@@ -60,7 +64,7 @@ class TextFamily:
         return Needs(text=(recipe.question_column, recipe.answer_column))
 
     def load(self, inputs: Inputs) -> Trainee:
-        """Tokenizer, rows, model, adapter; in this order, so that errors come before the expensive part."""
+        """Load tokenizer, rows, model and adapter, in this order, so that errors precede the expensive part."""
         from finetune_trainer.language.trainee import Language, LanguageTrainee
 
         reader = TextReader(inputs)
@@ -77,7 +81,7 @@ class TextFamily:
 
 
 class TextReader:
-    """Rows of a question and an answer, or of messages."""
+    """Reads rows of a question and an answer, or of messages."""
 
     def __init__(self, inputs: Inputs) -> None:
         from finetune_trainer.language.chat_rows import ChatEncoder
@@ -94,7 +98,7 @@ class TextReader:
         self.plan.notes[:0] = self._encoder.notes()
 
     def row(self, index: int, _model: Any) -> Row:
-        """Positions count from 0."""
+        """Tokens, labels, and positions from 0."""
         import torch
 
         from finetune_trainer.training.packing import Row
@@ -103,7 +107,7 @@ class TextReader:
         return Row(input_ids, labels, torch.arange(len(input_ids))[None])
 
     def save(self, folder: Path) -> None:
-        """The tokenizer, with its template."""
+        """Write the tokenizer, with its template."""
         self._tokenizer.save_pretrained(folder)
 
     def _fit(self, sample: Sample) -> Fit:
@@ -132,7 +136,7 @@ def _unpacking(inputs: Inputs, notes: list[str]) -> Any:
         notes.append(UNPACKED_NOTE)
         return Mxfp4Config(dequantize=True)
     raise ConfigError(
-        f"the base model {inputs.base_model} is quantised ({method}), which cannot be trained: "
+        f"the base model {inputs.base_model} is quantized ({method}), and cannot be trained: "
         "use the checkpoint in bf16",
         Reason.MODEL_NOT_SUPPORTED,
     )
@@ -143,7 +147,7 @@ def _load_tokenizer(inputs: Inputs) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(inputs.folder, local_files_only=True)
-    except Exception as error:  # whatever a broken folder makes of the libraries
+    except Exception as error:  # the libraries raise anything on a broken folder
         raise ConfigError(f"the tokenizer of the base model {inputs.base_model} cannot be loaded: {error}") from error
 
 

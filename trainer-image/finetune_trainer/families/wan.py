@@ -1,10 +1,10 @@
 """Wan 2.1 and 2.2: clips and stills. A clip is a video or an animated image (GIF, WebP, PNG); a still is one frame.
 
-The autoencoder takes 4n + 1 frames: of longer clips the first `numFrames`, of shorter ones as many as that allows.
+The autoencoder takes 4n + 1 frames: the first `numFrames` of longer clips, and as many as possible of shorter ones.
 
-Wan2.2-A14B has two denoisers: `transformer` where the share of noise is at least the checkpoint's `boundary_ratio`,
-`transformer_2` below. Image to video gives a model the first frame of the clip that it learns, the way the pipeline
-gives it the image to animate, and a model made for both ends (FLF2V) the last one too.
+Wan2.2-A14B has two denoisers: `transformer` for sigma of at least the checkpoint's `boundary_ratio`, `transformer_2`
+below. In image to video the model gets the first frame of the target clip, as the pipeline gives it the image to
+animate; a model for first and last frame (FLF2V) also gets the last.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from finetune_trainer.diffusion.denoiser import (
     SampleRequest,
     Tensors,
     patched,
-    standardised,
+    standardized,
 )
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.models import read_json
 
 IMAGE: Final = "image"
-"""Name of CLIP's embedding of the frames that are given, (frames, tokens, width)."""
-TWO: Final = {"transformer": "-high-noise", "transformer_2": "-low-noise"}
-"""The two denoisers, and what the names of their files end with."""
+"""Name of CLIP's embedding of the given frames, (frames, tokens, width)."""
+TWO_PARTS: Final = {"transformer": "-high-noise", "transformer_2": "-low-noise"}
+"""The two denoisers, and the suffixes of their files."""
 ORIGINAL_NAMES = (
     ("attn1.", "self_attn."),
     ("attn2.", "cross_attn."),
@@ -47,11 +47,11 @@ ORIGINAL_NAMES = (
     ("ffn.net.0.proj.", "ffn.0."),
     ("ffn.net.2.", "ffn.2."),
 )
-"""What diffusers' modules are called in the original model, which is the form that everybody else loads."""
+"""Names of diffusers' modules, and in the original model, whose names every other program loads."""
 
 
 def image_to_video(base: Base, advanced: Advanced, frames: int = 1) -> Wan:
-    """The class for a checkpoint that takes an image, or text to video for one that does not."""
+    """The denoiser of a checkpoint for image to video; of one that takes no image, that for text to video."""
     index = read_json(base.folder / "model_index.json", base.name)
     if index.get("_class_name") == WanImageToVideo.pipeline:
         both_ends = read_json(base.folder / "transformer" / "config.json", base.name).get("pos_embed_seq_len")
@@ -59,7 +59,7 @@ def image_to_video(base: Base, advanced: Advanced, frames: int = 1) -> Wan:
     if index.get("expand_timesteps"):
         return WanImageToVideo(base, advanced, frames)
     wan = Wan(base, advanced, frames)
-    wan.notes = ("the base model takes no image: it learns its clips from the captions alone, as in textToVideo",)
+    wan.notes = ("the base model takes no image: it is trained on captions alone, as in textToVideo",)
     return wan
 
 
@@ -79,10 +79,10 @@ class Wan(Denoiser):
             self.rate = 24.0  # TI2V-5B; all others were made for 16
         self._boundary: float | None = self.pipe.config.boundary_ratio
         if self._boundary is not None:
-            self.parts = TWO
+            self.parts = TWO_PARTS
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """512 tokens of UMT5, zeros behind the text."""
+        """512 tokens of UMT5, padded with zeros."""
         del controls
         embeds, _ = self.text_pipeline().encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=512, device=self.base.device
@@ -90,26 +90,26 @@ class Wan(Denoiser):
         return {EMBEDS: embeds[0]}
 
     def encode_picture(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
-        """The latent of a clip at this size: the mode of the autoencoder's distribution, normalised."""
+        """The latent of a clip at this size: the mode of the autoencoder's distribution, normalized."""
         return self.encode_pixels(self._pixels(frames[: self._kept(len(frames))], size))[0]
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, frames, height, width) to (x - mean) / std per channel."""
-        return standardised(self.pipe.vae, pixels)
+        return standardized(self.pipe.vae, pixels)
 
     def part_at(self, sigma: float) -> str:
-        """The first denoiser for much noise, the second for little, where there are two."""
+        """The first denoiser for much noise, the second for little, if there are two."""
         return "transformer" if self._boundary is None or sigma >= self._boundary else "transformer_2"
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The timestep is 1000 sigma, for some models one per token."""
+        """At timestep 1000 sigma, in some models one for each token."""
         timestep = noisy.sigma * 1000
         if self.pipe.config.expand_timesteps:
             timestep = _per_token(timestep, noisy.latents, model).flatten(1)
-        return _answer(model, noisy, noisy.latents, timestep)
+        return _output(model, noisy, noisy.latents, timestep)
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """Classifier-free guidance against the empty prompt."""
+        """With classifier-free guidance against the empty prompt."""
         device = self.base.device
         return {
             "prompt_embeds": request.text[EMBEDS][None].to(device),
@@ -133,7 +133,7 @@ class Wan(Denoiser):
         return prefixed(renamed, "diffusion_model", scale, rank)
 
     def _trained_components(self) -> set[str]:
-        return {*TWO}
+        return {*TWO_PARTS}
 
     def _kept(self, frames: int) -> int:
         stride = self.pipe.vae_scale_factor_temporal
@@ -146,10 +146,10 @@ class Wan(Denoiser):
 
 
 class WanImageToVideo(Wan):
-    """Given the first frame. Most models have its latent in further channels, and CLIP's embedding of it (2.1).
+    """Image to video. Most models get the first frame as further channels of the latent, and CLIP's embedding (2.1).
 
-    A model with timesteps per token (TI2V) has the clean latent in the place of its first frame, at timestep 0. What
-    it says there is never used by the pipeline, so it counts for nothing here: the loss is that of the other frames.
+    A model with a timestep for each token (TI2V) gets the clean latent instead of its first frame, at timestep 0. The
+    pipeline never uses the output there, so that it is not part of the loss.
     """
 
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
@@ -158,18 +158,18 @@ class WanImageToVideo(Wan):
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)
         if self.frames == 1:
-            raise ConfigError(f"numFrames {frames} leaves the first frame alone: image to video needs at least 5")
+            raise ConfigError(f"numFrames {frames} is only the first frame: image to video needs at least 5")
         self._in_place: bool = self.pipe.config.expand_timesteps
 
     def control_size(self, size: Size) -> Size:
-        """That of the clip which it starts."""
+        """The size of the clip that the frame starts."""
         return self.target_size(size)
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
-        """With CLIP's last layer but one, of the frames that are given as they are, where the model has it."""
+        """Also CLIP's last hidden layer but one, of the given frames, if the model has it."""
         from diffusers.pipelines.wan import pipeline_wan, pipeline_wan_i2v
 
-        # Its own cleaning wants ftfy, and fails without; the other pipeline's is the same but for that.
+        # Its own prompt_clean requires ftfy; that of the other pipeline is the same without it.
         with patched(pipeline_wan_i2v, prompt_clean=pipeline_wan.prompt_clean):
             encoded = super().encode_text(prompt, ())
         if "image_encoder" in self._components():
@@ -179,7 +179,7 @@ class WanImageToVideo(Wan):
         return encoded
 
     def encode_control(self, frames: Sequence[Image.Image], size: Size) -> torch.Tensor:
-        """Of the first frame alone, or of a clip in which the frames that are not given are grey."""
+        """The latent of the first frame, or of a clip in which all frames that are not given are grey."""
         start, *end = (self._pixels([frame], size) for frame in self._given(frames))
         if self._in_place:
             return self.encode_pixels(start)[0]
@@ -187,32 +187,32 @@ class WanImageToVideo(Wan):
         return self.encode_pixels(torch.cat([start, grey, *end], dim=2))[0]
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """noise - x, of the frames that are not given in their place."""
+        """noise - x, without the first frame if the model gets it in its place."""
         target = super().target(latents, noise, sigma)
         return target[:, :, 1:] if self._in_place else target
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """The first frame in place at timestep 0, or a mask of what is given and that.
+        """The first frame in its place at timestep 0; or in further channels, with a mask of the given frames.
 
-        The mask has one channel for each frame of a latent; the first latent is of one frame, which counts for all.
+        The mask has a channel for each frame that a latent frame encodes; the first encodes one frame, which fills all.
         """
         timestep, (start,) = noisy.sigma * 1000, noisy.controls
         if self._in_place:
             timestep = _per_token(timestep, noisy.latents, model).clone()
             timestep[:, 0] = 0
             seen = torch.cat([start, noisy.latents[:, :, 1:]], dim=2)
-            return _answer(model, noisy, seen, timestep.flatten(1))[:, :, 1:]
+            return _output(model, noisy, seen, timestep.flatten(1))[:, :, 1:]
         mask = start.new_zeros(len(start), self.pipe.vae_scale_factor_temporal, *start.shape[2:])
         mask[:, :, 0] = 1
         self._mark_end(mask)
-        return _answer(model, noisy, torch.cat([noisy.latents, mask, start], dim=1), timestep)
+        return _output(model, noisy, torch.cat([noisy.latents, mask, start], dim=1), timestep)
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With the image to animate."""
         return {**super().pipeline_arguments(request), "image": self._given(request.controls)[0]}
 
     def generate(self, request: SampleRequest, on_step: Callable[..., dict[str, Any]]) -> list[Image.Image]:
-        """The pipeline takes an image or its embedding, and wants both: it gets the embedding from where it asks."""
+        """With the cached embedding: the pipeline accepts an image or its embedding, but not both as arguments."""
         if IMAGE not in request.text:
             return super().generate(request, on_step)
         embedding = request.text[IMAGE].to(self.base.device)
@@ -223,18 +223,21 @@ class WanImageToVideo(Wan):
         return list(frames[:1])
 
     def _mark_end(self, mask: torch.Tensor) -> None:
-        """Mark what is given at the end; mask: (samples, frames of a latent, latents, height, width)."""
+        """Mark the frames that are given at the end.
+
+        mask: (samples, frames per latent frame, latent frames, height, width).
+        """
 
 
 class WanFirstLastToVideo(WanImageToVideo):
-    """Given the first and the last frame (Wan2.1-FLF2V): the last frame of the clip that is learnt."""
+    """First and last frame to video (Wan2.1-FLF2V)."""
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)
         self.conditioning_frames = self.frames
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """With the image to end with."""
+        """With the image of the last frame."""
         return {**super().pipeline_arguments(request), "last_image": self._given(request.controls)[-1]}
 
     def _given(self, frames: Sequence[Image.Image]) -> list[Image.Image]:
@@ -245,13 +248,13 @@ class WanFirstLastToVideo(WanImageToVideo):
 
 
 def _per_token(timestep: torch.Tensor, latents: torch.Tensor, model: Any) -> torch.Tensor:
-    """(samples,) to (samples, frames, tokens of a frame)."""
+    """Timesteps for each token: (samples,) to (samples, frames, tokens of a frame)."""
     _, _, frames, height, width = latents.shape
     _, high, wide = model.config.patch_size
     return timestep[:, None, None].expand(-1, frames, (height // high) * (width // wide))
 
 
-def _answer(model: Any, noisy: Noisy, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+def _output(model: Any, noisy: Noisy, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     given = noisy.text.get(IMAGE)
     return model(
         hidden_states=latents,

@@ -1,4 +1,4 @@
-"""Z-Image: text to image. Its clock runs from noise (0) to picture (1), and it answers with the opposite velocity."""
+"""Z-Image: text to image. Its time runs from noise (0) to image (1), and it predicts the opposite velocity."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ZImage(Denoiser):
         return (self.pipe.vae.encode(pixels).latent_dist.mode() - config.shift_factor) * config.scaling_factor
 
     def predict(self, model: Any, noisy: Noisy) -> torch.Tensor:
-        """One list entry per sample, so that texts of any length fit together."""
+        """In lists of one entry for each sample, so that texts can differ in length."""
         embeds, mask = noisy.text[EMBEDS], noisy.text.get(MASK)
         texts = list(embeds) if mask is None else [row[kept] for row, kept in zip(embeds, mask, strict=True)]
-        answers = model(list(noisy.latents.unsqueeze(2)), 1 - noisy.sigma, texts, return_dict=False)[0]
-        return -torch.stack(list(answers)).squeeze(2)
+        outputs = model(list(noisy.latents.unsqueeze(2)), 1 - noisy.sigma, texts, return_dict=False)[0]
+        return -torch.stack(list(outputs)).squeeze(2)
 
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
-        """Classifier-free guidance against the empty prompt."""
+        """With classifier-free guidance against the empty prompt."""
         device = self.base.device
         return {
             "prompt_embeds": [request.text[EMBEDS].to(device)],

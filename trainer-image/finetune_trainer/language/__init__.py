@@ -1,1 +1,1 @@
-"""What the language models share: rows as tokens, what of them is learnt, the adapter and its files."""
+"""What the language families share: rows as tokens and labels, packed passes, the adapter or all weights."""

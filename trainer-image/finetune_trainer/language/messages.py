@@ -1,4 +1,4 @@
-"""The cell of a messages column as a list of messages that chat templates understand."""
+"""The cell of a messages column as a list of messages for chat templates."""
 
 import json
 from typing import Any
@@ -9,11 +9,10 @@ Message = dict[str, Any]
 
 
 def conversation(cell: Any) -> list[Message]:
-    """Messages with role and content (text), and what else they came with. Raises RowUnfitError saying what is wrong.
+    """The messages of a cell: role, content (text), and whatever else they have. Raises RowUnfitError.
 
-    A parquet table gives every message every key, empty where it has none: those are dropped. Content in parts is
-    joined where all are text. The arguments of a tool call, JSON in a string in OpenAI's format, become an object,
-    which is what templates write.
+    In a parquet table every message has every key: empty ones are dropped. Content in parts is joined if all parts are
+    text. The arguments of a tool call, a JSON string in OpenAI's format, become an object, which templates expect.
     """
     if not isinstance(cell, list) or not cell:
         raise RowUnfitError("is not a list of messages")
@@ -26,7 +25,7 @@ def conversation(cell: Any) -> list[Message]:
 def _message(entry: Any, index: int) -> Message:
     if not isinstance(entry, dict):
         raise RowUnfitError(f"message {index} is not an object with role and content")
-    message = _without_nothing(entry)
+    message = _without_none(entry)
     if not isinstance(message.get("role"), str):
         raise RowUnfitError(f"message {index} has no role")
     message["content"] = _text(message.get("content", ""), index)
@@ -34,7 +33,7 @@ def _message(entry: Any, index: int) -> Message:
         raise RowUnfitError(f"message {index} of the assistant is empty")
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
-        raise RowUnfitError(f"message {index} has tool_calls that are no list")
+        raise RowUnfitError(f"message {index} has tool_calls that are not a list")
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -47,10 +46,10 @@ def _text(content: Any, index: int) -> str:
     if isinstance(content, list):
         parts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in content]
         if not all(isinstance(part, str) for part in parts):
-            raise RowUnfitError(f"message {index} holds something else than text")
+            raise RowUnfitError(f"message {index} has content other than text")
         content = "".join(parts)
     if not isinstance(content, str):
-        raise RowUnfitError(f"message {index} has no text but a {type(content).__name__}")
+        raise RowUnfitError(f"message {index} has content of type {type(content).__name__} instead of text")
     try:
         content.encode()
     except UnicodeEncodeError:
@@ -68,9 +67,9 @@ def _arguments(value: Any) -> Any:
     return found if isinstance(found, dict) else value
 
 
-def _without_nothing(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nothing(item) for key, item in value.items() if item is not None}
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nothing(item) for item in value]
+        return [_without_none(item) for item in value]
     return value

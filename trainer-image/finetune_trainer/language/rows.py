@@ -1,4 +1,4 @@
-"""Which rows of a dataset fit into the sequence; nothing is cut, and nothing is left out without being counted."""
+"""Which rows of a dataset fit into the sequence. No row is truncated, and none is skipped without being counted."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from finetune_trainer.data.store import Sample
 
 LISTED_ROWS: Final = 20
-THINKING_NOTE: Final = "enableThinking has no effect: the chat template of this checkpoint has no such switch"
+THINKING_NOTE: Final = "enableThinking has no effect: the chat template of this checkpoint does not support it"
 
 
 class RowTooLongError(Exception):
-    """The row does not fit into the sequence."""
+    """The row is longer than the sequence."""
 
 
 class RowUnfitError(Exception):
-    """The chat template makes nothing of the row that could be learnt."""
+    """The row, as the chat template renders it, has nothing to train on."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a row fits. tokens: its length. max_pixels: bound for each image, None where they fit as they are."""
+    """How a row fits. tokens: its length. max_pixels: bound for each image; None if they fit in full size."""
 
     tokens: int
     max_pixels: int | None = None
@@ -34,7 +34,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: indices into the store of the rows that are trained on; lengths: their tokens; notes for the user."""
+    """The rows to train on.
+
+    rows: indices into the store. lengths: in tokens. notes: for the user.
+    """
 
     rows: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -42,7 +45,7 @@ class Plan:
 
 
 def plan_rows(inputs: Inputs, fit: Callable[[Sample], Fit]) -> Plan:
-    """Measure every row. Raises DataError with row numbers, unless the configuration lets them be left out."""
+    """Measure every row. fit: of one sample. Raises DataError with row numbers, unless bad rows may be skipped."""
     plan, too_long, unfit, smaller = Plan(), [], [], 0
     for index in range(len(inputs.store)):
         inputs.check()
@@ -58,25 +61,25 @@ def plan_rows(inputs: Inputs, fit: Callable[[Sample], Fit]) -> Plan:
         smaller += found.max_pixels is not None
         plan.rows.append(index)
         plan.lengths.append(found.tokens)
-    _judge(inputs, too_long, unfit, bool(plan.rows))
+    _check(inputs, too_long, unfit, bool(plan.rows))
     if too_long:
-        plan.notes.append(f"{len(too_long)} rows were left out because they are too long, the first: {too_long[0]}")
+        plan.notes.append(f"{len(too_long)} rows were skipped because they are too long, the first: {too_long[0]}")
     if unfit:
-        plan.notes.append(f"{len(unfit)} rows were left out because they cannot be learnt, the first: {unfit[0]}")
+        plan.notes.append(f"{len(unfit)} rows were skipped because they cannot be trained on, the first: {unfit[0]}")
     if smaller:
-        plan.notes.append(f"{smaller} rows got smaller images to fit into seqLength")
+        plan.notes.append(f"the images of {smaller} rows were downscaled to fit into seqLength")
     return plan
 
 
-def _judge(inputs: Inputs, too_long: list[str], unfit: list[str], any_left: bool) -> None:
+def _check(inputs: Inputs, too_long: list[str], unfit: list[str], any_left: bool) -> None:
     rows, allowed = len(inputs.store), inputs.advanced.max_skipped_share * len(inputs.store)
     if unfit and (len(unfit) > allowed or not any_left):
         raise DataError(
-            f"{len(unfit)} of {rows} rows cannot be learnt (rows count from 0): {'; '.join(unfit[:LISTED_ROWS])}. "
-            "Correct them, or let advanced.maxSkippedShare leave them out"
+            f"{len(unfit)} of {rows} rows cannot be trained on (rows count from 0): {'; '.join(unfit[:LISTED_ROWS])}. "
+            "Correct them, or set advanced.maxSkippedShare to skip them"
         )
     if too_long and ((inputs.advanced.too_long != "skip" and len(too_long) > allowed) or not any_left):
         raise DataError(
             f"{len(too_long)} of {rows} rows are too long (rows count from 0): {'; '.join(too_long[:LISTED_ROWS])}. "
-            "Raise seqLength, shorten the texts, or let advanced.tooLong or advanced.maxSkippedShare leave rows out"
+            "Increase seqLength, shorten the texts, or set advanced.tooLong or advanced.maxSkippedShare to skip rows"
         )

@@ -1,7 +1,8 @@
-"""What all language models share: packed passes, the loss over answer tokens, NEFTune, LoRA or all weights, the result.
+"""The trainee of every language family: packed passes, the loss on answer tokens, NEFTune, LoRA or all weights.
 
-The loss is the cross-entropy summed over the answer tokens; the loop divides by their number over the whole optimizer
-step. The head runs on those positions only. A family says how a row is read and which part of the model is trained.
+The loss is the cross-entropy summed over the answer tokens; the loop divides by their number in the whole optimizer
+step. The language-model head is computed at those positions only. A family says how a row is read, and which modules
+get LoRA matrices.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ from finetune_trainer.training import full_finetune, lora, packing, row_attentio
 
 
 class Reader(Protocol):
-    """A family's own half: how a sample is read."""
+    """How a family reads a sample."""
 
     plan: Plan
 
     def row(self, index: int, model: Any) -> packing.Row:
-        """Sample `index` of the store as tokens, labels and positions; `model` is the loaded one. Pure."""
+        """Sample `index` of the store as tokens, labels and positions; pure. model: the loaded model."""
 
     def save(self, folder: Path) -> None:
-        """The tokenizer or processor, beside a whole checkpoint."""
+        """Write the tokenizer or processor, beside a whole checkpoint."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """What distinguishes a family's model. model_class: transformers' class with a head.
+    """What distinguishes the model of a family.
 
-    lora_targets: regular expression for the modules that get LoRA matrices. options: further arguments of
-    `from_pretrained`. unpacking: how 4-bit weights of the base model become whole ones. adjust: makes a loaded model
-    faster, and changes no number but by rounding. on_host: takes out of a pass's tensors what the model reads on the
-    CPU, and returns it; on the device, reading it would wait for all that the device still has to do.
+    model_class: transformers' class with a head. lora_targets: regular expression for the modules that get LoRA
+    matrices. options: further arguments of `from_pretrained`. unpacking: the quantization config that dequantizes 4-bit
+    weights of the base model. adjust: makes a loaded model faster, and changes numbers only by rounding. on_host:
+    removes from the tensors of a pass those that the model reads on the CPU, and returns them; reading them on the
+    device would wait for everything that it still has to do.
     """
 
     model_class: Any
@@ -54,7 +56,7 @@ class Language:
 
 
 class LanguageTrainee:
-    """The heavy half of every family whose `model_type` is on packing's allow-list."""
+    """The trainee of every family whose `model_type` is on the allow-list of `packing`."""
 
     def __init__(self, inputs: Inputs, language: Language, reader: Reader) -> None:
         self._inputs, self._settings, self._language, self._reader = inputs, inputs.settings, language, reader
@@ -64,7 +66,7 @@ class LanguageTrainee:
         self._noise_alpha = float(parameter(inputs.recipe, "neftune_noise_alpha") or 0)
         check_weights(inputs.folder, inputs.base_model)
         self._base = self._load(inputs.folder, inputs.base_model)
-        self._kept_apart = packing.KEPT_APART[self._base.config.model_type]
+        self._isolation = packing.ROW_ISOLATION[self._base.config.model_type]
         self._by_row = self._attend_by_row(self._base)
         self._model = self._choose_weights()
         self._embedding_noise: torch.Tensor | None = None
@@ -72,11 +74,11 @@ class LanguageTrainee:
         self._base.train()
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """LoRA matrices, or all weights of the language model."""
+        """The LoRA matrices, or all weights."""
         return [weight for weight in self._model.parameters() if weight.requires_grad]
 
     def split(self, draws: Sequence[Draw], size: int, *, singly: bool = False) -> list[Sequence[Draw]]:
-        """Packed passes of at most seqLength tokens, whatever the size (`packing`)."""
+        """Packed passes of at most seqLength tokens; `size` has no effect."""
         del size
         if singly:
             return [[draw] for draw in draws]
@@ -84,7 +86,7 @@ class LanguageTrainee:
         return [[draws[place] for place in places] for places in passes]
 
     def prepare(self, draws: Sequence[Draw], *, noise: bool = True) -> Batch:
-        """One packed pass."""
+        """One packed pass of the samples."""
         rows = [self._reader.row(self.rows[draw.row], self._base) for draw in draws]
         tensors = packing.pack(rows)
         if noise and self._noise_alpha > 0:
@@ -92,41 +94,41 @@ class LanguageTrainee:
         return Batch(tensors, len(tensors["targets"]), len(rows), sum(map(len, rows)))
 
     def train(self, training: bool) -> None:
-        """Dropout on or off (in the adapter; the models themselves have none)."""
+        """Switch the dropout of the adapter; the models themselves have none."""
         self._base.train(training)
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
-        """Cross-entropy summed over the answer tokens."""
+        """The cross-entropy, summed over the answer tokens."""
         logits, targets = self._answer_logits(batch)
         return cross_entropy(logits.float(), targets, reduction="sum")
 
     def outputs(self, batch: Batch) -> torch.Tensor:
-        """Logits of the answer tokens, (tokens, vocabulary) float32 on the CPU."""
+        """The logits of the answer tokens: (tokens, vocabulary), float32, on the CPU."""
         return self._answer_logits(batch)[0].float().cpu()
 
     def parts(self) -> dict[str, torch.nn.Module]:
-        """The whole model; nothing else is loaded."""
+        """The model; nothing else is loaded."""
         return {"model": self._model}
 
     def save(self, folder: Path) -> None:
-        """The adapter, or all trained weights."""
+        """Write the adapter, or all trained weights."""
         (lora.save if self._settings.use_lora else full_finetune.save)(self._model, folder)
 
     def restore(self, folder: Path) -> None:
-        """Exactly what `save` wrote."""
+        """Restore exactly what `save` wrote."""
         (lora.restore if self._settings.use_lora else full_finetune.restore)(self._model, folder)
 
     def export(self, folder: Path) -> None:
-        """A PEFT adapter, or a whole checkpoint with its tokenizer."""
+        """Write a PEFT adapter, or a whole checkpoint with its tokenizer or processor."""
         if self._settings.use_lora:
             lora.save(self._model, folder)
         else:
-            # transformers 5.23 would give unpacked MXFP4 weights the names of packed ones.
+            # transformers 5.23 would give dequantized MXFP4 weights the names of quantized ones.
             self._base.save_pretrained(folder, save_original_format=self._language.unpacking is None)
             self._reader.save(folder)
 
     def reload_exported(self, folder: Path, batch: Batch) -> torch.Tensor:
-        """`outputs` of what was exported."""
+        """`outputs` of the exported result."""
         if self._settings.use_lora:
             return lora.with_reloaded(self._model, folder, lambda: self.outputs(batch))
         trained = self._base
@@ -143,7 +145,7 @@ class LanguageTrainee:
             targets, dropout = self._language.lora_targets, self._inputs.advanced.lora_dropout
             return lora.attach(self._base, targets, self._settings, dropout, self._inputs.base_model)
         full_finetune.require_memory(self._base, [self._base])
-        self._base.to(torch.float32).requires_grad_(True)  # bf16 weights would round small updates away
+        self._base.to(torch.float32).requires_grad_(True)  # in bf16 small updates would be rounded away
         return self._base
 
     def _answer_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,22 +158,22 @@ class LanguageTrainee:
         self._embedding_noise = tensors.pop("noise", None)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             mask = None
-            if self._kept_apart == "masks":
+            if self._isolation == "masks":
                 mask = packing.explicit_masks(self._base.config, tensors["position_ids"], self._base.dtype)
-            # Without a mask and a cache transformers sees where the positions start anew; either would hide it.
+            # Given a mask or a cache, transformers would not derive the mask from positions that start again at 0.
             hidden = self._base.model(**tensors, **options, attention_mask=mask, use_cache=False).last_hidden_state
             return self._base.lm_head(hidden[0, predicting]), targets
 
     def _attend_by_row(self, base: Any) -> bool:
-        """Where that keeps rows apart as well as the mask would; compiled blocks would be compiled for all lengths."""
-        suitable = self._kept_apart == "positions" and row_attention.suits(base.config.get_text_config())
+        """Enable attention by row if it is equivalent to the mask; compiled blocks would recompile for every length."""
+        suitable = self._isolation == "positions" and row_attention.supports(base.config.get_text_config())
         if suitable and not self._inputs.advanced.compile:
-            row_attention.use(base)
+            row_attention.enable(base)
             return True
         return False
 
     def _noise(self, draw: Draw, row: packing.Row) -> torch.Tensor:
-        # NEFTune (arXiv 2310.05914): uniform in +-alpha / sqrt(tokens * width), for each row on its own.
+        # NEFTune (arXiv 2310.05914): uniform in +-alpha / sqrt(tokens * width), separately for each row.
         width = self._base.get_input_embeddings().weight.shape[1]
         generator = sample_generator(self._settings.seed, draw.step, draw.index)
         uniform = torch.rand(len(row), width, generator=generator)
@@ -195,7 +197,7 @@ class LanguageTrainee:
             )
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a broken folder makes of the libraries
+        except Exception as error:  # the libraries raise anything on a broken folder
             raise ConfigError(f"the weights of the base model {name} cannot be loaded: {error}") from error
         lost = [*info["missing_keys"], *info["mismatched_keys"]]
         if lost:

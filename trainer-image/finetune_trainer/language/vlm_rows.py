@@ -1,7 +1,7 @@
 """One row of an image-to-text dataset as tokens, labels and pixels, with the checkpoint's own processor and template.
 
-The images come first, then the question; the answer and the end of the turn are tokenised separately and are the only
-labels. A row that is too long gets smaller images, never cut ones.
+The images come first, then the question; the answer and the end of the turn are tokenized separately, and are the only
+labels. The images of a row that is too long are downscaled, never cropped.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from finetune_trainer.training.packing import IGNORED
 if TYPE_CHECKING:
     from PIL import Image
 
-_MARK: Final = "finetune-answer-mark"
+_MARKER: Final = "finetune-answer-mark"
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """input_ids, labels, kinds: (length,) int64. pixels: (patches, channels) or None. grid: (images, 3) or None."""
+    """A row in tensors.
+
+    input_ids, labels: (length,) int64. kinds: token types, (length,) int64. pixels: (patches, channels), or None. grid:
+    patches of each image in time, height and width, (images, 3), or None.
+    """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
@@ -34,7 +38,10 @@ class EncodedRow:
 
 
 class RowEncoder:
-    """A processor, a template and a length."""
+    """Encodes rows with a processor and its chat template.
+
+    seq_length: tokens of a row, at most. downscale: whether images may be made smaller to fit.
+    """
 
     def __init__(self, processor: Any, seq_length: int, *, enable_thinking: bool, downscale: bool) -> None:
         self._processor, self._seq_length = processor, seq_length
@@ -46,11 +53,11 @@ class RowEncoder:
         self.turn_end = self._turn_end()
 
     def thinking_matters(self) -> bool:
-        """Whether the template looks at enable_thinking at all."""
+        """Whether enable_thinking has an effect in the template."""
         return self._render("x", 0, enable_thinking=True) != self._render("x", 0, enable_thinking=False)
 
     def fit(self, question: str, answer: str, sizes: list[tuple[int, int]]) -> Fit:
-        """The row's length in tokens; sizes: (width, height) of its images. Raises RowTooLongError."""
+        """The row's length in tokens. sizes: (width, height) of its images. Raises RowTooLongError."""
         text = self._text_tokens(question, answer, len(sizes))
         tokens = text + self._image_tokens(sizes, None)
         if tokens <= self._seq_length:
@@ -69,7 +76,7 @@ class RowEncoder:
         )
 
     def encode(self, question: str, answer: str, images: list[Image.Image]) -> EncodedRow:
-        """Tokens and pixels of one row; images in RGB. Raises RowTooLongError."""
+        """Tokens and pixels of one row. images: in RGB. Raises RowTooLongError."""
         fit = self.fit(question, answer, [image.size for image in images])
         prompt = self._render(question, len(images))
         arguments = {} if fit.max_pixels is None else {"images_kwargs": {"size": self._size(fit.max_pixels)}}
@@ -78,7 +85,7 @@ class RowEncoder:
         completion = torch.tensor(self._tokens(answer + self.turn_end))
         input_ids = torch.cat([ids, completion])
         if len(input_ids) != fit.tokens:
-            raise RuntimeError(f"a row was expected to have {fit.tokens} tokens and has {len(input_ids)}")
+            raise RuntimeError(f"a row was expected to have {fit.tokens} tokens, but has {len(input_ids)}")
         kinds = encoded.get("mm_token_type_ids")
         return EncodedRow(
             input_ids=input_ids,
@@ -94,15 +101,15 @@ class RowEncoder:
         return self._apply([{"role": "user", "content": content}], add_generation_prompt=True, **options)
 
     def _turn_end(self) -> str:
-        # What the template writes behind an answer: `<|im_end|>\n` for Qwen.
+        # What the template appends to an answer: `<|im_end|>\n` for Qwen.
         turns = [
             {"role": "user", "content": [{"type": "text", "text": "x"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
+            {"role": "assistant", "content": [{"type": "text", "text": _MARKER}]},
         ]
         text = self._apply(turns)
-        before, mark, after = text.rpartition(_MARK)
-        if not mark or not before:
-            raise ConfigError("the chat template of the base model leaves out the assistant's answer")
+        before, marker, after = text.rpartition(_MARKER)
+        if not marker or not before:
+            raise ConfigError("the chat template of the base model drops the assistant's answer")
         return after
 
     def _apply(self, turns: list[dict[str, Any]], **options: bool) -> str:
@@ -112,7 +119,7 @@ class RowEncoder:
         )
 
     def _text_tokens(self, question: str, answer: str, images: int) -> int:
-        # The template has one placeholder token per image, which the image's own tokens replace.
+        # The template renders one placeholder token per image, which the image's tokens replace.
         return len(self._tokens(self._render(question, images))) - images + len(self._tokens(answer + self.turn_end))
 
     def _image_tokens(self, sizes: list[tuple[int, int]], max_pixels: int | None) -> int:

@@ -1,7 +1,6 @@
-"""What one forward pass keeps for the backward pass, measured on a real batch. Figures are bytes.
+"""What a forward pass keeps for the backward pass, measured on a real batch. Figures are bytes.
 
-One forward pass, in which every tensor that autograd would save is noted and dropped at once, so that measuring takes
-no memory itself.
+Every tensor that autograd would save in the pass is recorded and dropped at once, so that measuring takes no memory.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Activations:
-    """What one forward pass leaves for the backward pass.
+    """What one forward pass keeps for the backward pass, in bytes.
 
-    outside: of the repeated blocks. blocks: inside each of them. inputs: of each. transient: most that the passes
-    themselves take meanwhile, at least two tensors of the size of the largest. samples, tokens: of the batch.
+    outside: outside the repeated blocks. blocks: inside each block. inputs: the inputs of each block. transient: the
+    peak of what the passes allocate and free again, at least two tensors of the largest size. samples, tokens: of the
+    batch. known: False if not even the measurement fitted.
     """
 
     outside: int
@@ -36,15 +36,15 @@ class Activations:
     known: bool = True
 
     def kept(self, recomputed: int) -> int:
-        """At the worst moment, with the first `recomputed` blocks computed again in the backward pass.
+        """The peak, if the first `recomputed` blocks are recomputed in the backward pass.
 
-        That pass begins with the last blocks, so a recomputed block is whole again only when theirs are gone.
+        The backward pass starts with the last blocks, so a recomputed block is held only when theirs have been freed.
         """
         later, again = sum(self.blocks[recomputed:]), max(self.blocks[:recomputed], default=0)
         return self.outside + sum(self.inputs[:recomputed]) + max(later, again) + self.transient
 
     def singly(self) -> Activations:
-        """Of one sample in a pass, if all are alike."""
+        """The share of one sample, if all samples are alike."""
         share = 1 / max(1, self.samples)
 
         def part(amount: int) -> int:
@@ -55,7 +55,7 @@ class Activations:
 
 
 def measure(trainee: Trainee, blocks: Sequence[torch.nn.Module], batch: Batch) -> Activations:
-    """One forward pass of a batch in training mode, forgotten at once. Draws random numbers where dropout does."""
+    """Measure one forward pass of a batch in training mode. Draws random numbers if there is dropout."""
     own = {tensor.untyped_storage().data_ptr() for part in trainee.parts().values() for tensor in tensors_of(part)}
     seen: dict[int, StorageWeakRef] = {}
     kept, inputs, place, largest = [0] * (len(blocks) + 1), [0] * len(blocks), len(blocks), 0
@@ -88,13 +88,13 @@ def measure(trainee: Trainee, blocks: Sequence[torch.nn.Module], batch: Batch) -
 
 
 def unknown(blocks: Sequence[torch.nn.Module], batch: Batch) -> Activations:
-    """When not even a forward pass fits that keeps nothing."""
+    """The activations of a batch of which not even a forward pass that keeps nothing fits."""
     nothing = (0,) * len(blocks)
     return Activations(0, nothing, nothing, 0, batch.samples, batch.tokens, known=False)
 
 
 def tensors_of(part: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Its weights and buffers."""
+    """The weights and buffers of a module."""
     yield from part.parameters()
     yield from part.buffers()
 

@@ -1,4 +1,4 @@
-"""The repeated blocks of a model: recomputed in the backward pass, or compiled, one by one."""
+"""The repeated blocks of a model, each of which can be recomputed in the backward pass, or compiled."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
-    """The members of every outermost ModuleList with trained weights inside, in the order of the model.
+    """The members of every outermost ModuleList that contains trained weights, in the order of the model.
 
-    What a frozen tower in front of them computes is not kept for the backward pass, so its blocks are not among them.
-    Those of several parts take turns: a pass goes through one part only, and the first few are recomputed in each.
+    The blocks of a frozen tower are left out: nothing of them is kept for the backward pass. The blocks of several
+    parts alternate: a pass goes through one part only, and the first few blocks are to be recomputed in each.
     """
     turns = zip_longest(*filter(None, map(_lists, parts)))
     return [block for turn in turns for block in turn if block is not None]
 
 
 class Blocks:
-    """Every block can be switched at any time between two steps. dropout: whether random numbers are drawn inside."""
+    """The repeated blocks. dropout: whether random numbers are drawn inside them."""
 
     def __init__(self, blocks: list[torch.nn.Module], *, dropout: bool) -> None:
         self.blocks, self._dropout = blocks, dropout
@@ -36,7 +36,7 @@ class Blocks:
         return len(self.blocks)
 
     def recompute(self, count: int) -> None:
-        """The first `count` keep only their inputs. Costs them a second forward pass, and changes no number."""
+        """Recompute the first `count` blocks from now on: they keep only their inputs. Changes no number."""
         self.recomputed = count
         for place, (block, plain, trained) in enumerate(zip(self.blocks, self._plain, self._trained, strict=True)):
             if place < count:
@@ -45,7 +45,7 @@ class Blocks:
                 block.forward = plain if plain is trained else _switched(plain, trained)
 
     def compile(self) -> None:
-        """Compile each for training; equal ones share the work. What cannot be compiled runs as it is."""
+        """Compile each block for training; equal blocks are compiled once. What cannot be compiled runs eagerly."""
         import torch._dynamo
 
         torch._dynamo.config.suppress_errors = True
@@ -54,7 +54,7 @@ class Blocks:
 
 
 def compile_blocks(blocks: Blocks, wanted: bool, note: Callable[[str], None]) -> None:
-    """Compile where that is wanted and possible, at the first step; `note` tells why not."""
+    """Have the blocks compiled at the first step, where that is wanted and possible; otherwise `note` says why not."""
     reason = why_not_compiled(wanted)
     if reason is None:
         blocks.compile()
@@ -63,7 +63,7 @@ def compile_blocks(blocks: Blocks, wanted: bool, note: Callable[[str], None]) ->
 
 
 def why_not_compiled(wanted: bool) -> str | None:
-    """None if blocks are compiled; else the reason, empty where nobody asked for it."""
+    """None if blocks are compiled; otherwise the reason, empty if compilation is not wanted."""
     if not wanted:
         return ""
     if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))):

@@ -1,9 +1,10 @@
-"""Checkpoints that are whole or not there.
+"""Atomic checkpoints: one is complete, or it is not used.
 
 A checkpoint is a folder `step-<8 digits>`: weights (written by the family), `state.pt` (optimizer, schedule, random
 number generators), `checkpoint.json` (step, config hash, versions, size and digest of every other file), and
-`COMPLETE`, written last, with the digest of `checkpoint.json`. The folder is written under another name, flushed, and
-renamed. A reader believes it only if every digest is right, so a file torn at any byte disqualifies it.
+`COMPLETE`, written last, with the digest of `checkpoint.json`. The folder is written under a temporary name, flushed,
+and renamed. A reader uses it only if every digest matches, so that a file that is truncated at any byte disqualifies
+it.
 """
 
 import json
@@ -29,7 +30,7 @@ _NAME = re.compile(r"^step-(\d{8})$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says about itself. extra: what the run wants to find again (loss before training)."""
+    """The description of a checkpoint. extra: further values that a resumed run needs."""
 
     step: int
     epoch: float
@@ -40,17 +41,17 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The folder of a run's checkpoints."""
+    """The folder of a run's checkpoints. keep: how many complete ones are kept."""
 
     def __init__(self, folder: Path, config_hash: str, keep: int = 2) -> None:
         self._folder, self.config_hash, self._keep = folder, config_hash, keep
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is."""
+        """The folder of a step's checkpoint."""
         return self._folder / f"step-{step:08d}"
 
     def save(self, checkpoint: Checkpoint, write: Callable[[Path], None]) -> Path:
-        """Write one atomically; `write` puts weights and state into the folder that it is given."""
+        """Write a checkpoint atomically; returns its folder. write: puts weights and state into a folder."""
         self._folder.mkdir(parents=True, exist_ok=True)
         final = self.path(checkpoint.step)
         partial = final.with_name(f".{final.name}.partial")
@@ -77,7 +78,7 @@ class Checkpoints:
         return final
 
     def newest(self) -> tuple[Checkpoint, Path] | None:
-        """The complete checkpoint of this configuration with the highest step."""
+        """The complete checkpoint of this configuration with the highest step, and its folder."""
         for path in self._candidates():
             checkpoint = read_checkpoint(path)
             if checkpoint is not None and checkpoint.config_hash == self.config_hash:
@@ -96,7 +97,7 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None if anything about it is not as it was written."""
+    """The checkpoint in a folder; None if anything in it differs from what was written."""
     try:
         if (path / MARKER).read_text() != digest(path / DESCRIPTION):
             return None
@@ -112,7 +113,10 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def save_points(settings: Settings, schedule: Schedule) -> Callable[[int], bool]:
-    """Whether a checkpoint is due after a step: at the end of each epoch, or every share of all steps (rounded up)."""
+    """A predicate: whether a checkpoint is due after a step.
+
+    At the end of each epoch, or after every `saveStepsRatio` of all steps, rounded up to whole steps.
+    """
     if settings.save_strategy == "epoch":
         return schedule.ends_epoch
     every = max(1, math.ceil(settings.save_steps_ratio * schedule.total_steps))
@@ -120,11 +124,11 @@ def save_points(settings: Settings, schedule: Schedule) -> Callable[[int], bool]
 
 
 def write_state(state: dict[str, Any], folder: Path) -> None:
-    """Write `state.pt`. Readable with weights_only=True: torch random number generators only."""
+    """Write `state.pt`, which can be loaded with `weights_only=True`."""
     torch.save(state, folder / STATE)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `write_state` wrote."""
+    """Read what `write_state` wrote."""
     state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     return state

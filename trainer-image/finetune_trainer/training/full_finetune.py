@@ -1,4 +1,4 @@
-"""Training all weights of a part of a model: saved and restored exactly, and refused at once where it cannot fit."""
+"""Training of all weights: saved and restored exactly, and refused early where it cannot fit into memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from finetune_trainer.training.memory import GIB, total_memory
 
 WEIGHTS: Final = "trained.safetensors"
 BYTES_PER_TRAINED_WEIGHT: Final = 16
-"""float32 weight, gradient, and two Adam moments."""
+"""A float32 weight, its gradient, and two moments of Adam."""
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
-    """All trained weights under their names."""
+    """Write all trained weights, by name."""
     save_file({name: weight.detach().contiguous() for name, weight in _trained(model)}, folder / WEIGHTS)
 
 
 def restore(model: torch.nn.Module, folder: Path) -> None:
-    """The exact weights that `save` wrote."""
+    """Restore exactly the weights that `save` wrote. Raises ValueError if they do not fit."""
     saved, trained = load_file(folder / WEIGHTS), dict(_trained(model))
     if saved.keys() != trained.keys():
         raise ValueError(f"the weights in {folder.name} do not fit the model")
@@ -31,20 +31,20 @@ def restore(model: torch.nn.Module, folder: Path) -> None:
 
 
 def require_memory(model: Any, parts: Sequence[torch.nn.Module]) -> None:
-    """Raise ConfigError, with the arithmetic, if the device cannot hold weights, gradients and optimizer.
+    """Raise ConfigError, with the calculation, if the device cannot hold weights, gradients and optimizer states.
 
-    model: holds the parts, or is one of them; has a `device` and a `dtype`, and may be on the CPU, where the pod's own
-    limit counts.
+    model: contains the parts, or is one of them; has a `device` and a `dtype`. On the CPU the pod's limit applies.
+    parts: of which all weights are trained.
     """
-    trained = len_of({id(weight): weight for part in parts for weight in part.parameters()})
-    frozen = len_of({id(weight): weight for part in (model, *parts) for weight in part.parameters()}) - trained
+    trained = _count({id(weight): weight for part in parts for weight in part.parameters()})
+    frozen = _count({id(weight): weight for part in (model, *parts) for weight in part.parameters()}) - trained
     refused = refusal(trained, frozen, model.dtype.itemsize, total_memory(model.device))
     if refused is not None:
         raise ConfigError(refused)
 
 
 def refusal(trained: int, frozen: int, bytes_per_frozen: int, total: int) -> str | None:
-    """Why so many weights cannot be trained in `total` bytes; None if they can, activations aside."""
+    """The reason why so many weights cannot be trained in `total` bytes, without activations; None if they can."""
     needed = trained * BYTES_PER_TRAINED_WEIGHT + frozen * bytes_per_frozen
     if needed <= total:
         return None
@@ -56,8 +56,7 @@ def refusal(trained: int, frozen: int, bytes_per_frozen: int, total: int) -> str
     )
 
 
-def len_of(weights: dict[int, torch.nn.Parameter]) -> int:
-    """Number of scalars."""
+def _count(weights: dict[int, torch.nn.Parameter]) -> int:
     return sum(weight.numel() for weight in weights.values())
 
 

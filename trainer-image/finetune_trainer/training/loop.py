@@ -1,11 +1,12 @@
 """The training loop, the same for every family.
 
 One optimizer step: the loss of every micro-batch is summed over its units (answer tokens, samples) and divided by the
-units of the whole step, so that the split into micro-batches changes nothing. Nothing waits for the device but the
-report every `loggingSteps` steps.
+units of the whole step, so that the split into micro-batches changes no number. Only the report every `loggingSteps`
+steps waits for the device.
 
-Several processes (`process_group.py`) share the draws of a step; units, losses and gradients are added over all of
-them, so that this changes nothing either. They agree before and after the passes of a step whether to go on.
+Several processes (`process_group.py`) share the samples of a step; units, losses and gradients are summed over all of
+them, so that their number changes no number either. They agree before and after the passes of a step on whether to
+continue.
 """
 
 import math
@@ -30,7 +31,7 @@ from finetune_trainer.training.rng import rng_state, set_rng_state
 
 
 class Loop:
-    """Model, optimizer and schedule, and where they are. Raises ConfigError when the loss is not a number any more."""
+    """Optimizer and learning rate, and how far they have come. step: optimizer steps that are complete."""
 
     def __init__(
         self,
@@ -56,15 +57,16 @@ class Loop:
         self._lr = LambdaLR(self._optimizer, lr_factor(advanced, schedule.total_steps))
         self.step = 0
         if not group.first:
-            torch.manual_seed(seed_of(f"{settings.seed}:rank:{group.rank}"))  # dropout differs from rank 0's
+            torch.manual_seed(seed_of(f"{settings.seed}:rank:{group.rank}"))  # each rank has its own dropout
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor, float, int, int]] = []
         self.rng = rng_state()
-        """The state of the random number generators after `step` whole steps."""
+        """The state of the random number generators after `step` steps."""
 
     def run(self, after_step: Callable[[int], None]) -> None:
-        """Train to the end, or return after the micro-step during which the pod was asked to stop.
+        """Train to the end, or return after the micro-batch during which the pod was asked to stop.
 
-        after_step is called after each optimizer step; `self.step` steps are then done, also when it returns early.
+        after_step: called with the number of complete steps after each. Raises ConfigError when the loss is not finite,
+        OutOfMemory when no fallback is left.
         """
         with ThreadPoolExecutor(1, "prepare") as worker:
             upcoming = worker.submit(self._batches, self.step)
@@ -81,7 +83,7 @@ class Loop:
                 after_step(self.step)
 
     def records(self) -> Iterator[StepRecord]:
-        """The steps since the last call. Waits for the device."""
+        """The metrics of the steps since the last call. Waits for the device. Raises ConfigError if a loss diverged."""
         pending, self._pending = self._pending, []
         for step, loss, norm, rate, samples, tokens in pending:
             record = StepRecord(step, self._schedule.epoch_at(step), loss.item(), norm.item(), rate, samples, tokens)
@@ -92,13 +94,13 @@ class Loop:
             yield record
 
     def state(self) -> dict[str, Any]:
-        """Optimizer, schedule and random number generators after `self.step` whole steps."""
+        """The state of optimizer, learning rate and random number generators after `step` steps, for a checkpoint."""
         self._group.require_equal(self._weights)
         rng = self._group.gather(self.rng)
         return {"optimizer": self._optimizer.state_dict(), "lr": self._lr.state_dict(), "rng": rng}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
-        """Go on after `step` steps."""
+        """Continue from a state of `state`, after `step` steps."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr.load_state_dict(state["lr"])
         self.rng = state["rng"][self._group.rank]
@@ -109,14 +111,14 @@ class Loop:
         draws = share(self._schedule.at(step), self._group.rank, self._group.world_size)
         parts = self._trainee.split(draws, self._settings.micro_batch, singly=self._memory.singly)
         batches = [self._trainee.prepare(part) for part in parts]
-        # From pageable memory a copy to the device would wait for all that it still has to do.
+        # A copy from pageable memory would wait for everything that the device still has to do.
         return [batch.pinned() for batch in batches] if self._weights[0].is_cuda else batches
 
     def _train(self, batches: Sequence[Batch]) -> bool:
-        """One optimizer step; False if the pod was asked to stop before or in it, with nothing changed."""
-        mine = [sum(getattr(batch, name) for batch in batches) for name in ("weight", "samples", "tokens")]
-        everyone = self._group.all_gather(self._stop.requested, *mine)
-        stopped, units, samples, tokens = (sum(column) for column in zip(*everyone, strict=True))
+        """Take one optimizer step; False, with nothing changed, if the pod was asked to stop meanwhile."""
+        own = [sum(getattr(batch, name) for batch in batches) for name in ("weight", "samples", "tokens")]
+        gathered = self._group.all_gather(self._stop.requested, *own)
+        stopped, units, samples, tokens = (sum(column) for column in zip(*gathered, strict=True))
         if stopped:
             return False
         loss = self._share_of_step(batches, units)
@@ -135,13 +137,13 @@ class Loop:
         return True
 
     def _share_of_step(self, batches: Sequence[Batch], units: int) -> torch.Tensor | None:
-        """Gradients and loss of this process's rows; None if the pod was asked to stop meanwhile."""
+        """Gradients and loss of this rank's samples; None if the pod was asked to stop meanwhile."""
         try:
             return self._accumulate(batches, units)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if self._memory.exhausted(batches):
                 raise OutOfMemory(self._memory.explain(error)) from error
-        # Outside of the handler: as long as the error lives, its frames hold the activations that were too many.
+        # Outside the handler: while the error is alive, its frames keep the activations that did not fit.
         batches = self._fall_back(batches)
         try:
             return self._accumulate(batches, units)
@@ -168,7 +170,7 @@ class Loop:
 
 
 def lr_factor(advanced: Advanced, total_steps: int) -> Callable[[int], float]:
-    """Learning rate over its peak, by optimizer step (0-based)."""
+    """The learning rate relative to its peak, as a function of the optimizer step (0-based)."""
     warmup = math.ceil(advanced.warmup_ratio * total_steps)
 
     def factor(step: int) -> float:

@@ -1,4 +1,4 @@
-"""LoRA through peft: attached, saved, restored, and read back the way users read it."""
+"""LoRA through peft: attached, saved, restored, and reloaded as users load it."""
 
 import warnings
 from collections.abc import Callable
@@ -13,9 +13,10 @@ from finetune_trainer.settings import Settings
 
 
 def attach(model: Any, targets: str, settings: Settings, dropout: float, base_model: str) -> PeftModel:
-    """Freeze the model and put LoRA matrices on the modules whose names match the regular expression `targets`.
+    """Freeze a model, and add LoRA matrices (float32) to its modules.
 
-    The seed is set immediately before, so that the start depends on nothing else; the matrices are float32.
+    targets: regular expression for the full names of the modules. base_model: as the user names it. The seed is set
+    immediately before, so that the initial matrices depend on nothing else.
     """
     config = LoraConfig(
         r=settings.lora_rank,
@@ -28,20 +29,20 @@ def attach(model: Any, targets: str, settings: Settings, dropout: float, base_mo
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's own
         torch.manual_seed(settings.seed)
         peft_model = get_peft_model(model, config)
-    # peft writes the folder that the model came from, which means nothing outside of this pod.
+    # By default peft writes the folder that the model was loaded from, which means nothing outside this pod.
     peft_model.peft_config["default"].base_model_name_or_path = base_model
     return peft_model
 
 
 def save(model: PeftModel, folder: Path) -> None:
-    """`adapter_model.safetensors` and `adapter_config.json`."""
+    """Write `adapter_model.safetensors` and `adapter_config.json`."""
     # False: "auto" would look for the base model's vocabulary on the hub.
     model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's model card is an empty form
+    (folder / "README.md").unlink(missing_ok=True)  # an empty template
 
 
 def restore(model: PeftModel, folder: Path) -> None:
-    """The exact weights that `save` wrote."""
+    """Restore exactly the weights that `save` wrote. Raises ValueError if they do not fit."""
     weights = load_file(folder / "adapter_model.safetensors")
     result = set_peft_model_state_dict(model, weights)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
@@ -50,7 +51,7 @@ def restore(model: PeftModel, folder: Path) -> None:
 
 
 def with_reloaded(model: PeftModel, folder: Path, outputs: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """`outputs()` of the model with the adapter that peft loads from the folder instead of the trained one."""
+    """`outputs()` of the model with the adapter that peft loads from the folder, instead of the trained one."""
     model.load_adapter(str(folder), adapter_name="reloaded")
     try:
         model.set_adapter("reloaded")

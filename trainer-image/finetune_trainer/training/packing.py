@@ -1,14 +1,14 @@
-"""Packing: rows of different lengths behind one another in one forward pass, without padding.
+"""Packing: rows of different lengths in one forward pass, one after another, without padding.
 
-A pass is one sequence of at most `seqLength` tokens. Every row keeps its own positions, counted from 0, and attends to
-itself only. Which rows form an optimizer step, their noise, and the loss (summed over answer tokens, divided by their
+A pass is one sequence of at most `seqLength` tokens. Every row has its own positions, counted from 0, and attends only
+to itself. Which rows form an optimizer step, their noise, and the loss (summed over answer tokens, divided by their
 number in the whole step) are those of the determinism rule (`schedule.py`), so packing changes no number: it decides
-how the rows of one step are laid into forward passes, and nothing else. `batchSize` x `gradAccum` is how many rows a
-step has; how they are divided between the two has no meaning beyond that, because one row may already be `seqLength`
-tokens long and a full pass needs no more memory than that row.
+how the rows of one step are distributed over forward passes, and nothing else. `batchSize` x `gradAccum` is the
+number of rows in a step; how it is divided between the two has no meaning beyond that, because a single row may be
+`seqLength` tokens long, and a full pass needs no more memory than that row.
 
-How a row is kept to itself differs by model type; KEPT_APART is an allow-list that an equality test holds, because the
-failure is silent (rows read one another, and the loss is a little off).
+How rows are isolated from one another differs by model type. ROW_ISOLATION is an allow-list that an equality test
+holds, because a failure is silent: rows attend to one another, and the loss is slightly wrong.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, Final, Literal
 import torch
 
 IGNORED: Final = -100
-"""Label of tokens that are not learnt (torch's cross-entropy)."""
+"""Label of tokens that are not trained on, for torch's cross-entropy."""
 
-KEPT_APART: Final[dict[str, Literal["positions", "masks"]]] = {
+ROW_ISOLATION: Final[dict[str, Literal["positions", "masks"]]] = {
     "qwen3_vl": "positions",
     "llama": "positions",
     "mistral": "positions",
@@ -32,17 +32,19 @@ KEPT_APART: Final[dict[str, Literal["positions", "masks"]]] = {
     "qwen3_moe": "positions",
     "gpt_oss": "masks",
 }
-"""By `model_type`. positions: transformers derives the mask from positions that start anew, given no mask and no cache;
-where every layer wants no more than a causal mask, attention goes row by row instead (`row_attention`), without a mask.
-masks: the model does not look at the positions for its masks, so both kinds of layers get explicit ones."""
+"""By `model_type`. positions: transformers derives the mask from positions that start again at 0, if it gets neither a
+mask nor a cache; where every layer needs only a causal mask, attention is computed row by row instead
+(`row_attention`), without a mask. masks: the model does not derive masks from positions, so that each kind of layer
+gets an explicit one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample. input_ids, labels: (length,) int64, labels IGNORED where nothing is learnt.
+    """One sample.
 
-    positions: (axes, length) int64; 1 axis for text, 4 for Qwen3-VL (text, time, height, width).
-    extras: tensors that are joined along their first axis (pixels of all images, and their grids).
+    input_ids, labels: (length,) int64; labels are IGNORED for tokens that are not trained on. positions: (axes, length)
+    int64; 1 axis for text, 4 for Qwen3-VL (text, time, height, width). extras: tensors that are concatenated along
+    their first axis (pixels of all images, and their grids).
     """
 
     input_ids: torch.Tensor
@@ -55,10 +57,11 @@ class Row:
 
 
 def plan(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Which rows share a pass: first fit, longest first. Rows and passes in the order of the lowest index.
+    """Assign rows to passes of at most `limit` tokens, by first-fit decreasing.
 
-    A row longer than the limit gets a pass of its own. First fit decreasing needs at most 11/9 of the fewest possible
-    passes and one more (Johnson 1973).
+    lengths: in tokens. Returns the indices of the rows of each pass, rows and passes sorted by index. A row that is
+    longer than the limit gets its own pass. First-fit decreasing needs at most 11/9 of the optimal number of passes,
+    plus one (Johnson 1973).
     """
     passes: list[list[int]] = []
     room: list[int] = []
@@ -76,9 +79,9 @@ def plan(lengths: Sequence[int], limit: int) -> list[list[int]]:
 def pack(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """The tensors of one pass of T tokens.
 
-    input_ids: (1, T). position_ids: (1, T), or (axes, 1, T) for more than one axis. predicting: (answers,) the places
-    in the pass whose output is judged; targets: (answers,) the token that each should say. A row's first token has
-    nothing before it and is never a target.
+    input_ids: (1, T). position_ids: (1, T), or (axes, 1, T) for more than one axis. predicting: (answers,) the
+    positions in the pass whose outputs enter the loss. targets: (answers,) the tokens that they should predict. The
+    first token of a row is never a target.
     """
     predicting, targets, offset = [], [], 0
     for row in rows:
@@ -98,14 +101,14 @@ def pack(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 
 
 def row_lengths(position_ids: torch.Tensor) -> list[int]:
-    """Tokens of each row of a pass, from its `position_ids` on the CPU: a row begins where the first axis is 0."""
+    """The length in tokens of each row of a pass. position_ids: on the CPU; a row begins where the first axis is 0."""
     places = position_ids.reshape(-1, position_ids.shape[-1])[0]
     starts = [*(places == 0).nonzero().squeeze(1).tolist(), len(places)]
     return [end - start for start, end in pairwise(starts)]
 
 
 def explicit_masks(config: Any, position_ids: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
-    """Causal masks that end where the positions start anew, for the two kinds of layers; (1, 1, T, T) each."""
+    """Causal masks that isolate rows, by kind of layer: (1, 1, T, T) each, or None. position_ids: (1, T)."""
     from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
     shape_and_type = position_ids.new_empty((*position_ids.shape, 1), dtype=dtype)

@@ -12,13 +12,13 @@ from finetune_trainer.schedule import Draw
 
 @dataclass(frozen=True)
 class Probe:
-    """The rows in their micro-batches."""
+    """The rows, in micro-batches."""
 
     batches: list[Batch]
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return sum(batch.samples for batch in self.batches)
 
     @property
@@ -28,12 +28,12 @@ class Probe:
 
     @classmethod
     def of(cls, trainee: Trainee, rows: int, micro_batch: int, most: int = 8) -> "Probe":
-        """The first rows of the dataset, without noise."""
+        """A probe of the first rows of the dataset, at most `most`, without noise."""
         draws = [Draw(row, 0, row) for row in range(min(rows, most))]
         return cls([trainee.prepare(part, noise=False) for part in trainee.split(draws, micro_batch)])
 
     def loss(self, trainee: Trainee) -> float:
-        """Mean over the units of all batches."""
+        """The mean loss over the units of all batches."""
         with evaluation(trainee), torch.no_grad():
             total = sum(trainee.loss_sum(batch).item() for batch in self.batches)
         return float(total / sum(batch.weight for batch in self.batches))
@@ -41,7 +41,7 @@ class Probe:
 
 @contextmanager
 def evaluation(trainee: Trainee) -> Iterator[None]:
-    """No dropout inside."""
+    """Evaluation mode, without dropout, inside the block."""
     trainee.train(False)
     try:
         yield

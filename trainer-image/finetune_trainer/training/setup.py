@@ -1,7 +1,7 @@
-"""From checked configuration and data to a run that is ready for its next step.
+"""Sets up a run, from validated configuration and data, for its next step.
 
-The steps, in their order: load the model, lay out the schedule, go on from a checkpoint or measure the loss before
-training, plan the memory, compile. Every process of the pod takes them; where rank 0 decides, it tells the others.
+In this order: load the model, make the schedule, resume from a checkpoint or measure the loss before training, plan the
+memory, compile. Every rank does this; where rank 0 decides, it broadcasts the decision.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from finetune_trainer.training.probe import Probe
 class Training:
     """A run that is ready for its next step.
 
-    checkpoint: what it goes on from, None for the start. loss_before: the probe's, before the first step of the first
-    attempt. memory: the report of what the run takes and what is available.
+    checkpoint: from which it resumes; None for a new run. loss_before: of the probe, before the first step of the first
+    attempt; 0 on ranks other than 0. memory: the memory planner's report.
     """
 
     inputs: Inputs
@@ -43,7 +43,7 @@ class Training:
 
 
 def set_up(family: Family, inputs: Inputs, checkpoints: Checkpoints, stop: Stop, reporter: Reporter) -> Training:
-    """Take all steps. Raises ConfigError, DataError, RunError, or Preempted."""
+    """Set up a run. Raises ConfigError, DataError, RunError, or Preempted."""
     settings, advanced = inputs.settings, inputs.advanced
     trainee = family.load(inputs)
     for note in trainee.notes:
@@ -77,24 +77,24 @@ def _schedule(inputs: Inputs, rows: int) -> Schedule:
 
 
 def _newest(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
-    """The checkpoint that every process goes on from, found by rank 0."""
+    """The checkpoint from which every rank resumes; rank 0 finds it."""
     found: Checkpoint | None = inputs.group.broadcast(_usable(checkpoints, inputs) if inputs.group.first else None)
     return found
 
 
 def _usable(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
-    """The newest complete checkpoint. Raises DataError or RunError if this run cannot go on from it."""
+    """The newest complete checkpoint. Raises DataError or RunError if this run cannot resume from it."""
     found = checkpoints.newest()
     if found is None:
         return None
     checkpoint = found[0]
     if checkpoint.dataset != inputs.store.summary["fingerprint"]:
         raise DataError(
-            f"the dataset is not the one that the checkpoint at step {checkpoint.step} was trained on: "
-            "raise spec.run to start anew, or put the old data back"
+            f"the dataset differs from the one that the checkpoint at step {checkpoint.step} was trained on: "
+            "increase spec.run to start over, or restore the old data"
         )
     per_step = checkpoint.extra["samplesPerStep"]
-    if per_step != inputs.settings.per_step:  # worth another attempt: a node may have lost a device
+    if per_step != inputs.settings.per_step:  # worth a retry: a node may have lost a device
         raise RunError(
             f"the checkpoint at step {checkpoint.step} was trained with {per_step} samples per step, and "
             f"{inputs.group.world_size} devices make {inputs.settings.per_step}: "
