@@ -45,31 +45,34 @@ IMAGES: dict[str, tuple[bytes, str]] = {
 """Content of the image, and the words that the user gets."""
 
 CELLS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing file": ({"image": "images/none.png"}, "there is no file 'images/none.png'"),
-    "absolute path": ({"image": "/etc/passwd"}, "no path relative to the dataset"),
+    "missing file": ({"image": "images/none.png"}, "the file 'images/none.png' does not exist"),
+    "absolute path": ({"image": "/etc/passwd"}, "not a path relative to the dataset"),
     "path upwards": ({"image": "../secret.png"}, "leads out of the dataset's folder"),
-    "folder": ({"image": "images"}, "there is no file 'images'"),
+    "folder": ({"image": "images"}, "the file 'images' does not exist"),
     "symlink escape": ({"image": "images/link.png"}, "leads out of the dataset's folder"),
-    "symlink loop": ({"image": "images/loop.png"}, "cannot be read|there is no file"),
-    "NUL in a path": ({"image": "images/\0.png"}, "no path relative to the dataset"),
-    "file URL": ({"image": "file:///etc/passwd"}, "there is no file 'file:///etc/passwd'"),
-    "private address": ({"image": "https://127.0.0.1/x.png"}, "no public address"),
-    "metadata service": ({"image": "https://169.254.169.254/latest"}, "no public address"),
-    "plain http": ({"image": "http://example.com/x.png"}, "only https:// is fetched"),
-    "credentials in a URL": ({"image": "https://me:hunter2@example.com/x.png"}, "credentials in a URL are refused"),
+    "symlink loop": ({"image": "images/loop.png"}, "cannot be read|does not exist"),
+    "NUL in a path": ({"image": "images/\0.png"}, "not a path relative to the dataset"),
+    "file URL": ({"image": "file:///etc/passwd"}, "the file 'file:///etc/passwd' does not exist"),
+    "private address": ({"image": "https://127.0.0.1/x.png"}, "not a public address"),
+    "metadata service": ({"image": "https://169.254.169.254/latest"}, "not a public address"),
+    "plain http": ({"image": "http://example.com/x.png"}, "only https:// is allowed"),
+    "credentials in a URL": ({"image": "https://me:hunter2@example.com/x.png"}, "credentials in a URL are not allowed"),
     "no image": ({"image": None}, "no image in column 'image'"),
     "empty list of images": ({"image": []}, "no image in column 'image'"),
-    "number for an image": ({"image": 5}, "holds no image but a int"),
-    "number in a list of images": ({"image": ["images/0.png", 5]}, "holds no image but a int"),
-    "struct that is not an image": ({"image": {"url": "x"}}, "holds no image but a dict"),
+    "number for an image": ({"image": 5}, "contains a value of type int instead of an image"),
+    "number in a list of images": ({"image": ["images/0.png", 5]}, "contains a value of type int instead of an image"),
+    "struct that is not an image": ({"image": {"url": "x"}}, "contains a value of type dict instead of an image"),
     "missing cell": ({"image": "images/0.png", "answer": None}, "column 'answer' is empty"),
     "empty answer": ({"answer": ""}, "column 'answer' is empty"),
     "blank question": ({"question": "  \n"}, "column 'question' is empty"),
     "reserved token": ({"question": "<|image_pad|>?"}, "contains <|image_pad|>, which the model reserves"),
-    "list where a scalar is wanted": ({"answer": ["x"]}, "column 'answer' holds no text but a list"),
-    "boolean for text": ({"answer": True}, "column 'answer' holds no text but a bool"),
-    "struct for text": ({"answer": {"text": "x"}}, "column 'answer' holds no text but a dict"),
-    "NUL in text": ({"answer": "a\0b"}, "column 'answer' holds a NUL character"),
+    "list where a scalar is wanted": (
+        {"answer": ["x"]},
+        "column 'answer' contains a value of type list instead of text",
+    ),
+    "boolean for text": ({"answer": True}, "column 'answer' contains a value of type bool instead of text"),
+    "struct for text": ({"answer": {"text": "x"}}, "column 'answer' contains a value of type dict instead of text"),
+    "NUL in text": ({"answer": "a\0b"}, "column 'answer' contains a NUL character"),
     "half a character": ({"answer": "\ud800"}, "column 'answer' is not valid Unicode text"),
     "huge cell": ({"answer": "x" * 4_000_001}, "has 4000001 characters, more than 4000000"),
 }
@@ -193,25 +196,25 @@ FILES: dict[str, tuple[str, dict[str, bytes], str]] = {
     "wrong column types": (
         "t.parquet",
         {"t.parquet": parquet({**TEXTS, "image": [1, 2]})},
-        "2 of 2 rows .*row 0: column 'image' holds no image but a int",
+        "2 of 2 rows .*row 0: column 'image' contains a value of type int instead of an image",
     ),
     "list column for text": (
         "t.parquet",
         {"t.parquet": parquet({**TEXTS, "answer": [["a"], ["b"]], "image": [PNG] * 2})},
-        "row 0: column 'answer' holds no text but a list",
+        "row 0: column 'answer' contains a value of type list instead of text",
     ),
     "unknown kind of file": (
         "t.xlsx",
         {"t.xlsx": b"PK"},
         "t.xlsx is not a table: its name must end in one of .parquet",
     ),
-    "nothing there": ("none.csv", {}, "there is nothing at pvc://data/none.csv"),
+    "nothing there": ("none.csv", {}, "pvc://data/none.csv does not exist"),
     "tables of several kinds": ("f", {"f/a.csv": HEAD, "f/b.jsonl": ROW}, r"several kinds \(.csv, .jsonl\): name one"),
-    "a folder without a table": ("f", {"f/README.md": b"x"}, "f holds no table"),
+    "a folder without a table": ("f", {"f/README.md": b"x"}, "f contains neither a table"),
     "pictures for a recipe of two texts": ("f", {"f/0.png": PNG}, "this recipe needs one with the columns 'question'"),
     "no archive": ("t.zip", {"t.zip": b"PK nonsense"}, "t.zip is not a readable ZIP archive"),
     "truncated archive": ("t.zip", {"t.zip": zipped(TABLE)[:-30]}, "t.zip is not a readable ZIP archive"),
-    "empty archive": ("t.zip", {"t.zip": zipped({})}, "t.zip holds no table"),
+    "empty archive": ("t.zip", {"t.zip": zipped({})}, "t.zip contains neither a table"),
     "zip slip": ("t.zip", {"t.zip": zipped(TABLE | {"../../etc/cron.d/x": b"x"})}, "leads out of the dataset"),
     "zip slip by an absolute name": ("t.zip", {"t.zip": zipped(TABLE | {"/etc/x": b"x"})}, "leads out of the dataset"),
     "zip slip for Windows": ("t.zip", {"t.zip": zipped(TABLE | {"..\\x.png": b"x"})}, "backslash"),
@@ -228,7 +231,7 @@ FILES: dict[str, tuple[str, dict[str, bytes], str]] = {
     "member that is not there": (
         "t.zip",
         {"t.zip": zipped({"train.jsonl": ROW})},
-        "row 0: column 'image': there is no file 'images/0.png' in the archive",
+        "row 0: column 'image': the file 'images/0.png' does not exist in the archive",
     ),
 }  # fmt: skip
 """The path below the claim, the files there, and the words."""
@@ -248,10 +251,10 @@ def test_a_bad_file_is_named(name: str, new_run: NewRun, monkeypatch: pytest.Mon
 
 
 CAPTIONS: dict[str, tuple[dict[str, bytes], str]] = {
-    "missing caption": ({"b.png": PNG}, "the picture b.png has no caption; put it into b.txt"),
+    "missing caption": ({"b.png": PNG}, "the image b.png has no caption: add b.txt"),
     "empty caption": ({"b.png": PNG, "b.txt": b" \n"}, "the caption b.txt is empty"),
     "caption that is not UTF-8": ({"b.png": PNG, "b.txt": b"\xff\xfe"}, "the caption b.txt is not UTF-8"),
-    "caption with a NUL": ({"b.png": PNG, "b.txt": b"x\0y"}, "holds a NUL character"),
+    "caption with a NUL": ({"b.png": PNG, "b.txt": b"x\0y"}, "contains a NUL character"),
     "damaged picture": ({"b.png": PNG[:-60], "b.txt": b"b"}, r"the image is damaged.*\(b.png\)"),
 }
 
@@ -296,7 +299,12 @@ def test_unusual_data_is_trained_on_and_noted(new_run: NewRun) -> None:
 
     assert (result.code, result.message) == (0, "")
     notes = " | ".join(run.manifest()["notes"])
-    for words in ("CMYK images were converted", "first frame was taken", "numbers were taken as text", "same images"):
+    for words in (
+        "CMYK images were converted",
+        "first frame was taken",
+        "numbers were converted to text",
+        "same images",
+    ):
         assert words in notes
 
 

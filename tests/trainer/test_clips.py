@@ -114,9 +114,9 @@ def test_videos_that_cannot_be_learnt_are_refused_with_the_reason() -> None:
     assert "81 frames of 64x48 pixels are more than 9999 together" in refusal(
         good, Needs(clips=81, max_clip_pixels=9999)
     )
-    assert refusal(sound()) == "the file has no video in it"
+    assert refusal(sound()) == "the file does not contain a video"
     prores = video(numbered(3), codec="prores_ks", container="mov", pixels="yuv422p10le")
-    assert refusal(prores) == "the video's codec is prores; these are read: av1, h264, hevc, mpeg4, vp8, vp9"
+    assert refusal(prores) == "the video's codec is prores; supported are av1, h264, hevc, mpeg4, vp8, vp9"
     assert "more than 480 frames per second" in refusal(video(numbered(200) * 6, 1000))
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/hostname\n"
     assert "in no known format" in refusal(playlist)
@@ -229,5 +229,5 @@ def test_a_folder_of_films(tmp_path: Path, checkpoint: Path) -> None:
     torn.unlink()
     result = run.execute()
     assert (result.code, result.reason) == (3, "DatasetNotFound")
-    assert "and no clips or pictures with captions" in result.message
+    assert "nor clips or images with captions" in result.message
     assert pictures_in(["0.mp4", "1.png"]) == ("1.png",)  # where pictures are learnt, films are left alone

@@ -190,7 +190,7 @@ def test_validated_rows_are_reused_until_the_table_changes(folder: Path) -> None
 
     torn = next((folder.parent / "cache" / "datasets").iterdir()) / "records.bin"
     torn.write_bytes(torn.read_bytes()[:-1])
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="does not exist in the dataset"):
         load(folder, folder / "t.jsonl")
 
 

@@ -45,9 +45,9 @@ def test_addresses_outside_are_public(address: str) -> None:
 
 def test_a_private_server_is_refused_unless_it_is_allowed(server: Web, fetcher: Fetcher) -> None:
     url = server.serve("/x", Answer(b"content"))
-    with pytest.raises(FetchError, match="only https:// is fetched"):
+    with pytest.raises(FetchError, match="only https:// is allowed"):
         Fetcher().get(url, 100)
-    with pytest.raises(FetchError, match=r"127\.0\.0\.1, which is no public address"):
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1, which is not a public address"):
         Fetcher().get(url.replace("http://", "https://"), 100)
     assert server.seen == []
     assert fetcher.get(url, 100) == b"content"
@@ -58,7 +58,7 @@ def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPa
         return [(0, 0, 0, "", ("1.1.1.1", port)), (0, 0, 0, "", ("10.0.0.7", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(FetchError, match=r"data.example is at 10.0.0.7"):
+    with pytest.raises(FetchError, match=r"data.example resolves to 10.0.0.7"):
         Fetcher().get("https://data.example/x", 100)
 
 
@@ -85,7 +85,7 @@ def test_redirects_pass_the_same_guard(server: Web, fetcher: Fetcher) -> None:
     assert fetcher.get(server.serve("/a", Answer(status=302, headers={"Location": "/target"})), 100) == b"here"
 
     inside = server.serve("/b", Answer(status=302, headers={"Location": "https://169.254.169.254/latest"}))
-    with pytest.raises(FetchError, match=r"169\.254\.169\.254, which is no public address"):
+    with pytest.raises(FetchError, match=r"169\.254\.169\.254, which is not a public address"):
         fetcher.get(inside, 100)
 
     loop = server.serve("/loop", Answer(status=301, headers={"Location": "/loop"}))
@@ -106,7 +106,7 @@ def test_what_may_come_back_is_tried_again(server: Web, fetcher: Fetcher, tmp_pa
     url = server.serve("/x", Answer(status=503), Answer(b"half", cut=10), Answer(status=429), Answer(b"whole"))
     assert fetcher.get(url, 100) == b"whole"
 
-    with pytest.raises(Unreachable, match="4 attempts: the server answered 500"):
+    with pytest.raises(Unreachable, match="4 attempts: the server responded with 500"):
         fetcher.get(server.serve("/y", Answer(status=500)), 100)
 
 
@@ -145,7 +145,7 @@ def test_a_missing_dataset_is_no_retry_and_a_dead_server_is(
     allowed = {"FINETUNE_ALLOW_DATASET_HOSTS": server.host}
     missing = new_run("missing", dataset=f"{server.base}/none.csv", env=allowed).execute()
     assert (missing.code, missing.reason) == (3, "DatasetNotFound")
-    assert "answered 404" in missing.message
+    assert "responded with 404" in missing.message
 
     server.serve("/down.csv", Answer(status=503))
     down = new_run("down", dataset=f"{server.base}/down.csv", env=allowed).execute()

@@ -145,7 +145,9 @@ def test_what_a_row_holds_comes_as_it_is(tmp_path: Path) -> None:
         assert list(table.rows(["n"])) == [{"n": 7}, {"n": 7}]
     assert columns == [*good, "price"]
     assert first == {**good, "price": None}
-    assert second == BadRow("column 'price' holds a Decimal, which is neither text, number nor picture")
+    assert second == BadRow(
+        "column 'price' contains a value of type Decimal, which is neither text, a number nor an image"
+    )
 
 
 def test_a_row_beyond_the_limit_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +165,7 @@ def test_nothing_but_plain_values_is_taken_from_the_reader() -> None:
     from finetune_operator.formats.invalid import Invalid
 
     for content in (pickle.dumps({"a": Path("/")}), pickle.dumps([1]), b"\x80", b""):
-        with pytest.raises(Invalid, match="hands over no row"):
+        with pytest.raises(Invalid, match="sent something other than a row"):
             reader._row(content, "t.parquet")
 
 
@@ -173,7 +175,7 @@ def test_a_reader_that_dies_is_told(tmp_path: Path) -> None:
 
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"n": list(range(50_000))}), path)
-    for signal, error, words in ((11, Invalid, "its reader died of it.*exit -11"), (9, RunError, "was killed")):
+    for signal, error, words in ((11, Invalid, "its reader failed.*exit code -11"), (9, RunError, "was killed")):
         with Reader() as reading:
             rows = reading.table(path, "t.parquet").rows(["n"])
             assert next(rows) == {"n": 0}

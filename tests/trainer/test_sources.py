@@ -223,8 +223,8 @@ def test_a_run_on_a_dataset_from_s3(new_run: Callable[..., TrainerRun], s3: S3Se
 
 
 REFUSED: dict[str, tuple[str, dict[str, str], type[RunError], str]] = {
-    "no such object": ("s3://bucket/none.csv", {}, DataError, "there is nothing at s3://bucket/none.csv"),
-    "nothing below a prefix": ("s3://bucket/none", {}, DataError, "there is nothing at s3://bucket/none"),
+    "no such object": ("s3://bucket/none.csv", {}, DataError, "s3://bucket/none.csv does not exist"),
+    "nothing below a prefix": ("s3://bucket/none", {}, DataError, "s3://bucket/none does not exist"),
     "no such bucket": ("s3://none/folder", {}, ConfigError, "the bucket none does not exist"),
     "a wrong key": (
         "s3://bucket/x.csv",
@@ -253,9 +253,9 @@ REFUSED: dict[str, tuple[str, dict[str, str], type[RunError], str]] = {
         "the token may not read it",
     ),
     "a model": ("hf://org/name", {}, ConfigError, "write hf://datasets/organisation/name"),
-    "no such repository": ("oxen://ox/none/main/x.csv", {}, DataError, "there is nothing at oxen://ox/none/main/x.csv"),
-    "no such path": ("oxen://ox/receipts/main/x.csv", {}, DataError, "there is nothing at"),
-    "a wrong api-key": ("oxen://ox/receipts/main/x.csv", {"api-key": "wrong-wrong"}, ConfigError, "refuses the key"),
+    "no such repository": ("oxen://ox/none/main/x.csv", {}, DataError, "oxen://ox/none/main/x.csv does not exist"),
+    "no such path": ("oxen://ox/receipts/main/x.csv", {}, DataError, "does not exist"),
+    "a wrong api-key": ("oxen://ox/receipts/main/x.csv", {"api-key": "wrong-wrong"}, ConfigError, "rejects the key"),
     "half an address": ("oxen://ox/receipts", {}, ConfigError, "write oxen://namespace/repository/branch"),
 }
 
@@ -367,7 +367,7 @@ def test_downloads_are_whole_or_not_there(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
     assert cache.fetch("key", "it", 1000, pouring(b"", []), size=250) == path
 
-    with pytest.raises(Unreachable, match="it could not be fetched in 4 attempts: gone"):
+    with pytest.raises(Unreachable, match="it could not be downloaded in 4 attempts: gone"):
         cache.fetch("dead", "it", 1000, pouring(data, [10, 20, 30, 40]), size=250)
     assert not cache.path("dead").exists()
     assert cache.fetch("dead", "it", 1000, pouring(data, []), size=250).read_bytes() == data
@@ -376,7 +376,7 @@ def test_downloads_are_whole_or_not_there(tmp_path: Path) -> None:
         cache.fetch("large", "it", 249, pouring(data, []), size=250)
     with pytest.raises(TooLarge, match="it has more than 249 bytes"):
         cache.fetch("large", "it", 249, pouring(data, []))
-    with pytest.raises(Unreachable, match="250 of 251 bytes came"):
+    with pytest.raises(Unreachable, match="250 of 251 bytes were received"):
         cache.fetch("short", "it", 1000, pouring(data, []), size=251)
 
 

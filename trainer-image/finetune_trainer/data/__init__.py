@@ -1,1 +1,1 @@
-"""The dataset: found, read with bounded memory, checked row by row, and kept for random access. No torch here."""
+"""The dataset: located, read with bounded memory, validated row by row, and stored for random access. No torch."""

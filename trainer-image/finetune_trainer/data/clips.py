@@ -1,7 +1,7 @@
-"""What is learnt with several frames: animated images and videos. All of it is hostile input.
+"""Targets with several frames: animated images and videos. All input is untrusted.
 
-Videos are decoded by FFmpeg. Their container is told by the first bytes and never left to FFmpeg to guess, since some
-of its formats are lists of other files and addresses; of codecs only those named here are started.
+Videos are decoded by FFmpeg. Their container format is detected here, by the first bytes, and never by FFmpeg, because
+some of its formats are lists of other files and addresses; only the codecs listed here are used.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from finetune_trainer.data.needs import Needs
 DEMUXERS: Final = {"mp4": "mov", "matroska": "matroska"}
 CODECS: Final = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4"})
 MOST_PER_SECOND: Final = 480
-"""Frames that are decoded for each second of a clip that is learnt; more are a trap or a slow-motion camera's."""
+"""Frames that are decoded for each second of a clip, at most; more are an attack, or from a slow-motion camera."""
 LOWEST_RATE: Final = 16.0
-"""Frames per second that every model of clips takes at least, if there are so many."""
+"""The lowest frame rate of all video models."""
 MISSING_S: Final = 0.25
-"""A file that ends so much earlier than it says is torn."""
+"""A file that ends so much earlier than its stated duration is truncated."""
 ROUNDING_S: Final = 0.002
-"""Matroska's times are whole milliseconds."""
+"""Matroska has times in whole milliseconds."""
 TURNS: Final = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
 }
-"""Counterclockwise, as both libraries count."""
+"""Counterclockwise, in both libraries."""
 
 
 def inspect(data: bytes, needs: Needs) -> ImageFacts:
-    """Decode what will be learnt and throw the pixels away. Raises ImageError."""
+    """Decode the frames of an image or clip that are trained on, and discard the pixels. Raises ImageError."""
     demuxer = _demuxer(data, needs)
     if demuxer is None:
         return images.inspect(data, needs)
-    # At any rate a clip reaches no further than at the lowest.
+    # At the lowest frame rate a clip reaches furthest into the file.
     *_, last = (frame.size for frame in islice(_frames_of_video(data, demuxer, needs, LOWEST_RATE), needs.clips))
     return ImageFacts(last, ())
 
 
 def decode_frames(data: bytes, needs: Needs, most: int, rate: float) -> list[Image.Image]:
-    """The first frames of a clip, at most so many, upright in RGB; one of a still. Raises ImageError.
+    """The first frames of a clip, at most `most`, upright, in RGB; a still is one frame. Raises ImageError.
 
-    Of a video with more than `rate` frames per second the first frame of each moment is taken and the others left out;
-    none is ever repeated. The frames of an animated image are taken as they are.
+    A video with more than `rate` frames per second is sampled at that rate; no frame is repeated. Of an animated image
+    every frame is used.
     """
     demuxer = _demuxer(data, needs)
     if demuxer is None:
@@ -59,7 +59,7 @@ def decode_frames(data: bytes, needs: Needs, most: int, rate: float) -> list[Ima
 
 
 def _demuxer(data: bytes, needs: Needs) -> str | None:
-    """FFmpeg's name for what reads a video; None for what is none, or not wanted."""
+    """The name of FFmpeg's demuxer for a video; None if it is not a video, or clips are not wanted."""
     container = video_container(data[:HEAD_BYTES]) if needs.clips else None
     return None if container is None else DEMUXERS[container]
 
@@ -74,21 +74,21 @@ def _frames_of_video(data: bytes, demuxer: str, needs: Needs, rate: float) -> It
             yield from _chosen(container, _opened(container, needs), rate)
     except ImageError:
         raise
-    except Exception as error:  # decoders raise whatever they like on hostile input
+    except Exception as error:  # decoders raise any exception on untrusted input
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"the video is damaged: {said}") from None
 
 
 def _opened(container: Any, needs: Needs) -> Any:
-    """The stream, its decoder limited. Raises ImageError."""
+    """The video stream, with limits on its decoder. Raises ImageError."""
     if not container.streams.video:
-        raise ImageError("the file has no video in it")
+        raise ImageError("the file does not contain a video")
     stream = container.streams.video[0]
     if stream.codec_context is None:
-        raise ImageError("the video is damaged: it does not say what its codec is")
+        raise ImageError("the video is damaged: it does not state its codec")
     codec = stream.codec_context.codec.canonical_name
     if codec not in CODECS:
-        raise ImageError(f"the video's codec is {codec}; these are read: {', '.join(sorted(CODECS))}")
+        raise ImageError(f"the video's codec is {codec}; supported are {', '.join(sorted(CODECS))}")
     require_size((stream.width, stream.height), needs, needs.clips)
     stream.codec_context.options = {"max_pixels": str(needs.max_pixels)}
     stream.codec_context.thread_count = 1
@@ -96,14 +96,14 @@ def _opened(container: Any, needs: Needs) -> Any:
 
 
 def _chosen(container: Any, stream: Any, rate: float) -> Iterator[Image.Image]:
-    """The frames that are taken, until the file ends. Raises ImageError where it ends too early."""
+    """The sampled frames, to the end of the file. Raises ImageError if it ends too early."""
     size, due, seconds = (stream.width, stream.height), 0.0, 0.0
     start, taken = None, 0
     for decoded, frame in enumerate(container.decode(stream)):
         if (frame.width, frame.height) != size:
-            raise ImageError("the video changes its size")
+            raise ImageError("the size of the video changes")
         if frame.time is None:
-            raise ImageError(f"frame {decoded} of the video has no time")
+            raise ImageError(f"frame {decoded} of the video has no timestamp")
         start = frame.time if start is None else start
         seconds = frame.time - start
         if decoded > MOST_PER_SECOND * (seconds + 1):
@@ -116,11 +116,11 @@ def _chosen(container: Any, stream: Any, rate: float) -> Iterator[Image.Image]:
         raise ImageError("the video has no frame that can be decoded")
     length = _length(container, stream)
     if length is not None and seconds + 1 / (stream.average_rate or rate) < length - MISSING_S:
-        raise ImageError(f"the video ends after {seconds:.2f} s, and says that it has {length:.2f} s")
+        raise ImageError(f"the video ends after {seconds:.2f} s, but its duration is {length:.2f} s")
 
 
 def _length(container: Any, stream: Any) -> float | None:
-    """Seconds that the file says it has."""
+    """The stated duration in seconds."""
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:

@@ -1,4 +1,4 @@
-"""Which columns of a table hold what a recipe asks for. Pure."""
+"""Which columns of a table are those of a recipe. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ LISTED: Final = 50
 
 
 @dataclass(frozen=True)
-class Named:
-    """A row, where its columns are, and the table that it comes from, by its name in the dataset."""
+class LocatedRow:
+    """A row of a table. columns: column of the recipe to column of the table. table: its name in the dataset."""
 
     row: Row
     columns: Mapping[str, str]
     table: str
 
     def cell(self, column: str) -> Any:
-        """What is in a column of the recipe."""
+        """The cell of a column of the recipe."""
         return self.row.get(self.columns.get(column, column))
 
 
-def located(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
-    """Column of the recipe -> column of the table. Raises DataError naming what is missing.
+def locate(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
+    """The columns of a table by column of the recipe. Raises DataError that names the missing ones.
 
-    Image folders as the Hugging Face `datasets` library writes them (5.2: metadata.csv, metadata.jsonl) call the
-    column of `image` `file_name`, `image_file_name` or, for lists, `image_file_names`.
+    present: columns of the table. In image folders of the Hugging Face `datasets` library (5.2: metadata.csv,
+    metadata.jsonl) the column of `image` is `file_name`, `image_file_name` or, for lists, `image_file_names`.
     """
     found: dict[str, str] = {}
     for column in needs.columns:
@@ -39,9 +39,9 @@ def located(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
         if column in needs.images:
             names += [f"{column}_{FILE_NAME}", f"{column}_{FILE_NAME}s"]
             names += [FILE_NAME] if column == needs.images[0] else []
-        there = [name for name in names if name in present]
-        if there:
-            found[column] = there[0]
+        candidates = [name for name in names if name in present]
+        if candidates:
+            found[column] = candidates[0]
     missing = [column for column in needs.columns if column not in found]
     if missing:
         listed = ", ".join(map(repr, present[:LISTED])) or "none"

@@ -1,7 +1,7 @@
-"""Files fetched onto the cache volume: whole or not there. What an interrupted download left is continued.
+"""Downloads to the cache volume: a file is complete, or it does not exist. Interrupted downloads are resumed.
 
-A file's key says what its content is (address and version), so that what is there under its name never needs a look
-at the network again, and two runs that share a cache fetch it once.
+The key of a file identifies its content (address and version), so that an existing file needs no network, and two runs
+that share a cache download it once.
 """
 
 from __future__ import annotations
@@ -24,38 +24,47 @@ from finetune_trainer.files import flush
 FOLDER: Final = "downloads"
 ATTEMPTS: Final = 4
 
-Pour = Callable[[int], Iterator[bytes]]
-"""From a byte on to the end, in chunks. Raises Interrupted where another attempt may go on."""
+Stream = Callable[[int], Iterator[bytes]]
+"""Yields the content from an offset in chunks. Raises Interrupted where another attempt can resume."""
 
 
 class Interrupted(Exception):
-    """The transfer broke off; the text says how."""
+    """The transfer was interrupted; the message says how."""
 
 
 class TooLarge(Exception):
-    """More bytes than allowed; the text says how many."""
+    """The file is larger than allowed; the message says how large."""
 
 
 class Unreachable(RunError):
-    """The store did not answer, or not well, after some attempts: the run may be tried again."""
+    """The store could not be reached, or failed, in several attempts: the run may be retried."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Reason.DATASET_UNAVAILABLE)
 
 
 class Downloads:
-    """Below the cache folder. check: called often; raises to stop. Safe to use from several threads and pods."""
+    """Downloads below the cache folder; safe to use from several threads and pods.
+
+    check: called often; raises Preempted to stop.
+    """
 
     def __init__(self, cache: Path, check: Callable[[], None], backoff_s: float = 0.5) -> None:
         self._folder, self._check, self._backoff_s = cache / FOLDER, check, backoff_s
 
     def path(self, key: str, suffix: str = "") -> Path:
-        """Where the file of a key lies, or would lie."""
+        """The path of a key's file, which may not exist."""
         name = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return self._folder / name[:2] / (name[2:] + suffix)
 
-    def fetch(self, key: str, title: str, limit: int, pour: Pour, *, suffix: str = "", size: int | None = None) -> Path:
-        """The local file. Raises TooLarge, Unreachable, ConfigError (the cache is full), or what `pour` raises."""
+    def fetch(
+        self, key: str, title: str, limit: int, stream: Stream, *, suffix: str = "", size: int | None = None
+    ) -> Path:
+        """Download a file unless it exists; returns its path.
+
+        key: of the content. title: for messages. limit, size: bytes. Raises TooLarge, Unreachable, ConfigError (the
+        cache is full), or what `stream` raises.
+        """
         final = self.path(key, suffix)
         if final.exists():
             return final
@@ -64,8 +73,8 @@ class Downloads:
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             with _partial(final) as file:
-                if not final.exists():  # somebody else may have fetched it while we waited
-                    self._fill(file, title, limit, pour, size)
+                if not final.exists():  # another process may have downloaded it in the meantime
+                    self._fill(file, title, limit, stream, size)
                     file.flush()
                     os.fsync(file.fileno())
                     Path(file.name).rename(final)
@@ -76,38 +85,38 @@ class Downloads:
             raise RunError(f"{title} cannot be written to the cache: {error}", TrainerReason.STORAGE_FAILED) from error
         return final
 
-    def _fill(self, file: IO[bytes], title: str, limit: int, pour: Pour, size: int | None) -> None:
+    def _fill(self, file: IO[bytes], title: str, limit: int, stream: Stream, size: int | None) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._copy(file, title, limit, pour, size)
+                self._copy(file, title, limit, stream, size)
                 return
             except Interrupted as error:
                 self._check()
                 if attempt == ATTEMPTS:
-                    text = f"{title} could not be fetched in {ATTEMPTS} attempts: {error}"
+                    text = f"{title} could not be downloaded in {ATTEMPTS} attempts: {error}"
                     raise Unreachable(text) from None
                 time.sleep(self._backoff_s * 2**attempt)
 
-    def _copy(self, file: IO[bytes], title: str, limit: int, pour: Pour, size: int | None) -> None:
+    def _copy(self, file: IO[bytes], title: str, limit: int, stream: Stream, size: int | None) -> None:
         done = file.seek(0, os.SEEK_END)
         if size == done:
             return
-        if size is None or done > size:  # where the end is not known, nobody can tell whether it has been reached
-            done = _emptied(file)
-        for chunk in pour(done):
+        if size is None or done > size:  # without a size it cannot be known whether the file is complete
+            done = _truncate(file)
+        for chunk in stream(done):
             self._check()
             done += len(chunk)
             if done > limit:
-                _emptied(file)
+                _truncate(file)
                 raise TooLarge(f"{title} has more than {limit} bytes")
             file.write(chunk)
         if size is not None and done != size:
             if done > size:
-                _emptied(file)
-            raise Interrupted(f"{done} of {size} bytes came")
+                _truncate(file)
+            raise Interrupted(f"{done} of {size} bytes were received")
 
 
-def _emptied(file: IO[bytes]) -> int:
+def _truncate(file: IO[bytes]) -> int:
     file.seek(0)
     file.truncate()
     return 0
@@ -115,7 +124,7 @@ def _emptied(file: IO[bytes]) -> int:
 
 @contextmanager
 def _partial(final: Path) -> Iterator[IO[bytes]]:
-    """The file's beginning, for us alone: where another process is at it, one of our own that is thrown away."""
+    """The partial file, locked; while another process holds the lock, a private one that is deleted."""
     shared = final.with_name(f".{final.name}.partial")
     with shared.open("ab") as file:
         try:
@@ -135,7 +144,7 @@ def _partial(final: Path) -> Iterator[IO[bytes]]:
 
 
 def _same(file: IO[bytes], path: Path) -> bool:
-    """Whether the open file still has its name: its last owner may just have renamed it."""
+    """Whether the open file still has its name: another process may just have renamed it."""
     try:
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
     except OSError:

@@ -1,7 +1,7 @@
-"""Fetching user-given URLs: one guard against reaching what only the cluster can reach.
+"""Fetches URLs from users and datasets, but nothing that only the cluster can reach.
 
-The name is resolved here, every address is checked, and the connection goes to the address that was checked (the
-name still stands in the Host header and in TLS). Redirects are followed by hand, each one through the same guard.
+The host name is resolved here, every address is checked, and the connection goes to a checked address; the Host header
+and TLS still use the name. Redirects are followed here as well, each with the same checks.
 """
 
 import socket
@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import httpx
 
 from finetune_operator.api import addresses
-from finetune_trainer.data.downloads import Interrupted, Pour, Unreachable
+from finetune_trainer.data.downloads import Interrupted, Stream, Unreachable
 from finetune_trainer.reporting.redact import redact
 from finetune_trainer.stores.tls import ssl_context
 
@@ -29,19 +29,23 @@ _T = TypeVar("_T")
 
 
 class FetchError(Exception):
-    """The URL cannot be fetched, now or later; the text says why and carries no credentials."""
+    """The URL cannot be fetched, now or later; the message says why, without credentials."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of a file. validator: its ETag or date, by which a changed file is told; size in bytes."""
+    """A server's facts about a file. validator: its ETag or modification date. size: bytes."""
 
     validator: str | None
     size: int | None
 
 
 class Fetcher:
-    """GET for user-given URLs. allowed: `host` or `host:port` exempt from the address check, also over http."""
+    """GET requests for untrusted URLs.
+
+    allowed: `host` or `host:port` that are exempt from the address check, and may use http. check: called before every
+    attempt; raises Preempted to stop.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Fetcher:
         self._allowed, self._backoff_s, self._check = allowed, backoff_s, check
 
     def get(self, url: str, limit: int) -> bytes:
-        """The whole body. Raises FetchError (refused, absent, too large) or Unreachable."""
+        """The body of a response, of at most `limit` bytes. Raises FetchError or Unreachable."""
 
         def once() -> bytes:
             body = bytearray()
@@ -63,7 +67,7 @@ class Fetcher:
         return self._retrying(url, once)
 
     def facts(self, url: str) -> Facts:
-        """Of the file there, by a GET whose body is not read: signed URLs allow no HEAD. Raises as `get` does."""
+        """The facts about a file, by a GET without reading the body: signed URLs do not allow HEAD. Raises as `get`."""
 
         def once() -> Facts:
             with self._response(url) as response:
@@ -73,24 +77,24 @@ class Fetcher:
 
         return self._retrying(url, once)
 
-    def pour(self, url: str, validator: str | None) -> Pour:
-        """The body from a byte on, as long as the file is the one with this validator. Raises FetchError too."""
+    def stream(self, url: str, validator: str | None) -> Stream:
+        """The body from an offset, as long as the file has this validator. The stream also raises FetchError."""
 
-        def poured(offset: int) -> Iterator[bytes]:
+        def streamed(offset: int) -> Iterator[bytes]:
             headers = {"Range": f"bytes={offset}-"} if offset else {}
             if offset and validator:
                 headers["If-Range"] = validator
             try:
                 with self._response(url, headers) as response:
-                    chunks = response.iter_bytes()  # as they come: what has come is kept
+                    chunks = response.iter_bytes()  # unbuffered: what was received is kept
                     if not offset or response.status_code == 206:
                         yield from chunks
-                    else:  # the whole file again: the server knows no ranges
+                    else:  # the whole file: the server does not support ranges
                         yield from _after(chunks, offset)
             except (httpx.TransportError, _ServerError) as error:
                 raise Interrupted(redact(str(error) or type(error).__name__)) from None
 
-        return poured
+        return streamed
 
     def _retrying(self, url: str, once: Callable[[], _T]) -> _T:
         for attempt in range(1, ATTEMPTS + 1):
@@ -124,9 +128,9 @@ class Fetcher:
                     url = urljoin(url, response.headers.get("Location", ""))
                     continue
                 if response.status_code >= 500 or response.status_code == 429:
-                    raise _ServerError(f"the server answered {response.status_code}")
+                    raise _ServerError(f"the server responded with {response.status_code}")
                 if response.status_code not in ((200, 206) if headers else (200,)):
-                    raise FetchError(redact(f"{url}: the server answered {response.status_code}"))
+                    raise FetchError(redact(f"{url}: the server responded with {response.status_code}"))
                 yield response
                 return
             finally:
@@ -142,9 +146,9 @@ class Fetcher:
         host = (parts.hostname or "").lower()
         exempt = host in self._allowed or f"{host}:{port}" in self._allowed
         if not host or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not exempt):
-            raise FetchError(redact(f"{url}: only https:// is fetched"))
+            raise FetchError(redact(f"{url}: only https:// is allowed"))
         if parts.username or parts.password:
-            raise FetchError(redact(f"{url}: credentials in a URL are refused"))
+            raise FetchError(redact(f"{url}: credentials in a URL are not allowed"))
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError):
@@ -152,17 +156,17 @@ class Fetcher:
         reached = [str(entry[4][0]) for entry in found]
         refused = [address for address in reached if not exempt and not is_public(address)]
         if refused or not reached:
-            raise FetchError(f"{host} is at {', '.join(refused)}, which is no public address; it is not fetched")
+            raise FetchError(f"{host} resolves to {', '.join(refused)}, which is not a public address")
         return reached[0], parts
 
     @cached_property
     def _client(self) -> httpx.Client:
-        # No proxies from the environment: a proxy would resolve the name again, behind the guard's back.
+        # No proxies from the environment: a proxy would resolve the name again, unchecked.
         return httpx.Client(verify=ssl_context(), timeout=TIMEOUT, trust_env=False, follow_redirects=False)
 
 
 class _ServerError(Exception):
-    """Worth another attempt."""
+    """A failure that is worth a retry."""
 
 
 def is_public(address: str) -> bool:

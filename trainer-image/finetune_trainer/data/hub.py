@@ -1,7 +1,7 @@
-"""Datasets at hf://datasets/org/name[@revision][/path]: a file or folder of a repository, at the commit found first.
+"""Datasets at hf://datasets/org/name[@revision][/path]: a file or folder of a repository, at a fixed commit.
 
-The hub's client keeps files in its own cache (HF_HOME on the cache volume), resumes and locks them; a commit's files
-never change, so what is there is not asked for again.
+The Hub's client keeps files in its own cache (HF_HOME on the cache volume), with resumption and locks. The files of a
+commit never change, so that a cached file is not requested again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.data.downloads import ATTEMPTS, TooLarge, Unreachable
-from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, listed
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, checked_listing
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import hub
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class HubDataset:
-    """A `Remote`. `file`: the name of the one file that the URI names."""
+    """A `Remote` on the Hub. file: name of the file, if the URI names a single file."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class HubDataset:
         self._commit = ""
 
     def entries(self) -> Mapping[str, Entry]:
-        """Fixes the commit; then the file's size, or the folder's listing."""
+        """Fixes the commit, then gets the size of the file, or lists the folder."""
         try:
-            info = self._asked(
+            info = self._with_retries(
                 lambda: self._api.repo_info(
                     self._repository.id, repo_type="dataset", revision=self._repository.revision
                 )
@@ -53,7 +53,7 @@ class HubDataset:
             self._commit = str(info.sha)
             if self.file:
                 return {self.file: Entry(self.file, self._commit, self._size(self.file))}
-            return listed(self._asked(self._listing), self.title)
+            return checked_listing(self._with_retries(self._listing), self.title)
         except hub.NotFound as error:
             raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
 
@@ -78,15 +78,15 @@ class HubDataset:
         return found
 
     def fetch(self, entry: Entry, limit: int) -> Path:
-        """From the client's cache, or from the hub into it."""
+        """From the client's cache, or downloaded into it."""
         from huggingface_hub import try_to_load_from_cache
 
         name = f"{self._folder}/{entry.name}".lstrip("/")
-        there = try_to_load_from_cache(
+        cached = try_to_load_from_cache(
             self._repository.id, name, cache_dir=self._cache, revision=self._commit, repo_type="dataset"
         )
-        if isinstance(there, str):
-            return Path(there)
+        if isinstance(cached, str):
+            return Path(cached)
         try:
             size = entry.size if entry.size is not None else self._size(entry.name)
             if size is not None and size > limit:
@@ -99,7 +99,7 @@ class HubDataset:
                 revision=self._commit,
                 cache_dir=self._cache,
             )
-            return Path(self._asked(lambda: interruptible(download, self._check)))
+            return Path(self._with_retries(lambda: interruptible(download, self._check)))
         except hub.NotFound:
             raise NotFound(entry.name) from None
 
@@ -113,11 +113,11 @@ class HubDataset:
             revision=self._commit,
             endpoint=self._api.endpoint,
         )
-        metadata: Any = self._asked(lambda: self._api.get_hf_file_metadata(url=url))
+        metadata: Any = self._with_retries(lambda: self._api.get_hf_file_metadata(url=url))
         return None if metadata.size is None else int(metadata.size)
 
-    def _asked(self, call: Callable[[], _T]) -> _T:
-        """Some attempts. Raises hub.NotFound, ConfigError, Unreachable."""
+    def _with_retries(self, call: Callable[[], _T]) -> _T:
+        """Call a function, with retries. Raises hub.NotFound, ConfigError, Unreachable."""
         for attempt in range(1, ATTEMPTS + 1):
             self._check()
             try:

@@ -1,4 +1,4 @@
-"""Images in cells, whatever form they come in, and how one is decoded. All of it is hostile input."""
+"""Images in cells, in any form, and their decoding. All input is untrusted."""
 
 import json
 import warnings
@@ -15,12 +15,12 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class ImageError(Exception):
-    """An image that cannot be trained on; the text says why."""
+    """The image cannot be trained on; the message says why."""
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Bytes that lie in the table, or the place where they are: a path relative to the dataset, or a URL."""
+    """An image in a cell: its bytes, or its place, a path relative to the dataset or a URL."""
 
     data: bytes | None = None
     place: str | None = None
@@ -28,14 +28,14 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What validation found. size: (width, height) in pixels after EXIF rotation. notes: conversions that were made."""
+    """Facts about a valid image. size: (width, height) in pixels, after EXIF rotation. notes: on conversions."""
 
     size: tuple[int, int]
     notes: tuple[str, ...]
 
 
 def references(cell: Any) -> list[ImageRef]:
-    """The images of a cell: struct {bytes, path}, bytes, path, URL, or a list of these. Raises ImageError."""
+    """The images of a cell: a struct {bytes, path}, bytes, a path, a URL, or a list of these. Raises ImageError."""
     if cell is None or cell == "":
         return []
     if isinstance(cell, (bytes, bytearray, memoryview)):
@@ -52,14 +52,14 @@ def references(cell: Any) -> list[ImageRef]:
     if isinstance(cell, dict) and ("bytes" in cell or "path" in cell):
         if cell.get("bytes") is not None:
             if not isinstance(cell["bytes"], (bytes, bytearray)):
-                raise ImageError("the member bytes of the image holds no bytes")
+                raise ImageError("the field bytes of the image does not contain bytes")
             return [ImageRef(data=bytes(cell["bytes"]))]
         return references(cell.get("path"))
-    raise ImageError(f"holds no image but a {type(cell).__name__}")
+    raise ImageError(f"contains a value of type {type(cell).__name__} instead of an image")
 
 
 def inspect(data: bytes, needs: Needs) -> ImageFacts:
-    """Decode fully and throw the pixels away. Raises ImageError."""
+    """Decode the whole image, and discard the pixels. Raises ImageError."""
     image = _open(data, needs)
     notes = []
     if _count_of_frames(image) > 1 and not needs.clips:
@@ -76,12 +76,12 @@ def inspect(data: bytes, needs: Needs) -> ImageFacts:
 
 
 def decode(data: bytes, needs: Needs) -> Image.Image:
-    """The image upright, in RGB; the first frame of an animation. Raises ImageError."""
+    """The image, upright, in RGB; of an animation the first frame. Raises ImageError."""
     return _to_rgb(_open(data, needs))
 
 
 def decode_frames(data: bytes, needs: Needs, most: int) -> list[Image.Image]:
-    """The first frames of an animation, at most so many, upright in RGB; one of a still. Raises ImageError."""
+    """The first frames of an animation, at most `most`, upright, in RGB; a still is one frame. Raises ImageError."""
     image = _open(data, needs)
     frames = []
     for number in range(min(most, _count_of_frames(image))):
@@ -100,7 +100,7 @@ def _open(data: bytes, needs: Needs) -> Image.Image:
         raise ImageError(f"the image has {len(data)} bytes, more than {needs.max_image_bytes}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limits below are stricter than Pillow's warning
+            warnings.simplefilter("ignore")  # the limits below are stricter than those of Pillow's warning
             image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         found = nature(data[:HEAD_BYTES])
@@ -112,7 +112,7 @@ def _open(data: bytes, needs: Needs) -> Image.Image:
 
 
 def require_size(size: tuple[int, int], needs: Needs, frames: int = 1) -> None:
-    """Raises ImageError for a size that is absurd, or more than is decoded; `frames`: how many will be."""
+    """Raise ImageError for an absurd size, or one above the limits. frames: that will be decoded."""
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"the image is {width}x{height} pixels")
@@ -127,7 +127,7 @@ def require_size(size: tuple[int, int], needs: Needs, frames: int = 1) -> None:
 def _count_of_frames(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception as error:  # some formats look through the whole file for it
+    except Exception as error:  # some formats parse the whole file for it
         raise ImageError(f"the image is damaged: {error or type(error).__name__}") from None
 
 
@@ -136,7 +136,7 @@ def _load(image: Image.Image) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-    except Exception as error:  # decoders raise whatever they like on hostile input
+    except Exception as error:  # decoders raise any exception on untrusted input
         raise ImageError(f"the image is damaged: {error or type(error).__name__}") from None
 
 

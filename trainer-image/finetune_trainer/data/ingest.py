@@ -1,6 +1,6 @@
-"""Validation: every row and every image is looked at before anything heavy is loaded, and good rows go to the store.
+"""Validation: every row and every image is checked before anything heavy is loaded, and good rows are stored.
 
-A row is bad for one reason, which is reported with its number; what is unusual but can be trained on is a note.
+A bad row is reported with its number and one reason; what is unusual but can be trained on becomes a note.
 """
 
 import json
@@ -18,7 +18,7 @@ from uuid import uuid4
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import suffix_of
 from finetune_operator.formats.tables import BadRow, open_table
-from finetune_trainer.data.columns import Named, located
+from finetune_trainer.data.columns import LocatedRow, locate
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import rows_of_pictures
 from finetune_trainer.data.reader import Reader
@@ -31,34 +31,34 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 FORMAT: Final = 3
-"""Part of the store's key: raise it when records change."""
+"""Part of the store's key: increase it when the format of records changes."""
 PARQUET: Final = ".parquet"
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
 AHEAD_BYTES: Final = 256 * 2**20
-"""Of the rows that are examined at once; one row may be more."""
+"""Memory of the rows that are validated at once; a single row may be larger."""
 REPEATED: Final = "rows with the same images as an earlier row"
 
 
 @dataclass
 class Findings:
-    """What validation saw. Rows count from 0, over all tables of the dataset."""
+    """The findings of validation. Rows count from 0, over all tables of the dataset."""
 
     rows: int = 0
     bad: int = 0
     problems: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     cut: bool = False
-    """Whether there may be more rows."""
+    """Whether validation stopped before the last row."""
 
     def add(self, row: int, reason: str) -> None:
-        """A bad row."""
+        """Record a bad row."""
         self.bad += 1
         if len(self.problems) < KEPT_PROBLEMS:
             self.problems.append(f"row {row}: {reason}")
 
-    def judge(self, share: float) -> None:
-        """Raise DataError unless there are good rows and the share of bad ones is allowed."""
+    def check(self, share: float) -> None:
+        """Raise DataError unless there are good rows, and no more bad ones than the share."""
         if self.rows == 0:
             raise DataError("the dataset has no rows")
         if self.bad > share * self.rows or self.bad == self.rows:
@@ -74,7 +74,8 @@ class Findings:
 def ingest(source: Source, needs: Needs, cache: Path, share: float, check: Callable[[], None]) -> Store:
     """The store of the dataset's good rows, built now or found in the cache.
 
-    share: of bad rows that may be left out. check: called often; raises to stop. Raises DataError with row numbers.
+    share: of bad rows that may be skipped. check: called often; raises Preempted to stop. Raises DataError with row
+    numbers.
     """
     final = cache / "datasets" / _key(source, needs, share)
     if not _complete(final):
@@ -100,7 +101,7 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
                 findings.rows += 1
                 if isinstance(outcome, BadRow):
                     findings.add(number, outcome.reason)
-                    if not share and findings.bad == KEPT_PROBLEMS:  # a small file may hold rows for years
+                    if not share and findings.bad == KEPT_PROBLEMS:  # a small file may contain billions of rows
                         findings.cut = True
                         break
                     continue
@@ -115,8 +116,8 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     except Invalid as error:
         raise DataError(str(error)) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a pod that is asked to stop waits for no slow server
-    findings.judge(share)
+        pool.shutdown(wait=False, cancel_futures=True)  # do not wait for a slow server when asked to stop
+    findings.check(share)
     summary = {
         "rows": findings.rows - findings.bad,
         "skipped": findings.bad,
@@ -128,15 +129,15 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1))
 
 
-def _rows(source: Source, needs: Needs, reader: Reader) -> Iterator[Named | BadRow]:
-    """Of all tables, one after the other; the columns of all are looked at before the first row."""
+def _rows(source: Source, needs: Needs, reader: Reader) -> Iterator[LocatedRow | BadRow]:
+    """The rows of all tables, one after another; all columns are checked before the first row."""
     if source.pictures:
         return rows_of_pictures(source.pictures, needs)
     named = zip(source.tables, source.names, strict=True)
     tables = [((reader.table if suffix_of(name) == PARQUET else open_table)(path, name), name) for path, name in named]
-    places = [located(table.columns(), name, needs) for table, name in tables]
+    places = [locate(table.columns(), name, needs) for table, name in tables]
     return (
-        Named(row, place, name) if not isinstance(row, BadRow) else row
+        LocatedRow(row, place, name) if not isinstance(row, BadRow) else row
         for (table, name), place in zip(tables, places, strict=True)
         for row in table.rows(list(place.values()))
     )
@@ -145,7 +146,7 @@ def _rows(source: Source, needs: Needs, reader: Reader) -> Iterator[Named | BadR
 def _ahead(
     pool: Executor, items: Iterable[_In], work: Callable[[_In], _Out], most: int, weight: Callable[[_In], int]
 ) -> Iterator[_Out]:
-    """`work` of each item, in order; before the first is given back, twice `most` items and AHEAD_BYTES are taken."""
+    """`work(item)` of each item, in order, at most `2 * most` items and AHEAD_BYTES ahead. weight: bytes of an item."""
     waiting: deque[tuple[Future[_Out], int]] = deque()
     held = 0
     for item in items:
@@ -160,8 +161,8 @@ def _ahead(
         yield waiting.popleft()[0].result()
 
 
-def _weight(row: Named | BadRow) -> int:
-    """About the bytes that it takes in memory."""
+def _weight(row: LocatedRow | BadRow) -> int:
+    """Approximate size in memory, in bytes."""
     return 0 if isinstance(row, BadRow) else _size(row.row)
 
 
@@ -188,7 +189,7 @@ def _complete(folder: Path) -> bool:
 
 
 def _publish(partial: Path, final: Path) -> None:
-    if final.exists():  # torn, or another run has just finished the same one
+    if final.exists():  # incomplete, or another run has just finished it
         if _complete(final):
             return
         shutil.rmtree(final, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Datasets at oxen://namespace/repository/branch/path: files of an Oxen repository, by the hub's HTTP API.
+"""Datasets at oxen://namespace/repository/branch/path: files of an Oxen repository, through the server's HTTP API.
 
-Wire: Oxen server OpenAPI 0.52.0, `/api/repos/{namespace}/{repo}/{dir,file,metadata}/{branch}/{path}` with a bearer
-token. Branches have slashes too; the server knows where one ends, so branch and path stay together here.
+API: Oxen server OpenAPI 0.52.0, `/api/repos/{namespace}/{repo}/{dir,file,metadata}/{branch}/{path}` with a bearer
+token. Branches may contain slashes; only the server knows where one ends, so that branch and path are not separated
+here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import httpx
 from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import ATTEMPTS, Downloads, Interrupted, Unreachable
-from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, listed
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, checked_listing
 from finetune_trainer.errors import ConfigError, DataError
 
 HUB: Final = "https://hub.oxen.ai"
@@ -30,11 +31,11 @@ BASE_URL: Final = "base-url"
 TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
 CHUNK: Final = 1 << 18
 PAGE: Final = 1000
-MAX_ANSWER: Final = 16 * 2**20
+MAX_RESPONSE: Final = 16 * 2**20
 
 
 class OxenDataset:
-    """A `Remote`. `file`: the name of the one file that the URI names."""
+    """A `Remote` on an Oxen server. file: name of the file, if the URI names a single file."""
 
     def __init__(
         self,
@@ -53,26 +54,26 @@ class OxenDataset:
         self._folder = str(PurePosixPath(resource).parent) if file else resource
         base = secret.get(BASE_URL, "").rstrip("/") or HUB
         if not base.startswith(("https://", "http://")):
-            raise ConfigError(f"the key {BASE_URL} of the dataset's Secret is no https:// address")
+            raise ConfigError(f"the key {BASE_URL} of the dataset's Secret is not an https:// URL")
         self._api = f"{base}/api/repos/{quote(namespace, safe='')}/{quote(repository, safe='')}"
         headers = {"Authorization": f"Bearer {secret[KEY]}"} if secret.get(KEY) else {}
-        # Where the hub redirects to its storage, httpx leaves the key behind.
+        # httpx does not send the key to the storage to which the server may redirect.
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT, follow_redirects=True)
         weakref.finalize(self, self._client.close)  # the dataset lives as long as the run
         self._downloads, self._check, self._backoff_s = downloads, check, backoff_s
 
     def entries(self) -> Mapping[str, Entry]:
-        """By the file's metadata, or by walking the folder."""
+        """By the file's metadata, or by listing the folder and its subfolders."""
         try:
             if self.file:
                 found = self._json(self._url("metadata", self.file))
                 return {self.file: _entry(self.file, found.get("entry") or {})}
-            return listed(dict(self._walk("")), self.title)
+            return checked_listing(dict(self._walk("")), self.title)
         except NotFound:
-            raise DataError(f"there is nothing at {self.title}", Reason.DATASET_NOT_FOUND) from None
+            raise DataError(f"{self.title} does not exist", Reason.DATASET_NOT_FOUND) from None
 
     def _walk(self, folder: str) -> Iterator[tuple[str, Entry]]:
-        """Folder by folder, page by page."""
+        """The files of a folder and its subfolders."""
         waiting, count = [folder], 0
         while waiting:
             folder = waiting.pop()
@@ -95,22 +96,22 @@ class OxenDataset:
             page += 1
 
     def fetch(self, entry: Entry, limit: int) -> Path:
-        """A GET of the file."""
+        """By a GET request for the file."""
         url = self._url("file", entry.name)
         return self._downloads.fetch(
             f"{url} {entry.version}",
             f"{self.title} ({entry.name})",
             limit,
-            lambda offset: self._pour(url, offset),
+            lambda offset: self._stream(url, offset),
             suffix=suffix_of(entry.name),
             size=entry.size,
         )
 
-    def _pour(self, url: str, offset: int) -> Iterator[bytes]:
+    def _stream(self, url: str, offset: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        with self._answer(url, None, headers) as response:
+        with self._response(url, None, headers) as response:
             skipped = 0 if response.status_code == 206 else offset
-            for chunk in response.iter_bytes():  # as they come: what has come is kept
+            for chunk in response.iter_bytes():  # unbuffered: what was received is kept
                 yield chunk[skipped:]
                 skipped = max(0, skipped - len(chunk))
 
@@ -127,21 +128,21 @@ class OxenDataset:
 
     def _document(self, url: str, parameters: Mapping[str, str] | None) -> dict[str, Any]:
         body = bytearray()
-        with self._answer(url, parameters, {}) as response:
+        with self._response(url, parameters, {}) as response:
             for chunk in response.iter_bytes(CHUNK):
                 body += chunk
-                if len(body) > MAX_ANSWER:
-                    raise DataError(f"{self.title}: the hub's answer has more than {MAX_ANSWER} bytes")
+                if len(body) > MAX_RESPONSE:
+                    raise DataError(f"{self.title}: the server's response is larger than {MAX_RESPONSE} bytes")
         try:
             document = json.loads(body)
         except ValueError:
-            raise Interrupted("the hub's answer is not valid JSON") from None
+            raise Interrupted("the server's response is not JSON") from None
         if not isinstance(document, dict):
-            raise Interrupted("the hub's answer is not a JSON object")
+            raise Interrupted("the server's response is not a JSON object")
         return document
 
     @contextmanager
-    def _answer(
+    def _response(
         self, url: str, parameters: Mapping[str, str] | None, headers: Mapping[str, str]
     ) -> Iterator[httpx.Response]:
         try:
@@ -150,9 +151,11 @@ class OxenDataset:
                 if status == 404:
                     raise NotFound(url)
                 if status in (401, 402, 403):
-                    raise ConfigError(f"{self.title}: the hub refuses the key ({status})", Reason.DATASET_ACCESS_DENIED)
+                    raise ConfigError(
+                        f"{self.title}: the server rejects the key ({status})", Reason.DATASET_ACCESS_DENIED
+                    )
                 if status not in (200, 206):
-                    raise Interrupted(f"the hub answers {status}")
+                    raise Interrupted(f"the server responds with {status}")
                 yield response
         except (httpx.TransportError, httpx.TooManyRedirects) as error:
             raise Interrupted(str(error) or type(error).__name__) from None

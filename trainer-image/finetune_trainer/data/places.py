@@ -1,4 +1,4 @@
-"""Where a dataset's files are: a folder on a volume, beside a table on a web server, in an archive."""
+"""The files that a dataset refers to: in a folder on a volume, beside a table on a web server, or in an archive."""
 
 import os
 import posixpath
@@ -18,22 +18,22 @@ FETCHERS: Final = 32
 
 
 class Files(Protocol):
-    """Reads what a table refers to."""
+    """Reads the files that rows refer to."""
 
     local: bool
-    """Whether reading again later is cheap and gives the same."""
+    """Whether a file can be read again later, cheaply and unchanged."""
     readers: int
-    """How many may read at once: as many as decode, or more where reading is waiting."""
+    """Number of concurrent readers: as many as decode, or more if reading means waiting."""
 
     def named(self, place: str, table: str) -> str:
-        """The file that a cell of a table means, by its name in the dataset: beside the table, else from the top."""
+        """The name in the dataset of the file that a cell refers to: relative to the table, or to the dataset."""
 
     def read(self, place: str, limit: int) -> bytes:
-        """At most `limit` bytes of a file or URL. Raises ImageError saying why not."""
+        """The content of a file or URL, of at most `limit` bytes. Raises ImageError."""
 
 
 class Folder:
-    """Paths relative to a folder, which no path and no symbolic link may leave; URLs through the guard."""
+    """Files in a folder, which no path and no symbolic link may leave; and URLs."""
 
     local = True
     readers = DECODERS
@@ -42,23 +42,23 @@ class Folder:
         self._root, self._fetcher = root.resolve(), fetcher
 
     def named(self, place: str, table: str) -> str:
-        """Beside the table, if there is such a file."""
+        """Relative to the table, if that file exists."""
         return nearest(place, table, self._has)
 
     def read(self, place: str, limit: int) -> bytes:
-        """The bytes of a file inside the folder."""
+        """The content of a file in the folder."""
         if is_url(place):
             return fetch(self._fetcher, place, limit)
         if place.startswith("/") or "\0" in place:
-            raise ImageError(f"{place!r} is no path relative to the dataset")
+            raise ImageError(f"{place!r} is not a path relative to the dataset")
         try:
             path = (self._root / place).resolve()
             if not path.is_relative_to(self._root):
                 raise ImageError(f"{place!r} leads out of the dataset's folder")
             if not path.is_file():
-                raise ImageError(f"there is no file {place!r} in the dataset's folder")
+                raise ImageError(f"the file {place!r} does not exist in the dataset's folder")
             if path.stat().st_size > limit:
-                raise ImageError(f"the file {place!r} has more than {limit} bytes")
+                raise ImageError(f"the file {place!r} is larger than {limit} bytes")
             return path.read_bytes()
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
             raise ImageError(f"the file {place!r} cannot be read: {error}") from None
@@ -71,7 +71,7 @@ class Folder:
 
 
 class Web:
-    """Paths relative to a table's URL, which they may not leave upwards, and full URLs; all through the guard."""
+    """Files relative to the URL of a table, whose folder no path may leave; and URLs."""
 
     local = False
     readers = FETCHERS
@@ -80,11 +80,11 @@ class Web:
         self._base, self._fetcher = table_url, fetcher
 
     def named(self, place: str, _table: str) -> str:
-        """A web server lists nothing: beside the table."""
+        """Relative to the table: a web server has no listing."""
         return place
 
     def read(self, place: str, limit: int) -> bytes:
-        """The body of a GET."""
+        """The body of a response."""
         if is_url(place):
             return fetch(self._fetcher, place, limit)
         if place.startswith("/") or ".." in PurePosixPath(unquote(urlsplit(place).path)).parts:
@@ -93,7 +93,7 @@ class Web:
 
 
 class Zipped:
-    """The members of an archive, which stays packed; URLs through the guard."""
+    """Members of an archive, which is not unpacked; and URLs."""
 
     local = True
     readers = DECODERS
@@ -103,38 +103,38 @@ class Zipped:
         self._names = frozenset(archive.names)
 
     def named(self, place: str, table: str) -> str:
-        """Beside the table, if there is such a member."""
+        """Relative to the table, if that member exists."""
         return nearest(place, table, self._names.__contains__)
 
     def read(self, place: str, limit: int) -> bytes:
-        """The bytes of a member."""
+        """The content of a member."""
         if is_url(place):
             return fetch(self._fetcher, place, limit)
         try:
             name = checked_name(place)
             if name not in self._names:
-                raise ImageError(f"there is no file {place!r} in the archive")
+                raise ImageError(f"the file {place!r} does not exist in the archive")
             return self._archive.read(name, limit)
         except Invalid as error:
             raise ImageError(str(error)) from None
 
 
-def nearest(place: str, table: str, there: Callable[[str], bool]) -> str:
-    """`place` beside the table where that is, else as it stands: from the dataset's top."""
+def nearest(place: str, table: str, exists: Callable[[str], bool]) -> str:
+    """`place` relative to the table if that exists, otherwise unchanged: relative to the dataset."""
     folder = posixpath.dirname(table)
     if is_url(place) or place.startswith("/") or not folder:
         return place
     beside = posixpath.normpath(posixpath.join(folder, place))
-    return beside if there(beside) else place
+    return beside if exists(beside) else place
 
 
 def is_url(place: str) -> bool:
-    """Whether it is to be fetched from a web server."""
+    """Whether a place is a URL of a web server."""
     return place.lower().startswith(("https://", "http://"))
 
 
 def fetch(fetcher: Fetcher, url: str, limit: int) -> bytes:
-    """The body, or ImageError. What may come back with another attempt (5xx, network) is raised as it is."""
+    """The body of a response. Raises ImageError, or Unreachable where a retry may help."""
     try:
         return fetcher.get(url, limit)
     except FetchError as error:

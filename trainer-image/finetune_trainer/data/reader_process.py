@@ -1,7 +1,7 @@
 """The child that reads tables for `reader.py`: `python -m finetune_trainer.data.reader_process BYTES`.
 
-On stdin a request a line: {"path": …, "name": …, "wanted": columns, or null for the names of all}. On stdout answers:
-one byte for the kind, eight for the length, the content; each request's end with END or INVALID.
+On stdin one request per line: {"path": …, "name": …, "wanted": columns, or null for the names of all columns}. On
+stdout messages: one byte for the kind, eight for the length, the content; the last of a request is END or INVALID.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ END: Final = b"E"
 INVALID: Final = b"I"
 LENGTH: Final = 8
 MAX_ROW_BYTES: Final = 512 * 2**20
-"""Several of the largest pictures that are trained on."""
+"""Several of the largest images that are allowed."""
 
 
-def main(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until there are no more requests."""
+def main(requests: IO[bytes], responses: IO[bytes]) -> None:
+    """Respond to requests until there are no more."""
     for line in requests:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            _serve(Path(asked["path"]), asked["name"], asked["wanted"], answers)
-            _write(answers, END, b"")
+            _serve(Path(request["path"]), request["name"], request["wanted"], responses)
+            _write(responses, END, b"")
         except Invalid as error:
-            _write(answers, INVALID, str(error).encode("utf-8", "replace"))
+            _write(responses, INVALID, str(error).encode("utf-8", "replace"))
         except MemoryError:
             most = f"{(memory_bound() or 0) / 2**30:.1f} GiB"
-            _write(answers, INVALID, f"reading {asked['name']} takes more than {most} of memory".encode())
-        answers.flush()
+            _write(responses, INVALID, f"reading {request['name']} takes more than {most} of memory".encode())
+        responses.flush()
 
 
-def _serve(path: Path, name: str, wanted: list[str] | None, answers: IO[bytes]) -> None:
+def _serve(path: Path, name: str, wanted: list[str] | None, responses: IO[bytes]) -> None:
     table = open_table(path, name)
     if wanted is None:
-        _write(answers, COLUMNS, json.dumps(table.columns()).encode())
+        _write(responses, COLUMNS, json.dumps(table.columns()).encode())
         return
     for row in table.rows(wanted):
-        _write(answers, *_encoded(row))
+        _write(responses, *_encoded(row))
 
 
 def _encoded(row: Row | BadRow) -> tuple[bytes, bytes]:
-    """Its kind and content."""
+    """The kind and content of the message for a row."""
     if not isinstance(row, BadRow):
         try:
             content = _dumped(row)
         except pickle.PicklingError:
-            row = BadRow(_unplain(row))
+            row = BadRow(_reason(row))
         else:
             if len(content) <= MAX_ROW_BYTES:
                 return ROW, content
@@ -69,40 +69,42 @@ def _encoded(row: Row | BadRow) -> tuple[bytes, bytes]:
     return BAD_ROW, row.reason.encode("utf-8", "replace")
 
 
-def _unplain(row: Row) -> str:
-    """Which column cannot be handed over, and why."""
+def _reason(row: Row) -> str:
+    """Which column cannot be sent, and why."""
     for column, cell in row.items():
         try:
             _dumped(cell)
         except pickle.PicklingError as error:
             return f"column {column!r} {error}"
-    raise AssertionError("every cell is plain, and the row is not")
+    raise AssertionError("every cell can be sent, but not the row")
 
 
 def _dumped(value: Any) -> bytes:
-    """Raises PicklingError for what is not plain."""
+    """Pickle plain values. Raises PicklingError for others."""
     buffer = io.BytesIO()
     _Plain(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
 class _Plain(pickle.Pickler):
-    """Texts, bytes, numbers, lists and dicts: nothing that the other side would have to look up."""
+    """Pickles text, bytes, numbers, lists and dicts only: nothing that the reader would have to import."""
 
     def reducer_override(self, value: Any, /) -> Any:
-        """Called for everything else."""
-        raise pickle.PicklingError(f"holds a {type(value).__name__}, which is neither text, number nor picture")
+        """Reject everything else."""
+        raise pickle.PicklingError(
+            f"contains a value of type {type(value).__name__}, which is neither text, a number nor an image"
+        )
 
 
-def _write(answers: IO[bytes], kind: bytes, content: bytes) -> None:
-    answers.write(kind + len(content).to_bytes(LENGTH, "little"))
-    answers.write(content)
+def _write(responses: IO[bytes], kind: bytes, content: bytes) -> None:
+    responses.write(kind + len(content).to_bytes(LENGTH, "little"))
+    responses.write(content)
 
 
 if __name__ == "__main__":
     bound_memory(int(sys.argv[1]))
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if the pod has too little after all: this one first
-    with suppress(BrokenPipeError):  # nobody listens any more
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if the pod runs out of memory, kill this process first
+    with suppress(BrokenPipeError):  # the parent is gone
         main(sys.stdin.buffer, sys.stdout.buffer)
-    os._exit(0)  # C++ libraries' threads need no farewell
+    os._exit(0)  # without waiting for threads of C++ libraries

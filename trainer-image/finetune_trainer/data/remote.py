@@ -1,4 +1,4 @@
-"""A dataset in a store: its files by name, brought to the cache volume one by one when they are first read."""
+"""A dataset in a remote store: its files by name, downloaded to the cache volume when they are first read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MAX_FILES: Final = 1_000_000
 
 
 class NotFound(Exception):
-    """The store has no such file; the text names it."""
+    """The file does not exist in the store; the message names it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a store. version: changes with its content. size in bytes, where the store has told it."""
+    """A file of a store. version: changes with its content. size: bytes, if known."""
 
     name: str
     version: str
@@ -34,24 +34,24 @@ class Entry:
 
 
 class Remote(Protocol):
-    """What a scheme is. Errors: NotFound; ConfigError (refused), Unreachable (to try again)."""
+    """A dataset in a store. Methods raise NotFound, ConfigError (rejected credentials), or Unreachable (retry)."""
 
     title: str
-    """What the user calls it; no credentials."""
+    """The dataset's name in messages, without credentials."""
     file: str | None
-    """The name of the one file that the URI names; None for a folder."""
+    """The name of the file, if the URI names a single file; None for a folder."""
 
     def entries(self) -> Mapping[str, Entry]:
-        """The files below the folder, by their names in it; of a single file, only that."""
+        """The files of the folder by relative name, or the single file."""
 
     def fetch(self, entry: Entry, limit: int) -> Path:
-        """The local copy. Raises TooLarge, too."""
+        """Download a file of at most `limit` bytes; returns its path. Also raises TooLarge."""
 
 
 class RemoteFiles:
-    """The `Files` of a store. A name beside a single file is taken as it stands, for nothing was listed.
+    """The `Files` of a store. Names relative to a single file are used as they are, because nothing was listed.
 
-    limit: bytes of all the files together that are brought here.
+    limit: bytes of all downloaded files together.
     """
 
     local = True
@@ -64,11 +64,11 @@ class RemoteFiles:
         self._lock, self._counted, self._left = Lock(), set[str](), limit
 
     def named(self, place: str, table: str) -> str:
-        """The name that a cell of a table means."""
+        """The file that a cell of a table refers to."""
         return nearest(place, table, self.entries.__contains__)
 
     def read(self, place: str, limit: int) -> bytes:
-        """The bytes of a file."""
+        """The content of a file."""
         if is_url(place):
             return fetch(self._fetcher, place, limit)
         try:
@@ -76,10 +76,10 @@ class RemoteFiles:
         except (Invalid, TooLarge) as error:
             raise ImageError(str(error)) from None
         except NotFound:
-            raise ImageError(f"there is no file {place!r} in the dataset") from None
+            raise ImageError(f"the file {place!r} does not exist in the dataset") from None
 
     def path(self, name: str, limit: int | None = None) -> Path:
-        """The local copy. Raises NotFound, TooLarge, and what the store raises."""
+        """The local copy of a file. Raises NotFound, TooLarge, and what the store raises."""
         entry = self.entries.get(name)
         if entry is None:
             if self._remote.file is None:
@@ -98,17 +98,17 @@ class RemoteFiles:
                     raise DataError(f"{self._remote.title} has more than {self._limit} bytes")
 
 
-def listed(found: Mapping[str, Entry], title: str, most: int = MAX_FILES) -> Mapping[str, Entry]:
-    """What a store has listed, without what no dataset needs. Raises DataError for nothing, or too much."""
+def checked_listing(found: Mapping[str, Entry], title: str, most: int = MAX_FILES) -> Mapping[str, Entry]:
+    """A store's listing without hidden files. Raises DataError if it is empty or too long."""
     if len(found) > most:
-        raise DataError(f"{title} holds more than {most} files: name a file in the URI")
-    kept = {name: entry for name, entry in found.items() if _plain(name)}
+        raise DataError(f"{title} contains more than {most} files: use the URI of a file")
+    kept = {name: entry for name, entry in found.items() if _is_visible(name)}
     if not kept:
-        raise DataError(f"there is nothing at {title}", Reason.DATASET_NOT_FOUND)
+        raise DataError(f"{title} does not exist, or is empty", Reason.DATASET_NOT_FOUND)
     return kept
 
 
-def _plain(name: str) -> bool:
+def _is_visible(name: str) -> bool:
     try:
         return not hidden(checked_name(name)) and checked_name(name) == name
     except Invalid:

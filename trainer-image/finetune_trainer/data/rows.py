@@ -1,4 +1,4 @@
-"""One row looked at: its texts and values, and every image decoded. A row is bad for one reason."""
+"""Validates one row: its texts, its values, and every image, which is decoded. A bad row has one reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from finetune_operator.formats.tables import BadRow
 from finetune_trainer.data.clips import inspect
-from finetune_trainer.data.columns import Named
+from finetune_trainer.data.columns import LocatedRow
 from finetune_trainer.data.images import ImageError, ImageRef, references
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import Caption
@@ -17,23 +17,23 @@ from finetune_trainer.data.places import is_url
 from finetune_trainer.data.sources import Source
 
 MAX_TEXT: Final = 4_000_000
-"""Characters of a cell: more than any model reads at once, and less than what would fill the memory."""
+"""Characters of a cell: more than fit into any model, and less than would fill the memory."""
 
 
 @dataclass(frozen=True)
 class GoodRow:
-    """A record for the store: its header, the images that lay in the table, and what identifies its content."""
+    """A record for the store: its header, the images from the table, and digests of its content."""
 
     header: dict[str, Any]
     blobs: list[bytes]
     digest: bytes
     notes: list[str]
     pictures: bytes
-    """A digest of its images; empty without any."""
+    """Digest of its images; empty without images."""
 
 
-def examine(row: Named | BadRow, source: Source, needs: Needs) -> GoodRow | BadRow:
-    """The record, or why there is none. Safe to call from several threads."""
+def examine(row: LocatedRow | BadRow, source: Source, needs: Needs) -> GoodRow | BadRow:
+    """Validate a row; returns its record, or why it is bad. Safe to call from several threads."""
     if isinstance(row, BadRow):
         return row
     try:
@@ -53,8 +53,8 @@ class _RowError(Exception):
     pass
 
 
-def _cell(row: Named, column: str, source: Source) -> Any:
-    """The value of a text column, which may lie in a file of its own."""
+def _cell(row: LocatedRow, column: str, source: Source) -> Any:
+    """The cell of a text column, which may be a caption in a file."""
     cell = row.cell(column)
     if not isinstance(cell, Caption):
         return cell
@@ -66,17 +66,17 @@ def _cell(row: Named, column: str, source: Source) -> Any:
 
 def _text(value: Any, column: str, needs: Needs, notes: list[str]) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        notes.append(f"column {column!r}: numbers were taken as text")
+        notes.append(f"column {column!r}: numbers were converted to text")
         value = str(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise _RowError(f"column {column!r} is empty")
     if not isinstance(value, str):
-        raise _RowError(f"column {column!r} holds no text but a {type(value).__name__}")
+        raise _RowError(f"column {column!r} contains a value of type {type(value).__name__} instead of text")
     for token in needs.reserved:
         if token in value:
             raise _RowError(f"column {column!r} contains {token}, which the model reserves for images")
     if "\0" in value:
-        raise _RowError(f"column {column!r} holds a NUL character")
+        raise _RowError(f"column {column!r} contains a NUL character")
     if len(value) > MAX_TEXT:
         raise _RowError(f"column {column!r} has {len(value)} characters, more than {MAX_TEXT}")
     try:
@@ -93,12 +93,12 @@ def _value(value: Any, column: str) -> Any:
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise _RowError(f"column {column!r} is not valid JSON: {error.msg}") from None
+            raise _RowError(f"column {column!r} is not JSON: {error.msg}") from None
     return value
 
 
 def _images(
-    row: Named, source: Source, needs: Needs, notes: list[str]
+    row: LocatedRow, source: Source, needs: Needs, notes: list[str]
 ) -> tuple[dict[str, list[dict[str, Any]]], list[bytes], list[list[str]]]:
     images: dict[str, list[dict[str, Any]]] = {}
     blobs: list[bytes] = []
@@ -126,13 +126,13 @@ def _images(
         if not images[column] and needs.image_in_every_column:
             raise _RowError(f"column {column!r} has no image")
         if not images[column]:
-            notes.append(f"column {column!r}: rows without an image there")
+            notes.append(f"column {column!r}: rows without an image")
     if needs.images and not any(images.values()):
         raise _RowError(f"no image in column {', '.join(map(repr, needs.images))}")
     return images, blobs, digests
 
 
-def _references(row: Named, column: str, source: Source) -> list[ImageRef]:
+def _references(row: LocatedRow, column: str, source: Source) -> list[ImageRef]:
     try:
         found = references(row.cell(column))
         return [

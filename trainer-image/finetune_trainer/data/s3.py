@@ -1,4 +1,4 @@
-"""Datasets at s3://bucket/key: one object (table or archive), or everything below a prefix."""
+"""Datasets at s3://bucket/key: a single object (table or archive), or all objects below a prefix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import Downloads, Interrupted
-from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, listed
+from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, checked_listing
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import s3
@@ -23,22 +23,22 @@ REASONS: Final = (Reason.DATASET_UNAVAILABLE, Reason.DATASET_ACCESS_DENIED)
 
 
 class S3Dataset:
-    """A `Remote`. `file`: the object's name where the URI names one."""
+    """A `Remote` in S3. file: name of the object, if the URI names a single one."""
 
     def __init__(
         self, uri: str, file: str | None, secret: Mapping[str, str], downloads: Downloads, check: Callable[[], None]
     ) -> None:
-        place = s3.S3Location.of(uri)
-        self.title, self.file = str(place), file
-        self._folder = s3.S3Location(place.bucket, str(PurePosixPath(place.key).parent)) if file else place
+        location = s3.S3Location.of(uri)
+        self.title, self.file = str(location), file
+        self._folder = s3.S3Location(location.bucket, str(PurePosixPath(location.key).parent)) if file else location
         if self._folder.key == ".":
-            self._folder = s3.S3Location(place.bucket, "")
-        self._bucket = s3.open_bucket(place, secret)
+            self._folder = s3.S3Location(location.bucket, "")
+        self._bucket = s3.open_bucket(location, secret)
         self._address = f"{secret.get('AWS_ENDPOINT_URL', '')} {self._folder}"
         self._downloads, self._check = downloads, check
 
     def entries(self) -> Mapping[str, Entry]:
-        """By HEAD of the object, or by listing the prefix."""
+        """By a HEAD request for the object, or by listing the prefix."""
         import obstore
 
         with s3.translated_errors(self._folder, *REASONS):
@@ -47,11 +47,11 @@ class S3Dataset:
                     key = self._folder.below(self.file)
                     meta = interruptible(lambda: obstore.head(self._bucket, key), self._check)
                     return {self.file: _entry(self.file, meta)}
-                return listed(interruptible(self._listing, self._check), self.title)
+                return checked_listing(interruptible(self._listing, self._check), self.title)
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise
-                raise DataError(f"there is nothing at {self.title}", Reason.DATASET_NOT_FOUND) from None
+                raise DataError(f"{self.title} does not exist", Reason.DATASET_NOT_FOUND) from None
 
     def _listing(self) -> dict[str, Entry]:
         import obstore
@@ -68,18 +68,18 @@ class S3Dataset:
         return found
 
     def fetch(self, entry: Entry, limit: int) -> Path:
-        """A ranged GET; an object that changes meanwhile is noticed by its ETag."""
+        """By a GET request with a range; the ETag detects an object that has changed."""
         title = f"s3://{self._folder.bucket}/{self._folder.below(entry.name)}"
         return self._downloads.fetch(
             f"{self._address}/{entry.name} {entry.version}",
             title,
             limit,
-            lambda offset: self._pour(entry, offset),
+            lambda offset: self._stream(entry, offset),
             suffix=suffix_of(entry.name),
             size=entry.size,
         )
 
-    def _pour(self, entry: Entry, offset: int) -> Iterator[bytes]:
+    def _stream(self, entry: Entry, offset: int) -> Iterator[bytes]:
         import obstore
 
         options: GetOptions = {}

@@ -1,4 +1,4 @@
-"""From a dataset URI to tables (or captioned pictures) and the place of their images. One function per scheme."""
+"""From the URI of a dataset to its tables, or captioned images, and their files. One function for each scheme."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,10 +27,11 @@ MAX_FILES: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """Local table files in the order of their rows, what the user calls each, and where their images are.
+    """The tables of a dataset, or its captioned images.
 
-    Without tables: `pictures`, by their names in `files`, each with the name of its caption's file or None.
-    version: changes with the content of tables and pictures.
+    tables: local files, in the order of their rows. names: of the tables, for messages. files: reads what rows refer
+    to. pictures: without tables, the names of images in `files`, each with the name of its caption or None. version:
+    changes with the content.
     """
 
     tables: tuple[Path, ...]
@@ -42,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class _Opening:
-    """What opening a dataset needs to know."""
+    """A dataset to open."""
 
     uri: str
     access: DatasetAccess
@@ -59,14 +60,15 @@ class _Opening:
 def open_source(
     uri: str, access: DatasetAccess, check: Callable[[], None] = lambda: None, *, videos: bool = False
 ) -> Source:
-    """Fetch or find the dataset. check: called often; raises to stop. videos: whether they count as pictures.
+    """Locate a dataset, and download its tables.
 
-    Raises ConfigError (scheme, claim, credentials), DataError (absent, no table, bad archive) or Unreachable.
+    check: called often; raises Preempted to stop. videos: whether videos count as images. Raises ConfigError (scheme,
+    claim, credentials), DataError (not found, no table, invalid archive) or Unreachable.
     """
     scheme = uri.partition("://")[0]
     opener = SCHEMES.get(scheme)
     if opener is None:
-        raise ConfigError(f"datasets from {scheme}:// cannot be read by this trainer; it reads {', '.join(SCHEMES)}")
+        raise ConfigError(f"datasets cannot be read from {scheme}://; the trainer supports {', '.join(SCHEMES)}")
     try:
         return opener(_Opening(uri, access, check, videos))
     except (Invalid, TooLarge) as error:
@@ -78,11 +80,11 @@ def _claim(opening: _Opening) -> Source:
     if path.is_file():
         return _of_file(opening, path, path.name, Folder(path.parent, opening.fetcher), _stat(path))
     if not path.is_dir():
-        raise DataError(f"there is nothing at {uri}", Reason.DATASET_NOT_FOUND)
+        raise DataError(f"{uri} does not exist", Reason.DATASET_NOT_FOUND)
     files = Folder(path, opening.fetcher)
     top = [each.name for each in path.iterdir() if each.is_file()]
     tables = tables_in(top, uri)
-    if tables:  # not a look at the thousands of pictures below
+    if tables:  # without listing thousands of images below
         return _of_tables(files, {name: path / name for name in tables})
     names = list(_below(path, opening.check))
     return _of_names(
@@ -100,7 +102,7 @@ def _below(folder: Path, check: Callable[[], None]) -> Iterable[str]:
         if count % 1000 == 0:
             check()
         if count > MAX_FILES:
-            raise DataError(f"the dataset's folder holds more than {MAX_FILES} files: name a file in the URI")
+            raise DataError(f"the dataset's folder contains more than {MAX_FILES} files: use the URI of a file")
         if each.is_file():
             yield each.relative_to(folder).as_posix()
 
@@ -114,10 +116,10 @@ def _web(opening: _Opening) -> Source:
     try:
         facts = fetcher.facts(uri)
         key = f"{uri} {facts.validator}"
-        if facts.validator is None:  # nothing tells a changed file from the old one
+        if facts.validator is None:  # a changed file cannot be recognized
             downloads.path(key, suffix_of(name)).unlink(missing_ok=True)
         path = downloads.fetch(
-            key, name, limit, fetcher.pour(uri, facts.validator), suffix=suffix_of(name), size=facts.size
+            key, name, limit, fetcher.stream(uri, facts.validator), suffix=suffix_of(name), size=facts.size
         )
     except FetchError as error:
         raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
@@ -156,11 +158,11 @@ def _remote(opening: _Opening, remote: Remote) -> Source:
             return _of_file(opening, files.path(remote.file), remote.file, files, version([remote.file]))
         return _of_names(opening, list(files.entries), remote.title, files, files.path, version)
     except NotFound as error:
-        raise DataError(f"{error} at {remote.title} has gone", Reason.DATASET_NOT_FOUND) from None
+        raise DataError(f"{error} no longer exists at {remote.title}", Reason.DATASET_NOT_FOUND) from None
 
 
 def _of_file(opening: _Opening, path: Path, name: str, files: Files, version: str) -> Source:
-    """One table, or one archive."""
+    """A single table or archive."""
     if suffix_of(name) != ARCHIVE:
         return Source((path,), (name,), files, version=version)
     limit = opening.access.max_download_bytes
@@ -184,17 +186,17 @@ def _of_names(
     local: Callable[[str], Path],
     version: Callable[[Iterable[str]], str],
 ) -> Source:
-    """What a folder or archive holds: tables, else pictures with captions beside them. Raises DataError, Invalid."""
+    """The content of a folder or archive: tables, or images with captions. Raises DataError, Invalid."""
     safe = [name for name in names if _safe(name)]
     if tables := tables_in(safe, title):
         return _of_tables(files, {name: local(name) for name in tables}, version(tables))
-    there = frozenset(safe)
+    existing = frozenset(safe)
     found = pictures_in(safe, IMAGE_SUFFIXES | VIDEO_SUFFIXES if opening.videos else IMAGE_SUFFIXES)
-    pictures = tuple((name, caption if (caption := caption_of(name)) in there else None) for name in found)
+    pictures = tuple((name, caption if (caption := caption_of(name)) in existing else None) for name in found)
     if not pictures:
-        wanted = "clips or pictures" if opening.videos else "pictures"
+        wanted = "clips or images" if opening.videos else "images"
         raise DataError(
-            f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}) and no {wanted} with captions",
+            f"{title} contains neither a table ({', '.join(TABLE_SUFFIXES)}) nor {wanted} with captions",
             Reason.DATASET_NOT_FOUND,
         )
     every = [name for pair in pictures for name in pair if name]
@@ -233,7 +235,7 @@ def _digest(parts: Iterable[str]) -> str:
 SCHEMES: Final[dict[str, Callable[[_Opening], Source]]] = {
     "pvc": _claim,
     "https": _web,
-    "http": _web,  # only for hosts that the administrator allows; the guard says so
+    "http": _web,  # only for hosts that the administrator allows; Fetcher checks
     "s3": _s3,
     "hf": _hub,
     "oxen": _oxen,

@@ -1,7 +1,7 @@
-"""Checked rows in one file with an index: random access in any order, whatever the dataset came as.
+"""Validated rows in one file with an index, for random access, whatever the format of the dataset.
 
-A record is a 4-byte length, a JSON header, and the bytes of the images that lay in the table. Images that are files
-of the dataset are referred to by path and stay where they are.
+A record is a 4-byte length, a JSON header, and the bytes of the images from the table. Images in files of the dataset
+are not copied; the header has their paths.
 """
 
 import json
@@ -28,22 +28,22 @@ SUMMARY: Final = "summary.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """One row. text and values by column; images by column as (width, height) and where they are."""
+    """One row: texts and values by column; images by column, with their sizes and places."""
 
     row: int
-    """Row number in the dataset as the user counts it, from 0."""
+    """Row number in the dataset, from 0."""
     text: dict[str, str]
     values: dict[str, Any]
     images: dict[str, list[dict[str, Any]]]
     _blobs: int
 
     def sizes(self, columns: tuple[str, ...]) -> list[tuple[int, int]]:
-        """(width, height) of its images, column after column."""
+        """(width, height) of the images, column by column."""
         return [(image["w"], image["h"]) for column in columns for image in self.images.get(column, [])]
 
 
 class Writer:
-    """Appends records; a context manager."""
+    """A context manager that writes a store."""
 
     def __init__(self, folder: Path) -> None:
         self._records = (folder / RECORDS).open("wb")
@@ -51,7 +51,7 @@ class Writer:
         self._offsets = array("Q", [0])
 
     def append(self, header: dict[str, Any], blobs: list[bytes]) -> None:
-        """One record; the header's images refer to the blobs by their place behind the header."""
+        """Append a record; the images in the header refer to the blobs by their offset after the header."""
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         self._records.write(len(text).to_bytes(4, "little") + text)
         for blob in blobs:
@@ -68,7 +68,7 @@ class Writer:
 
 
 class Store:
-    """The rows that passed validation. Safe to read from several threads."""
+    """The valid rows of a dataset. Safe to read from several threads."""
 
     def __init__(self, folder: Path, files: Files, needs: Needs) -> None:
         self._files, self._needs = files, needs
@@ -87,16 +87,16 @@ class Store:
         return Sample(header["row"], header["text"], header["values"], header["images"], start + 4 + size)
 
     def load_images(self, sample: Sample, columns: tuple[str, ...]) -> list[Image.Image]:
-        """The decoded images, column after column. Raises DataError if a file has changed since validation."""
+        """The decoded images, column by column. Raises DataError if a file has changed since validation."""
         return [self._image(sample, image) for column in columns for image in sample.images.get(column, [])]
 
     def load_frames(self, sample: Sample, column: str, place: int, most: int, rate: float) -> list[Image.Image]:
-        """The first frames of one clip; a still has one. Raises DataError as `load_images` does."""
+        """The first frames of a clip, at most `most`, at `rate` frames per second. Raises as `load_images`."""
         image = sample.images[column][place]
         return self._decoded(sample, image, lambda data: decode_frames(data, self._needs, most, rate))
 
     def close(self) -> None:
-        """Free the file."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def _image(self, sample: Sample, image: dict[str, Any]) -> Image.Image:
@@ -109,4 +109,4 @@ class Store:
                 return read(os.pread(self._descriptor, size, sample._blobs + offset))
             return read(self._files.read(image["place"], self._needs.max_image_bytes))
         except ImageError as error:
-            raise DataError(f"row {sample.row}: {error} (it was good when the run started)") from error
+            raise DataError(f"row {sample.row}: {error} (it was valid when the run started)") from error

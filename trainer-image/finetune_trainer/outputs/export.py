@@ -2,21 +2,18 @@
 
 import json
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from finetune_operator.api.trainer_config import ArtifactRecord
-from finetune_trainer import __version__
 from finetune_trainer.contract import Trainee
 from finetune_trainer.errors import RunError
 from finetune_trainer.files import MANIFEST, digest, discard, flush, settle, visible_files, write_atomically
 from finetune_trainer.training.probe import Probe, evaluation
 
 PARTIAL: Final = ".partial"
-LIBRARIES: Final = ("torch", "torchvision", "transformers", "peft", "diffusers", "safetensors", "tokenizers", "pillow")
 RELOAD_TOLERANCE: Final = 1e-5
 """Largest difference of the outputs after a reload, relative to their size; a lost alpha makes 1e-2 or more."""
 
@@ -68,15 +65,3 @@ def artifacts(output: Path, uri: str) -> list[ArtifactRecord]:
         found = known[name]["digest"] if name in known else digest(path)
         records.append(ArtifactRecord(name=name, uri=f"{uri}/{name}", digest=found, size_bytes=path.stat().st_size))
     return records
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide the numbers: of the libraries, and the device's name."""
-    found = {"finetune-trainer": __version__}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return found

@@ -8,12 +8,13 @@ from typing import Any
 from finetune_operator.api.trainer_config import TrainerConfig
 from finetune_trainer.environment import RunStorage
 from finetune_trainer.outputs.destination import Destination, publish
-from finetune_trainer.outputs.export import artifacts, export, versions, write_manifest
+from finetune_trainer.outputs.export import artifacts, export, write_manifest
 from finetune_trainer.reporting.metrics import METRICS
 from finetune_trainer.reporting.plots import LOSS, SHEET, draw_loss, draw_sheet
 from finetune_trainer.reporting.progress import emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.training.setup import Training
+from finetune_trainer.training.versions import versions
 
 
 def finish(

@@ -85,9 +85,9 @@ def pack(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """
     predicting, targets, offset = [], [], 0
     for row in rows:
-        learnt = (row.labels[1:] != IGNORED).nonzero().squeeze(1)
-        predicting.append(learnt + offset)
-        targets.append(row.labels[1:][learnt])
+        trained = (row.labels[1:] != IGNORED).nonzero().squeeze(1)
+        predicting.append(trained + offset)
+        targets.append(row.labels[1:][trained])
         offset += len(row)
     positions = torch.cat([row.positions for row in rows], dim=1)
     tensors = {
