@@ -253,4 +253,4 @@ def test_a_changed_dataset_is_refused_on_resume(run: TrainerRun) -> None:
     result = run.execute()
 
     assert (result.code, result.reason) == (3, "DataValidationFailed")
-    assert "increase spec.run" in result.message
+    assert "raise spec.run" in result.message
