@@ -45,7 +45,7 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     if env.first and env.rendezvous_dir is not None:
         (
             env.rendezvous_dir / PREPARED
-        ).touch()  # now the launcher starts the other ranks, which find all of this in the cache
+        ).touch()  # the launcher starts the other ranks, which use the cache
     _disable_progress_bars()
 
     from finetune_trainer.distributed.process_group import join

@@ -91,7 +91,7 @@ def _usable(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
     if checkpoint.dataset != inputs.store.summary["fingerprint"]:
         raise DataError(
             f"the dataset differs from the one that the checkpoint at step {checkpoint.step} was trained on: "
-            "increase spec.run to start over, or restore the old data"
+            "raise spec.run to start over, or restore the old data"
         )
     per_step = checkpoint.extra["samplesPerStep"]
     if per_step != inputs.settings.per_step:  # worth a retry: a node may have lost a device
