@@ -71,7 +71,7 @@ BAD_CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("wrong type", {"recipe": {"epochs": "two"}}, "recipe.imageToText.epochs"),
     ("ratio of zero", {"recipe": {"saveStrategy": "steps", "saveStepsRatio": 0.0}}, "saveStepsRatio is 0"),
     ("unknown advanced", {"advanced": {"shufle": False}}, "advanced is not valid: shufle"),
-    ("unknown scheme", {"dataset": "ftp://x/y.csv"}, "ftp:// cannot be read"),
+    ("unknown scheme", {"dataset": "ftp://x/y.csv"}, "cannot be read from ftp://"),
     ("claim not mounted", {"dataset": "pvc://other/train.csv"}, "claim other"),
     ("out of the claim", {"dataset": "pvc://data/../models/x.csv"}, "pvc://<claim>"),
     ("no model", {"base_model": "pvc://models/none"}, "no model folder at pvc://models/none"),
