@@ -462,7 +462,7 @@ REFUSED: dict[str, tuple[Object, Object, str]] = {
     "a plugin that asks": (
         {"exec": {"command": "c", "apiVersion": V1, "interactiveMode": "Always"}},
         {},
-        "no terminal",
+        "not a terminal",
     ),
     "groups alone": ({"token": BOGUS, "as-groups": ["system:masters"]}, {}, "whom to impersonate"),
     "no text": ({"token": 12345}, {}, "token must be text"),

@@ -156,7 +156,7 @@ async def test_one_cannot_become_deep_within_a_run_otherwise(world: Worlds) -> N
     here = await world()
     await here.user.create(sample("sample"))
     await served(here.user, "sample")
-    with pytest.raises(Refused, match=r"spec\.backend cannot change within a run"):
+    with pytest.raises(Refused, match=r"spec\.backend cannot be changed within a run"):
         await here.user.call("PATCH", here.user.path("finetunes", "sample"), nested({"spec": {}}, 1100), MERGE)
 
 

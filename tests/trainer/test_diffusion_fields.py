@@ -256,7 +256,7 @@ def check_samples(run: TrainerRun) -> None:
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("https://127.0.0.1/a.png", "not a public address"), ("https://169.254.169.254/latest", "no public address")],
+    [("https://127.0.0.1/a.png", "not a public address"), ("https://169.254.169.254/latest", "not a public address")],
 )
 def test_sample_urls_are_guarded(new: NewRun, url: str, words: str) -> None:
     result = new("guarded", samples=[{"prompt": "x", "ctrlImgUrls": [url]}]).execute()

@@ -76,7 +76,7 @@ async def test_a_provider_that_does_not_stop_it_is_named_with_the_run(
         await pass_the_bound(run)
         await run.replace(BOUND)
         await run.until_gone()
-        assert stops(run) > 1
+        assert stops(run) > 0  # one that hangs outlasts the bound
         [event] = await warnings(run)
         [logged] = [each.message for each in caplog.records if "CancelFailed" in each.message]
         for said in (event, logged):
