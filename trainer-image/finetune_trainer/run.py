@@ -43,9 +43,7 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     folder = model_folder(config.base_model, env.model_access, pipeline="_class_name" in description)
     stop.check()
     if env.first and env.rendezvous_dir is not None:
-        (
-            env.rendezvous_dir / PREPARED
-        ).touch()  # the launcher starts the other ranks, which use the cache
+        (env.rendezvous_dir / PREPARED).touch()  # the launcher starts the other ranks, which use the cache
     _disable_progress_bars()
 
     from finetune_trainer.distributed.process_group import join
