@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key, Rules
@@ -27,3 +31,14 @@ async def test_the_first_look_is_the_first_at_this_very_finetune() -> None:
             assert observation is not None
             looks.append(observation.first_look)
     assert looks == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("spec", ["text", ["text"], {"run": []}, {"run": "three"}])
+async def test_a_spec_of_any_shape_is_observed(spec: Any) -> None:
+    cache = Cache()
+    cache.finetunes.put({**body(), "spec": spec})
+    async with KubeClient(Access("http://127.0.0.1:1")) as client:
+        observer = Observer(client, cache, rules=Rules(), defaults=JobDefaults(), report_of=lambda *_: None)
+        observation = await observer.observe(KEY, Memory())
+    assert observation is not None
+    assert observation.finetune.spec_error

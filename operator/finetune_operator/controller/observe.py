@@ -28,6 +28,7 @@ from finetune_operator.controller.model import (
     delay_of,
     read_finetune,
     read_status,
+    run_of,
 )
 from finetune_operator.controller.ownership import controller_of, is_ours, may_have_left_pods, run_number
 from finetune_operator.controller.spec_cache import SpecCache
@@ -153,7 +154,7 @@ class Observer:
         body = self._cache.finetunes.get(key)
         if body is None:
             return None
-        uid, wanted = body["metadata"]["uid"], int((body.get("spec") or {}).get("run") or 1)
+        uid, wanted = body["metadata"]["uid"], run_of(body)
         if all(run_number(job, key.name) <= wanted for job in self._cache.jobs.owned_by(uid)):
             return body
         newest = await self._live(resources.finetune(*key))
