@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_operator.api.names import API_VERSION, KIND, job_name
+from finetune_operator.api.names import API_VERSION, KIND, named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Phase
 from finetune_operator.controller.model import FineTune
@@ -39,9 +39,8 @@ def controller_of(child: dict[str, Any]) -> dict[str, Any] | None:
 
 def run_number(job: dict[str, Any], finetune: str) -> int:
     """The run of the FineTune of that name which a Job is for, by its own name, which nobody can change; 0: none."""
-    name = str(job["metadata"]["name"])
-    number = name.rpartition("-")[2]
-    return int(number) if number.isdecimal() and name == job_name(finetune, int(number)) else 0
+    name, run = named_run(job["metadata"]["name"]) or ("", 0)
+    return run if name == finetune else 0
 
 
 def may_have_left_pods(finetune: FineTune, status: Mapping[str, Any], other_jobs: Sequence[Object]) -> bool:

@@ -16,13 +16,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
+from finetune_operator.api.objects import Object
 from finetune_operator.kube.credential import Credential, Fetched, bearer
 from finetune_operator.kube.errors import NoCredentials
 from finetune_operator.kube.kubeconfig import Part
-
-Object = dict[str, Any]
 
 GROUP: Final = "client.authentication.k8s.io"
 VERSIONS: Final = (f"{GROUP}/v1", f"{GROUP}/v1beta1")

@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote_plus, urlencode
 
 import yaml
 
+from finetune_operator.api.objects import Object
 from finetune_operator.kube.credential import Fetched, bearer
 from finetune_operator.kube.errors import NoCluster, NoCredentials
 from finetune_operator.kube.kubeconfig import Part
 from finetune_operator.kube.tls import Trust
-
-Object = dict[str, Any]
 
 EARLY: Final = timedelta(seconds=10)
 """A token is renewed so long before its end."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from finetune_operator.api.names import RUN_LABEL
+from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.backends.run_state import RunState, Stage
@@ -12,8 +11,6 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import FineTune, Observation
 from finetune_operator.controller.ownership import is_ours, run_number
-
-Object = dict[str, Any]
 
 _OFTEN = 2.0
 """Seconds between two looks at pods whose Job is gone: no event of a Job tells of their end."""
