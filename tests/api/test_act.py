@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +25,7 @@ from finetune_operator.controller.observe import Memory
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Invalid, NotFound
-from tests.api.finetunes import create, delete, fine_tune, get, patch
+from tests.api.finetunes import RefusedError, create, delete, fine_tune, get, patch
 from tests.cluster.control_plane import ControlPlane
 
 Object = dict[str, Any]
@@ -87,7 +88,11 @@ async def desk(api: ControlPlane) -> AsyncIterator[Desk]:
     calls: list[str] = []
     access = config.load(str(api.kubeconfig))
     async with KubeClient(access, count=lambda verb, path, status: calls.append(f"{verb} {status}")) as client:
-        yield Desk(api, client, calls)
+        desk = Desk(api, client, calls)
+        yield desk
+    with suppress(RefusedError):  # some tests have deleted it
+        patch(api, desk.name, {"metadata": {"finalizers": None}})
+        delete(api, desk.name)
 
 
 async def test_a_status_goes_onto_what_was_seen(desk: Desk) -> None:

@@ -285,8 +285,9 @@ def test_it_has_its_names(api: ControlPlane, stored: str) -> None:
 )
 def test_fields_select(api: ControlPlane, stored: str, selector: str) -> None:
     patch(api, stored, {"status": WHOLE_STATUS}, "/status")
-    selected = api.kubectl("get", "ft", "-o=name", f"--field-selector={selector}").split()
-    assert f"finetune.finetune.dev/{stored}" in selected  # other tests have FineTunes of the same model here
+    assert api.kubectl("get", "ft", "-o=name", f"--field-selector={selector}").split() == [
+        f"finetune.finetune.dev/{stored}"
+    ]
     assert api.kubectl("get", "ft", "-o=name", f"--field-selector={selector}-not").split() == []
 
 
