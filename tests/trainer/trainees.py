@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.config import Advanced, read_config
+from finetune_operator.api.advanced import Advanced
+from finetune_trainer.config import read_config
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source

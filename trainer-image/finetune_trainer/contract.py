@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import Recipe
-from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.settings import Settings
 

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_operator.api.base import INTEGRAL, Anything, Int, Label, ObjectName, Quantity, SpecModel
-from finetune_operator.api.depth import MAX_LEVELS
+from finetune_operator.api.advanced import Advanced
+from finetune_operator.api.affinity import Affinity
+from finetune_operator.api.as_written import AsWritten
+from finetune_operator.api.base import INTEGRAL, Int, Label, ObjectName, Quantity, SpecModel
 from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.providers.bfl.spec import Bfl
 from finetune_operator.api.providers.octoai.spec import OctoAi
@@ -231,10 +233,9 @@ class JobBackend(SpecModel):
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = Field(
         default=None, description="tolerations are the taints that the pod tolerates."
     )
-    affinity: Anything | None = Field(
+    affinity: Annotated[dict[str, Any], AsWritten(Affinity)] | None = Field(
         default=None,
-        description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged. It may be "
-        f"nested at most {MAX_LEVELS} levels deep.",
+        description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged.",
     )
     priority_class_name: ObjectName | None = Field(
         default=None, description="priorityClassName is the name of the PriorityClass of the pod."
@@ -260,11 +261,9 @@ class JobBackend(SpecModel):
         description="shmSize is the size of /dev/shm, as a quantity such as 1Gi; it counts towards the memory of the "
         "container. Defaults to the size in the operator's configuration.",
     )
-    advanced: Anything | None = Field(
+    advanced: Annotated[dict[str, Any], AsWritten(Advanced)] | None = Field(
         default=None,
-        description="advanced holds settings of the trainer that no provider has, for example warmupRatio or compile. "
-        "The trainer validates them, and a run with an unknown name fails. They may be nested at most "
-        f"{MAX_LEVELS} levels deep.",
+        description="advanced holds settings of the trainer that no provider has, for example warmupRatio or compile.",
     )
 
 

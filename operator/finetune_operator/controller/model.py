@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from finetune_operator.api.base import problem
 from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
@@ -93,11 +94,8 @@ def read_spec(raw: Any) -> ParsedSpec:
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:
-        findings = (
-            f"{'.'.join(['spec', *(str(part) for part in finding['loc'])])}: {finding['msg']}"
-            for finding in error.errors(include_input=False, include_url=False)[:5]
-        )
-        return None, "; ".join(findings)
+        findings = error.errors(include_input=False, include_url=False)[:5]
+        return None, "; ".join(problem(finding, "spec") for finding in findings)
 
 
 def run_of(body: Object) -> int:

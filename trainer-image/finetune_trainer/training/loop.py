@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.reasons import Reason
-from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Trainee
 from finetune_trainer.distributed.process_group import ProcessGroup, share
 from finetune_trainer.errors import ConfigError, OutOfMemory
