@@ -316,7 +316,7 @@ async def _progress(
         PodTokens(client, time.monotonic),
         run_of=reports.run_of,
         owner_of=reports.owner_of,
-        on_report=lambda name, uid, run, report: reports.take(name, uid, run, report.progress.wire()),
+        on_report=lambda name, uid, run, report: reports.take(name, uid, run, report.progress.wire(), report.facts),
         leading=lease.valid,
         clock=time.monotonic,
         now=lambda: datetime.now(UTC),

@@ -84,7 +84,7 @@ BAD: dict[str, tuple[Manifest, str]] = {
     **{
         f"activationCheckpointing {value!r}": (
             changed(GOOD, f"{JOB}.advanced.activationCheckpointing", value),
-            f"{JOB}.advanced.activationCheckpointing in body must validate at least one schema (anyOf)",
+            f'"{JOB}.advanced.activationCheckpointing" must validate at least one schema (anyOf)',
         )
         for value in ("all", 1.5, {}, {"x": 1}, [], [1])
     },

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from tempfile import gettempdir
 from typing import Final
@@ -14,6 +14,8 @@ PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
 RANK_ENV: Final = "FINETUNE_RANK"
 RANKS_ENV: Final = "FINETUNE_RANKS"
 RANKS_DIR_ENV: Final = "FINETUNE_RANKS_DIR"
+KEPT_CHECKPOINTS: Final = ".finetune-checkpoints"
+"""The folder below `output.uri` for the checkpoints of runs without storage: one folder for each run."""
 PUBLIC_KEYS: Final = frozenset({"AWS_REGION", "AWS_ENDPOINT_URL", "HF_ENDPOINT", "base-url"})
 """Keys of a Secret whose values messages may contain. Credentials in URLs are removed in any case."""
 
@@ -70,11 +72,22 @@ class OutputAccess:
 
 @dataclass(frozen=True)
 class RunStorage:
-    """The run's folder, and the claim that holds it. storage_dir: where the claim is mounted; None without a claim."""
+    """The run's folder, and the claim that holds it. storage_dir: where the claim is mounted; None without a claim.
+
+    kept: folder and URI of the checkpoints of a run without storage whose output is on a claim: they are kept there.
+    """
 
     run_dir: Path
     storage_dir: Path | None
     claim: str | None
+    kept: tuple[Path, str] | None = None
+
+    def with_output(self, uri: str | None, claims: Claims) -> "RunStorage":
+        """The storage of a run with this output. Raises ConfigError."""
+        if self.claim is not None or uri is None or not uri.startswith("pvc://"):
+            return self
+        inner = f"{KEPT_CHECKPOINTS}/{self.run_dir.name}"
+        return replace(self, kept=(claims.path(uri) / inner, f"{uri.rstrip('/')}/{inner}"))
 
     @property
     def output_dir(self) -> Path:
@@ -84,10 +97,14 @@ class RunStorage:
     @property
     def checkpoints_dir(self) -> Path:
         """The folder of the checkpoints."""
+        if self.kept is not None:
+            return self.kept[0]
         return self.run_dir / trainer_config.CHECKPOINTS_FOLDER
 
     def uri(self, path: Path) -> str | None:
         """`pvc://<claim>/<path>` of a path on the claim; None for a path that does not outlive the pod."""
+        if self.kept is not None and path.is_relative_to(self.kept[0]):
+            return f"{self.kept[1]}/{path.relative_to(self.kept[0]).as_posix()}"
         if self.claim is None or self.storage_dir is None or not path.is_relative_to(self.storage_dir):
             return None
         return f"pvc://{self.claim}/{path.relative_to(self.storage_dir).as_posix()}"

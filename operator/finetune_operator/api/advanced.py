@@ -16,6 +16,8 @@ from finetune_operator.api.documented import default_in_words
 
 MAX_AREA = 2**26
 MAX_CHECKPOINT_MINUTES = 1440
+CHECKPOINT_MINUTES = 15
+"""The default of checkpointMinutes, for every recipe."""
 
 Area = Annotated[int, Field(ge=1, le=MAX_AREA), INTEGRAL]
 
@@ -125,6 +127,12 @@ class Advanced(SpecModel):
     )
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000), INTEGRAL] = _setting(
         "keepCheckpoints is the number of complete checkpoints that are kept; older ones are deleted.", 2
+    )
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=MAX_CHECKPOINT_MINUTES)] | None = Field(
+        default=None,
+        description="checkpointMinutes is the time in minutes after which a checkpoint is saved between those of the "
+        "recipe, so that a pod that is lost costs no more; 0 turns it off. A checkpoint that takes long to save is "
+        f"saved less often, so that saving takes at most a twentieth of the time. Defaults to {CHECKPOINT_MINUTES}.",
     )
     max_image_pixels: Annotated[int, Field(ge=1, le=2**31 - 1), INTEGRAL] = _setting(
         "maxImagePixels is the largest number of pixels of an image of the dataset; a larger one counts as a bad row.",

@@ -215,7 +215,8 @@ class JobBackend(SpecModel):
     storage: Storage | None = Field(
         default=None,
         description="storage is the volume that keeps checkpoints and results: a claim to create (size) or an "
-        "existing one (claimName). It is required unless spec.output is set.",
+        "existing one (claimName). It is required unless spec.output is set. Without it, checkpoints are kept below "
+        "spec.output until the result is there; with hf:// they are lost with the pod.",
     )
     cache: ClaimRef | None = Field(
         default=None,

@@ -248,7 +248,8 @@ class MultiImageEditing(ImageRecipe):
         "sampleWidth is the width of the samples in pixels.", default=1024, where=_OF_SOME
     )
     samples: Annotated[list[MultiEditSample], Field(max_length=32)] | None = parameter(
-        "samples are the images to generate in each round of samples."
+        "samples are the images to generate in each round of samples. Backend oxen has a default: two prompts, with "
+        "images at its own hub. Backend job has none: without samples, no images are generated."
     )
 
 

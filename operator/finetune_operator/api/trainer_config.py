@@ -96,13 +96,19 @@ def config_hash(config: TrainerConfig) -> str:
 
 # What a container writes is not to be trusted: nothing gets in that the status could not hold.
 _Step = Annotated[int, Field(ge=0, le=2**53), INTEGRAL]
+Revision = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z._/-]+$")]
+"""Of a repository: a commit, as a rule."""
 
 
 class CheckpointRecord(SpecModel):
-    """The newest complete checkpoint."""
+    """The newest complete checkpoint that outlives the pod.
+
+    age_seconds: how long ago it was written. No clock of a pod is believed: who reads this subtracts it from its own.
+    """
 
     step: _Step
     uri: Annotated[str, Field(max_length=4096)]
+    age_seconds: Annotated[int, Field(ge=0, le=2**53), INTEGRAL] | None = None
 
 
 class ArtifactRecord(SpecModel):
@@ -124,6 +130,7 @@ class TerminationMessage(SpecModel):
     total_steps: _Step = 0
     loss: float | None = None
     checkpoint: CheckpointRecord | None = None
+    base_model_revision: Revision | None = None
     artifacts: list[ArtifactRecord] = Field(default_factory=list)
 
     def to_json(self) -> str:

@@ -121,6 +121,13 @@ def _without_deep_parameters(fields: Object) -> Object:
     return {name: value for name, value in fields.items() if name != "parameters"}
 
 
+class Reported(NamedTuple):
+    """What a run's pod has said last. `progress`: as in `status.progress`; `facts`: further fields of the status."""
+
+    progress: Object
+    facts: Object
+
+
 class Refusal(NamedTuple):
     """The API server would not take a child: its reason and words, and when."""
 
@@ -232,6 +239,8 @@ class Observation:
     """This process has not decided on this FineTune before: since it was heard of, it has waited for its turn."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
+    facts: Object = field(default_factory=dict)
+    """What else that report says, as fields of the status: `checkpoint`, `baseModelRevision`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,8 +138,8 @@ class _Ranks:
         first = self._written(0)
         if rank == 0 or first is None:
             return message
-        known = {name: getattr(first, name) for name in ("step", "total_steps", "loss", "checkpoint")}
-        return message.model_copy(update=known)
+        known = ("step", "total_steps", "loss", "checkpoint", "base_model_revision")
+        return message.model_copy(update={name: getattr(first, name) for name in known})
 
     def _written(self, rank: int) -> TerminationMessage | None:
         try:
