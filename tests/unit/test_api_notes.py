@@ -8,8 +8,9 @@ import pytest
 
 from finetune_operator.api.notes import notes
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.controller.model import read_finetune
 from tests.api.finetunes import Manifest, changed, fine_tune
-from tests.unit.observations import job, observe, read_finetune, status_after
+from tests.unit.observations import job, observe, status_after
 
 STORAGE = "spec.backend.job.storage"
 SAMPLES = "spec.recipe.multiImageEditing.samples"

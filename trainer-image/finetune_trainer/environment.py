@@ -132,6 +132,8 @@ class Environment:
     allowed_hosts: frozenset[str] = field(default_factory=frozenset)
     """`host` or `host:port` that may be fetched from even if its address is private, and over http."""
     max_download_bytes: int = 200 * 2**30
+    devices: int = 0
+    """Devices that the Job asks for; 0 where it asks for none, and the run may train on the CPU."""
     processes: int | None = None
     """Number of training processes; None for one per GPU, or one on the CPU."""
     rank: int | None = None
@@ -163,6 +165,7 @@ class Environment:
             progress_interval=_number(env, "FINETUNE_PROGRESS_INTERVAL", 5.0),
             allowed_hosts=frozenset(filter(None, env.get("FINETUNE_ALLOW_DATASET_HOSTS", "").lower().split(","))),
             max_download_bytes=int(_number(env, "FINETUNE_MAX_DOWNLOAD_BYTES", 200 * 2**30)),
+            devices=int(_number(env, trainer_config.DEVICES_ENV, 0)),
             processes=int(_number(env, PROCESSES_ENV, 0)) or None,
             rank=int(env[RANK_ENV]) if env.get(RANK_ENV) else None,
             world_size=int(env.get(RANKS_ENV) or 1),

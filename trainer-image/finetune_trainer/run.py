@@ -11,6 +11,7 @@ from finetune_trainer.config import read_config
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
+from finetune_trainer.distributed.devices import require_torch
 from finetune_trainer.distributed.launcher import PREPARED
 from finetune_trainer.environment import DatasetAccess, Environment, OutputAccess, RunStorage
 from finetune_trainer.errors import ConfigError
@@ -35,6 +36,8 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     """Validate, train, and finish a run. Raises RunError or Preempted. verdict: filled in on the way."""
     config, advanced = read_config(env.config)
     settings = settings_of(config.recipe.parameters, env.world_size)
+    if env.devices:
+        require_torch()
     uri = config.output.uri if config.output else None
     storage = env.storage.with_output(uri, env.output_access.claims)
     reporter = Reporter(storage, verdict, poster, first=env.first)

@@ -189,7 +189,9 @@ class JobBackend(SpecModel):
     """job runs the fine-tune as a batch/v1 Job of the trainer image on the cluster's own GPUs."""
 
     gpus: Annotated[int, Field(ge=0, le=64), INTEGRAL] = Field(
-        default=1, description="gpus is the number of GPUs of the pod; 0 trains on the CPU."
+        default=1,
+        description="gpus is the number of GPUs of the pod; 0 trains on the CPU. A run whose container sees fewer "
+        "GPUs than this fails at once.",
     )
     gpu_resource_name: Label = Field(
         default=DEFAULT_GPU_RESOURCE,

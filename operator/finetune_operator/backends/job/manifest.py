@@ -258,6 +258,8 @@ def _environment(identity: Identity, spec: FineTuneSpec, job: JobBackend, defaul
         trainer_config.TMPDIR_ENV: "/tmp",  # noqa: S108
         trainer_config.HOME_ENV: "/tmp",  # noqa: S108
     }
+    if job.gpus:
+        values[trainer_config.DEVICES_ENV] = str(job.gpus)
     if claim := claim_name(identity, job):
         values[trainer_config.STORAGE_CLAIM_ENV] = claim
     for purpose, _ in _secrets(spec):
