@@ -19,8 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from finetune_operator import __version__
 from finetune_operator.api.base import Quantity
+from finetune_operator.listen import EVERY_ADDRESS
 
 PREFIX: Final = "FINETUNE_"
+_EVERY: Final = f"{EVERY_ADDRESS} is every one of the pod, IPv4 and IPv6"
 SERVICE_NAME: Final = "finetune-operator"
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -322,7 +324,9 @@ class Settings:
     )
 
     # Progress reports
-    progress_host: str = _setting("0.0.0.0", "Address that the progress endpoint listens on.", chart="progress.host")  # noqa: S104
+    progress_host: str = _setting(
+        EVERY_ADDRESS, f"Address that the progress endpoint listens on; {_EVERY}.", chart="progress.host"
+    )
     progress_port: int = _setting(8443, "Its port; 0 turns progress reports off.", _PORT, chart="progress.port")
     progress_url: str = _setting(
         "",
@@ -342,7 +346,9 @@ class Settings:
     )
 
     # Metrics, probes and the log
-    metrics_host: str = _setting("0.0.0.0", "Address that /metrics and the probes listen on.", chart="metrics.host")  # noqa: S104
+    metrics_host: str = _setting(
+        EVERY_ADDRESS, f"Address that /metrics and the probes listen on; {_EVERY}.", chart="metrics.host"
+    )
     metrics_port: int = _setting(8080, "Their port; 0 turns them off.", _PORT, chart="metrics.port")
     per_run_metrics: bool = _setting(
         False, "Export metrics for each run: one set of series per FineTune.", _switch, chart="metrics.perRun"
