@@ -154,6 +154,21 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _object_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", value):
+        raise ValueError("give a name of at most 253 lower-case letters, digits, dashes and dots")
+    return value
+
+
+def _user(value: str) -> int | None:
+    if value.lower() == "none":
+        return None
+    try:
+        return int(_integer(1, 2_147_483_647)(value))
+    except ValueError as error:
+        raise ValueError(f"{error}, or none") from None
+
+
 def _existing_file(value: str) -> str:
     if not Path(value).is_file():
         raise ValueError("there is no such file")
@@ -275,7 +290,27 @@ class Settings:
         "1Gi", "Size of /dev/shm in training pods; counts against their memory.", _quantity, chart="trainer.shmSize"
     )
 
+    trainer_user: int | None = _setting(
+        1000,
+        "User and group of training pods, and the group of their volumes; `none` leaves them to the cluster "
+        "(OpenShift's ranges).",
+        _user,
+        chart="trainer.user",
+    )
+    trainer_trust_bundle: str = _setting(
+        "",
+        "ConfigMap in the namespaces of FineTunes; its key ca.crt has further certificate authorities for the trainer.",
+        _object_name,
+        chart="trainer.trustBundle",
+    )
+
     # Upstream APIs
+    upstream_ca_file: str = _setting(
+        "",
+        "File with further certificate authorities, PEM, for providers and stores.",
+        _existing_file,
+        chart="upstream.caFile",
+    )
     poll_interval: float = _setting(
         30.0, "How often a run at a provider is looked at.", _seconds(0.1, 3600), chart="upstream.pollInterval"
     )

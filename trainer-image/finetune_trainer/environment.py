@@ -124,6 +124,8 @@ class Environment:
     output_secret_dir: Path | None = None
     model_secret_dir: Path | None = None
     termination_log: Path | None = None
+    trust_bundle: Path | None = None
+    """Further certificate authorities, PEM."""
     progress_url: str | None = None
     progress_ca: Path | None = None
     progress_token: Path | None = None
@@ -159,6 +161,7 @@ class Environment:
             output_secret_dir=_path(env, trainer_config.OUTPUT_SECRET_DIR_ENV),
             model_secret_dir=_path(env, trainer_config.MODEL_SECRET_DIR_ENV),
             termination_log=_path(env, trainer_config.TERMINATION_LOG_ENV),
+            trust_bundle=_path(env, trainer_config.TRUST_BUNDLE_ENV),
             progress_url=env.get(trainer_config.SERVER_URL_ENV) or None,
             progress_ca=_path(env, trainer_config.SERVER_CA_CERT_ENV),
             progress_token=_path(env, trainer_config.SERVER_TOKEN_ENV),

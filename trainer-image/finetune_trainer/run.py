@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.reporting.termination import Verdict
 from finetune_trainer.settings import settings_of
 from finetune_trainer.stop import Stop, interruptible
+from finetune_trainer.stores.tls import trust
 from finetune_trainer.training.checkpoint import Checkpoints, recorded_revision
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     settings = settings_of(config.recipe.parameters, env.world_size)
     if env.devices:
         require_torch()
+    trust(env.trust_bundle, os.environ)
     uri = config.output.uri if config.output else None
     storage = env.storage.with_output(uri, env.output_access.claims)
     reporter = Reporter(storage, verdict, poster, first=env.first)

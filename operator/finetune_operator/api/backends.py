@@ -51,6 +51,16 @@ class ClaimRef(SpecModel):
     )
 
 
+class TrustBundle(SpecModel):
+    """TrustBundle names a ConfigMap with certificate authorities."""
+
+    name: ObjectName = Field(description="name is the name of the ConfigMap, in the FineTune's namespace.")
+    key: Label | None = Field(
+        default=None,
+        description="key is the key within the ConfigMap that holds the certificates, PEM. Defaults to ca.crt.",
+    )
+
+
 class Storage(SpecModel):
     """storage is the volume for checkpoints and results: a claim to create (size) or an existing one (claimName)."""
 
@@ -253,6 +263,12 @@ class JobBackend(SpecModel):
     )
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
         default=None, description="env are additional environment variables of the training container."
+    )
+    trust_bundle: TrustBundle | None = Field(
+        default=None,
+        description="trustBundle names a ConfigMap with the certificates of private authorities, PEM, that the trainer "
+        "trusts in addition to the public ones, for its stores, for the Hub's mirrors and for https:// datasets. "
+        "Defaults to the bundle in the operator's configuration.",
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400), INTEGRAL] = Field(
         default=120,

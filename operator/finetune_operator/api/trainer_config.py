@@ -29,6 +29,8 @@ OUTPUT_SECRET_DIR_ENV: Final = "FINETUNE_OUTPUT_SECRET_DIR"  # noqa: S105
 MODEL_SECRET_DIR_ENV: Final = "FINETUNE_MODEL_SECRET_DIR"  # noqa: S105
 DEVICES_ENV: Final = "FINETUNE_DEVICES"
 """How many devices the Job asks for; absent where it asks for none."""
+TRUST_BUNDLE_ENV: Final = "FINETUNE_TRUST_BUNDLE"
+"""A file of further certificate authorities, PEM."""
 TERMINATION_LOG_ENV: Final = "FINETUNE_TERMINATION_LOG"
 HF_HOME_ENV: Final = "HF_HOME"
 TMPDIR_ENV: Final = "TMPDIR"
