@@ -18,13 +18,16 @@ import aiohttp
 import orjson
 
 from finetune_operator.api.objects import Object
+from finetune_operator.api.weight import is_heavy
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
-from finetune_operator.kube.documents import parse
+from finetune_operator.kube.documents import LIGHT, parse
 from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
+MAX_ANSWER = 32 << 20
+"""Bytes. An object has at most 1.5 MB; lists are asked for in pages."""
 
 Guard = Callable[[], None]
 """Called before each write; raises where this process may not write any more."""
@@ -139,7 +142,7 @@ class KubeClient:
                     ssl=self._tls_for(credential),
                 ) as response:
                     status = response.status
-                    raw = await response.read()
+                    raw = await _whole(response, f"{verb} {path}")
                     retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise Unreachable(f"{verb} {path}: {type(error).__name__}: {error}") from error
@@ -148,7 +151,7 @@ class KubeClient:
                 self._count(verb, path, status)
         if status == 401:
             self._access.source.refuse(credential)  # whoever tries again has another, where there is one
-        answer = _parse(raw)
+        answer = await asyncio.to_thread(_parse, raw) if is_heavy(raw, 4 * LIGHT) else _parse(raw)
         if status >= 300:
             raise from_answer(status, answer, retry_after)
         if not isinstance(answer, dict):
@@ -161,6 +164,17 @@ class KubeClient:
             self._tls = self._access.ssl_context(credential) or True
             self._credential = credential
         return self._tls
+
+
+async def _whole(response: aiohttp.ClientResponse, call: str) -> bytes:
+    """The body. Raises ApiError beyond MAX_ANSWER."""
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > MAX_ANSWER:
+            response.close()
+            raise ApiError(response.status, "TooLarge", f"{call}: the response has more than {MAX_ANSWER} bytes")
+    return bytes(raw)
 
 
 def _parse(raw: bytes) -> Any:
