@@ -185,6 +185,18 @@ class CallResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How far a call in flight is that may move data. `received`: bytes; `rate`: bytes a second of late.
+
+    `before`: how many calls have their turn first, where it waits for a place.
+    """
+
+    received: int = 0
+    rate: float = 0.0
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamView:
     """What this process knows of the calls for one run; nothing after a restart."""
 
@@ -197,6 +209,8 @@ class UpstreamView:
     """When that was."""
     claimed: str | None = None
     """The attempt that this process has recorded and not yet made: the one billed call that it may make."""
+    transfer: Transfer | None = None
+    """Of the call in flight, where it may move data."""
 
     @property
     def last(self) -> CallResult | None:

@@ -30,6 +30,7 @@ from finetune_operator.backends.http.responses import (
     parsed,
     unexplained,
 )
+from finetune_operator.backends.places import Holder
 
 
 class Api:
@@ -44,8 +45,10 @@ class Api:
         *,
         redact: Redactor | None = None,
         explain: Explain = unexplained,
+        holder: Holder | None = None,
     ) -> None:
         self.title = title
+        self._holder = holder or Holder()
         self.base_url = base_url.rstrip("/")
         self._client = client
         self._auth = HeaderAuth(headers)
@@ -86,7 +89,7 @@ class Api:
         if json is not None:
             content, sent["Content-Type"] = orjson.dumps(json), "application/json"
         try:
-            async with self._client.api_slot(self._origin):
+            async with self._client.api_slot(self._origin, self._holder):
                 if not harmless:
                     self._client.guard_writes()
                 async with asyncio.timeout(timeout or self._client.timeout):
@@ -112,7 +115,7 @@ class Api:
     @asynccontextmanager
     async def open(self, path: str, params: Mapping[str, str] | None = None) -> AsyncIterator[Streamed]:
         """Download below the base URL, of any size. Where it redirects, the credentials do not go along."""
-        async with self._client.transfer_slot:
+        async with self._client.transfer_slot(self._holder):
             async with self._client.request(
                 "GET", self.base_url + path, self.title, params=params, auth=self._auth
             ) as streamed:
@@ -123,7 +126,7 @@ class Api:
                     yield streamed
                     return
             target = urljoin(self.base_url + path, target)
-            async with Fetcher(self._client, self._redact).follow("GET", target, self.title) as followed:
+            async with Fetcher(self._client, self._redact, self._holder).follow("GET", target, self.title) as followed:
                 yield followed
 
     async def _complete(self, streamed: Streamed, harmless: bool) -> Answer:
