@@ -67,6 +67,12 @@ def trim_job(body: Object) -> None:
     body["spec"] = {**kept, "template": {"metadata": {"annotations": _carried(spec)}}}
 
 
+def trim_pod(pod: Object) -> Object:
+    """Without what others may have made large and nobody here reads."""
+    metadata = {key: each for key, each in pod["metadata"].items() if key not in ("managedFields", "annotations")}
+    return {**pod, "metadata": metadata}
+
+
 def _carried(spec: Object) -> Object:
     template = spec.get("template")
     annotations = (template.get("metadata") or {}).get("annotations") if isinstance(template, dict) else None
