@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import orjson
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.weight import is_heavy
 from finetune_operator.backends.errors import (
     Ambiguous,
     Rejected,
@@ -19,6 +20,7 @@ from finetune_operator.backends.errors import (
 )
 from finetune_operator.backends.http.auth import HeaderAuth
 from finetune_operator.backends.http.client import Client, Content, Streamed
+from finetune_operator.backends.http.documents import MAX_WEIGHT, aside
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.http.responses import (
@@ -139,7 +141,10 @@ class Api:
         except Transient as error:
             raise Ambiguous(error.message) from None
         whole, text = bytes(raw), ""
-        body = self._redact.document(whole, parsed(whole))
+        if is_heavy(whole, MAX_WEIGHT):
+            message = f"{self.title} returned a response that is too large to be read ({len(whole)} bytes)"
+            raise Ambiguous(message, reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+        body = await aside(lambda raw: self._redact.document(raw, parsed(raw)), whole)
         if not isinstance(body, dict | list):
             text = self._clean(whole[: 4 * MAX_WORDS].decode(errors="replace"))
         return Answer(streamed.status, streamed.headers, body, text, harmless)
