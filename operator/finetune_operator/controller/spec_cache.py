@@ -8,8 +8,8 @@ from finetune_operator.api.objects import Object
 from finetune_operator.api.weight import size_of
 from finetune_operator.controller.model import ParsedSpec, read_spec
 
-KEPT_BYTES = 8 << 20
-"""Of all specs as JSON: thousands of ordinary ones, and no more of those that are as large as a spec may be."""
+KEPT_BYTES = 2 << 20
+"""Of all specs as JSON: a thousand ordinary ones, and no more of those that are as large as a spec may be."""
 LEAST = 2 << 10
 """What each counts for at least."""
 

@@ -25,6 +25,7 @@ DEFAULT_LIMIT: Final = 2 * 2**30
 SHARE: Final = 0.75
 """Of the limit, for one namespace: there is always room for another one's."""
 READERS: Final = 2
+READERS_OF_ONE: Final = 1
 WRITE_BYTES: Final = 1 << 20
 ATTEMPTS: Final = 4
 PAUSE_SECONDS: Final = 0.5
@@ -51,7 +52,7 @@ class Disk:
         self.limit = limit
         self.share = int(limit * SHARE)
         """Bytes that the transfers of one namespace may occupy."""
-        self.readers = Places(READERS)
+        self.readers = Places(READERS, READERS_OF_ONE)
         self.holder = Holder()
         self._budget = _Budget()
 
