@@ -163,12 +163,12 @@ def test_a_sender_that_breaks_off_begins_where_it_was_and_not_with_little() -> N
         (Transfer(), ""),
         (Transfer(received=12_345_678, rate=2_000), "12.3 MB received at 2.0 kB/s."),
         (Transfer(received=900, rate=0), "900 B received at 0 B/s."),
-        (Transfer(before=3), "Waiting for a place among the transfers: 3 other calls are before it."),
-        (Transfer(before=1), "Waiting for a place among the transfers: 1 other call is before it."),
-        (Transfer(before=0), "Waiting for a place among the transfers: no other call is before it."),
+        (Transfer(before=3), "Waiting for a place behind 3 other transfers."),
+        (Transfer(before=1), "Waiting for a place behind 1 other transfer."),
+        (Transfer(before=0), "Waiting for a place: it is next."),
         (
             Transfer(received=1_000_000, rate=9, before=1),
-            "1.0 MB received. Waiting for a place among the transfers: 1 other call is before it.",
+            "1.0 MB received. Waiting for a place behind 1 other transfer.",
         ),
     ],
 )

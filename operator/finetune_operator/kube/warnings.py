@@ -24,21 +24,25 @@ async def warnings_about(client: KubeClient, namespace: str, uid: str) -> tuple[
     newest: dict[str, Object] = {}
     about = f"type=Warning,involvedObject.uid={uid}"
     try:
-        await _read(client, namespace, about, MOST_PAGES, newest)
+        await _read(client, namespace, uid, about, MOST_PAGES, newest)
     except TooLarge:
         for reason in TELLING:
             try:
-                await _read(client, namespace, f"{about},reason={reason}", _FEW, newest)
+                await _read(client, namespace, uid, f"{about},reason={reason}", _FEW, newest)
             except TooLarge:
                 continue  # whoever has made them so has hidden them from nobody but this run
     return tuple(sorted(newest.values(), key=said_at, reverse=True))
 
 
-async def _read(client: KubeClient, namespace: str, fields: str, most_pages: int, newest: dict[str, Object]) -> None:
+async def _read(
+    client: KubeClient, namespace: str, uid: str, fields: str, most_pages: int, newest: dict[str, Object]
+) -> None:
     selector = {"fieldSelector": fields}
     path = resources.core(namespace, "events")
     async for page in pages(client, path, selector, most_bytes=MOST_BYTES, most_pages=most_pages):
         for event in map(_trimmed, page):
+            if event["involvedObject"]["uid"] != uid:
+                continue  # whatever has answered, only what is about this object is told of it
             reason = event["reason"]
             if reason not in newest or said_at(event) > said_at(newest[reason]):
                 newest[reason] = event

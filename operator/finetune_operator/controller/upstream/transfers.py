@@ -26,14 +26,15 @@ def sentence_of(transfer: Transfer) -> str:
     """How far it is, and at what rate; and how many are before it, where it waits for a place."""
     received = f"{amount(transfer.received)} received" if transfer.received else ""
     if transfer.before is not None:
-        others = "no other call is" if not transfer.before else _others(transfer.before)
-        waits = f"Waiting for a place among the transfers: {others} before it."
+        waits = f"Waiting for a place{_behind(transfer.before)}."
         return f"{received}. {waits}" if received else waits
     return f"{received} at {amount(transfer.rate)}/s." if received else ""
 
 
-def _others(count: int) -> str:
-    return "1 other call is" if count == 1 else f"{count} other calls are"
+def _behind(count: int) -> str:
+    if not count:
+        return ": it is next"
+    return " behind 1 other transfer" if count == 1 else f" behind {count} other transfers"
 
 
 def amount(size: float) -> str:

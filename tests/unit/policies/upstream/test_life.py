@@ -75,7 +75,7 @@ def running(provider: str, **spec: Any) -> World:
         (Transfer(received=12_300_000, rate=2000), "Preparing the run. 12.3 MB received at 2.0 kB/s."),
         (
             Transfer(before=3),
-            "Preparing the run. Waiting for a place among the transfers: 3 other calls are before it.",
+            "Preparing the run. Waiting for a place behind 3 other transfers.",
         ),
     ],
 )
