@@ -14,6 +14,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, Transient
+from finetune_operator.backends.places import Holder
 from finetune_operator.backends.transfer.spool import Disk
 from tests.upstream.archives import ONE, broken_crc, encrypted, lying_about_size, overlapping, symlinked, twice
 from tests.upstream.contexts import PAIRS, PICTURES, RECORDINGS, client, context_of, parquet, png, run_of, wav, zipped
@@ -303,14 +304,15 @@ async def test_a_dataset_larger_than_the_disk_is_refused(tmp_path: Path) -> None
 async def test_a_disk_that_others_fill_is_waited_for(tmp_path: Path) -> None:
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/z.zip"] = zipped({"a.png": png(0, 3_000_000), "a.txt": b"one"})
-        disk = Disk(4_000_000)
-        disk.used = 3_500_000
+        disk = Disk(4_500_000)
+        others = disk.held_by(Holder("another"))
+        others.take(3_000_000)
         with pytest.raises(Transient, match="waits for disk"):
             async with examples(run_of(site.url("/z.zip")), context_of(http, tmp_path / "a", disk=disk), PICTURES):
                 pass
-        assert disk.used == 3_500_000
-        disk.used = 0
-        disk.limit = 10_000_000
+        assert disk.used == 3_000_000
+        others.take(-3_000_000)
+        disk = Disk(10_000_000)
         async with examples(run_of(site.url("/z.zip")), context_of(http, tmp_path / "b", disk=disk), PICTURES) as found:
             assert len(found) == 1
 

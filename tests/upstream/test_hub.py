@@ -167,5 +167,6 @@ async def test_a_following_page_elsewhere_is_not_asked_for(tmp_path: Path) -> No
 
         site.files["/api/datasets/a/b/tree/main"] = page
         target = Client(Fetcher(http), {"HF_ENDPOINT": site.url(), "HF_TOKEN": "hf_secretToken123"})
-        assert await target.files(Repository.of("hf://datasets/a/b", "datasets")) == []
+        with pytest.raises(UpstreamError, match="goes on at another host"):
+            await target.files(Repository.of("hf://datasets/a/b", "datasets"))
     assert not other.requests

@@ -214,7 +214,8 @@ class RunRecord(StatusModel):
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run.")
     upstream: UpstreamStatus | None = Field(default=None, description="upstream describes the run at the provider.")
     parameters: Anything | None = Field(
-        default=None, description="parameters are the parameters of the recipe that the run used, defaults included."
+        default=None,
+        description="parameters are the parameters of the recipe that the run used, defaults included; at most 64.",
     )
     loss: Digits | None = Field(
         default=None, description="loss is the last training loss of the run, as a decimal number in a string."
@@ -269,7 +270,7 @@ class FineTuneStatus(StatusModel):
     parameters: Anything | None = Field(
         default=None,
         description="parameters are the parameters of the recipe as the run uses them, with every default filled in "
-        "that the operator knows.",
+        "that the operator knows; at most 64.",
     )
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run (backend job).")
     upstream: UpstreamStatus | None = Field(

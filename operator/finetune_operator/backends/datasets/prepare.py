@@ -43,6 +43,8 @@ from finetune_operator.formats.media import FORMATS, HEAD_BYTES, format_of, natu
 T = TypeVar("T")
 
 FETCHED_AT_ONCE: Final = 3
+TRANSFER_SECONDS: Final = 3600.0
+"""Until all of a dataset is here: whatever its servers do, it does not hold a place for longer."""
 CAPTION_BYTES: Final = 4 * MAX_CAPTION
 
 
@@ -164,7 +166,7 @@ async def _read(
     columns: Sequence[str],
     spool: Spool,
 ) -> list[dict[str, Any]]:
-    async with spool.disk.readers:
+    async with spool.disk.readers.place(spool.disk.holder):
         before = set(spool.folder.iterdir())
         found = await read_in_child(
             title=source.title,
@@ -260,7 +262,13 @@ def _shown(place: str) -> str:
 
 async def _translated(source: Source, call: Callable[[], Awaitable[T]]) -> T:
     try:
-        return await call()
+        async with asyncio.timeout(TRANSFER_SECONDS):
+            return await call()
+    except TimeoutError:
+        raise Transient(
+            f"dataset: {source.title} could not be transferred within {TRANSFER_SECONDS:.0f} s",
+            reason=Reason.DATASET_UNAVAILABLE,
+        ) from None
     except Invalid as error:
         raise Permanent(f"dataset: {error}", reason=Reason.DATA_VALIDATION_FAILED) from None
     except UpstreamError as error:

@@ -174,11 +174,16 @@ def waiting(pods: Sequence[Object] | None, events: Sequence[Object] | None, volu
     """
     if pods is None:
         return Wait(Reason.PENDING, "Waiting for the pod to start.", troubled=False)
-    alive = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
-    if not alive:
+    newest = newest_alive(pods)
+    if newest is None:
         return _no_pod(events or ())
-    newest = max(alive, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     return _pod_waits(newest, events or (), volume_grace)
+
+
+def newest_alive(pods: Sequence[Object]) -> Object | None:
+    """The pod that a run waits for."""
+    alive = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
+    return max(alive, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
 def _newest(events: Sequence[Object]) -> Object | None:
@@ -190,7 +195,8 @@ def _said_at(event: Object) -> str:
 
 
 def _no_pod(events: Sequence[Object]) -> Wait:
-    newest = _newest(events)
+    # What the Job controller says of it, before what others say of the Job.
+    newest = _newest([event for event in events if event.get("reason") == "FailedCreate"]) or _newest(events)
     if newest is None:
         return Wait(Reason.PENDING, "Waiting for the Job's pod to be created.", troubled=False)
     message = str(newest.get("message") or "")[:LONGEST_SENTENCE]

@@ -6,6 +6,7 @@ sent again without asking the provider again, and no two transfer slots are ever
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from finetune_operator.formats.layout import checked_name
 if TYPE_CHECKING:
     from finetune_operator.backends.http.client import Streamed
 
+TRANSFER_SECONDS: Final = 7200.0
+"""Until all weights are where the user wants them: there and back."""
 SUMMARY: Final = "Add the result of FineTune {namespace}/{name}, run {run}"
 
 
@@ -76,11 +79,19 @@ async def deliver(run: UpstreamRun, context: CallContext, weights: Sequence[Weig
     if output is None:
         return Fetched(artifacts=tuple({"name": each.name, "uri": each.address} for each in weights[:MAX_ARTIFACTS]))
     named = [(_name(each.name), each) for each in weights[:MAX_ARTIFACTS]]
-    with Spool(context.spool, context.disk) as spool:
-        if output.uri.startswith("s3://"):
-            return Fetched(artifacts=await _to_s3(Place.of(output.uri), context, named, spool))
-        if output.uri.startswith("hf://"):
-            return Fetched(artifacts=await _to_hub(repository_of(output.uri, "models"), run, context, named, spool))
+    try:
+        with Spool(context.spool, context.disk) as spool:
+            async with asyncio.timeout(TRANSFER_SECONDS):
+                if output.uri.startswith("s3://"):
+                    return Fetched(artifacts=await _to_s3(Place.of(output.uri), context, named, spool))
+                if output.uri.startswith("hf://"):
+                    repository = repository_of(output.uri, "models")
+                    return Fetched(artifacts=await _to_hub(repository, run, context, named, spool))
+    except TimeoutError:
+        raise Transient(
+            f"the weights could not be transferred within {TRANSFER_SECONDS:.0f} s",
+            reason=Reason.ARTIFACT_UPLOAD_FAILED,
+        ) from None
     raise Permanent(f"{output.uri} cannot be written from here; use s3:// or hf://", reason=Reason.INVALID_SPEC)
 
 

@@ -1,4 +1,4 @@
-"""The calls to providers: in the background, one in flight per FineTune, a few per provider.
+"""The calls to providers: in the background, one in flight per FineTune, a few per provider, shared by namespaces.
 
 A worker never waits here. When a call ends, what it taught is kept in memory and the FineTune's key is queued again: at
 once, or, where a poll has seen what the poll before it saw, when the next one is due. Most polls are of that kind.
@@ -32,13 +32,14 @@ from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
+from finetune_operator.backends.places import Holder, Places
 from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.backends.providers.calls import make_call
 from finetune_operator.backends.providers.protocol import Upstream, capabilities_of, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.spool import Disk
-from finetune_operator.controller.model import CallResult, Key, UpstreamView
+from finetune_operator.controller.model import CallResult, Key, Transfer, UpstreamView
 from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
 from finetune_operator.controller.upstream.preflight import objection
 from finetune_operator.kube.errors import ApiError, NotFound
@@ -47,7 +48,9 @@ logger = logging.getLogger(__name__)
 
 HEAVY = (Step.PREPARE, Step.CREATE, Step.EQUIP, Step.FETCH)
 """Steps that may move data: they take long, and disk."""
-HEAVY_PER_PROVIDER = 2
+HEAVY_PER_PROVIDER = 3
+HEAVY_OF_ONE = 2
+"""Of those, for one namespace."""
 BILLED = (Step.CREATE, Step.START)
 CACHED = 50_000
 """Texts of a few hundred bytes, of each provider."""
@@ -62,6 +65,7 @@ class _Memory:
     claimed: str | None = None
     step: Step | None = None
     task: asyncio.Task[None] | None = None
+    holder: Holder | None = None
     awaited: bool = False
     """Somebody has looked while the call was in flight, and may wait for its end."""
 
@@ -72,6 +76,7 @@ class _Memory:
             poll_result=self.poll_result,
             polled_at=self.polled_at,
             claimed=self.claimed,
+            transfer=_transfer(self.holder) if self.step in HEAVY else None,
         )
 
     def knows(self, outcome: Outcome | None) -> bool:
@@ -119,7 +124,7 @@ class Runner:
         self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
         self._caches: dict[str, LRUCache[tuple[str, ...], str]] = {}
-        self._slots: dict[tuple[str, Step], asyncio.Semaphore] = {}
+        self._slots: dict[tuple[str, Step], Places] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def view(self, uid: str, run: int) -> UpstreamView:
@@ -143,9 +148,9 @@ class Runner:
             memory.task.cancel()
         if step in BILLED:
             memory.claimed = None
-        memory.step, memory.awaited = step, False
+        memory.step, memory.awaited, memory.holder = step, False, Holder(run.namespace)
         memory.task = asyncio.create_task(
-            self._make(memory, run, step, rest), name=f"{run.namespace}/{run.name} {step}"
+            self._make(memory, run, step, rest, memory.holder), name=f"{run.namespace}/{run.name} {step}"
         )
         self._tasks.add(memory.task)
         memory.task.add_done_callback(self._tasks.discard)
@@ -175,15 +180,15 @@ class Runner:
             memory = self._memories[uid] = _Memory(run)
         return memory
 
-    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step, rest: float | None) -> None:
+    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step, rest: float | None, holder: Holder) -> None:
         provider = run.provider
         outcome, failure = None, None
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with self._slot(provider, run, step):
+            async with self._slot(provider, run, step).place(holder):
                 started = loop.time()
-                outcome = await self._carry_out(self.members[provider], run, step, memory.poll_result)
+                outcome = await self._carry_out(self.members[provider], run, step, memory.poll_result, holder)
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
@@ -214,19 +219,21 @@ class Runner:
         memory.results[step] = CallResult(step=step, time=now, outcome=outcome, failure=failure, failures=failures)
         if isinstance(outcome, PollResult):
             memory.poll_result, memory.polled_at = outcome, now
-        memory.step, memory.task = None, None
+        memory.step, memory.task, memory.holder = None, None, None
 
-    def _slot(self, provider: str, run: UpstreamRun, step: Step) -> asyncio.Semaphore:
+    def _slot(self, provider: str, run: UpstreamRun, step: Step) -> Places:
         """Looks, creates and the rest of the heavy ones do not wait for each other: where every create hangs, a crowd
         that has nothing to prepare would else get its turn, and write its status, in one moment between two of them.
         """
         origin = f"{provider} {run.backend.base_url or ''}"
         lane = Step.CREATE if step is Step.CREATE else Step.PREPARE if step in HEAVY else Step.POLL
-        bound = self._per_provider if lane is Step.POLL else HEAVY_PER_PROVIDER
-        return self._slots.setdefault((origin, lane), asyncio.Semaphore(bound))
+        if (origin, lane) not in self._slots:
+            long = Places(HEAVY_PER_PROVIDER, HEAVY_OF_ONE)
+            self._slots[origin, lane] = Places(self._per_provider) if lane is Step.POLL else long
+        return self._slots[origin, lane]
 
     async def _carry_out(
-        self, member: Upstream, run: UpstreamRun, step: Step, last_poll: PollResult | None
+        self, member: Upstream, run: UpstreamRun, step: Step, last_poll: PollResult | None, holder: Holder
     ) -> Outcome | None:
         capabilities = capabilities_of(member)
         base_url = base_url_of(run.backend, capabilities, self._allowed)
@@ -240,11 +247,11 @@ class Runner:
         headers = member.headers(own)
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         explain = explanation_of(member)
-        api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain)
+        api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain, holder=holder)
         with self._spool() if step in HEAVY else nullcontext(self._nowhere) as spool:
             context = CallContext(
                 api=api,
-                fetcher=Fetcher(self._client, redact),
+                fetcher=Fetcher(self._client, redact, holder),
                 credentials=own,
                 dataset_credentials=dataset,
                 output_credentials=output,
@@ -252,7 +259,7 @@ class Runner:
                 now=self._clock(),
                 last_poll=last_poll,
                 cache=self._caches.setdefault(run.provider, LRUCache(CACHED)),
-                disk=self._disk,
+                disk=self._disk.held_by(holder),
             )
             try:
                 return await make_call(member, step, run, context)
@@ -278,6 +285,14 @@ class Runner:
             reason = "the FineTune is gone"
         if reason is not None:
             raise Transient(f"not sent: {reason}", reason=Reason.UPSTREAM_PREPARING)
+
+
+def _transfer(holder: Holder | None) -> Transfer | None:
+    """How far a call is that may move data."""
+    if holder is None:
+        return None
+    before = min((wait.before for wait in holder.waits), default=None)
+    return Transfer(received=holder.received, rate=holder.rate(), before=before)
 
 
 def _value(header: str) -> str:

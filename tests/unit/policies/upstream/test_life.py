@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.provider_run import Step
+from finetune_operator.controller.model import Transfer
+from finetune_operator.controller.plan import plan
 from tests.api.finetunes import fine_tune
 from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, GONE, PERMANENT, RULES, TRANSIENT, Operator, World, waiting
 
@@ -63,6 +66,30 @@ def running(provider: str, **spec: Any) -> World:
     run_on(world, 100)
     assert world.status["phase"] == "Running", world.status
     return world
+
+
+@pytest.mark.parametrize(
+    ("transfer", "message"),
+    [
+        (Transfer(), "Preparing the run."),
+        (Transfer(received=12_300_000, rate=2000), "Preparing the run. 12.3 MB received at 2.0 kB/s."),
+        (
+            Transfer(before=3),
+            "Preparing the run. Waiting for a place behind 3 other transfers.",
+        ),
+    ],
+)
+def test_a_status_says_how_far_a_transfer_is_and_is_brought_up_to_date(transfer: Transfer, message: str) -> None:
+    world = World("bfl")
+    until(world, Step.PREPARE)
+    look(world)
+    observation = world.observe(world.operators[0])
+    assert observation is not None
+    decision = plan(replace(observation, upstream=replace(observation.upstream, transfer=transfer)))
+    status = observation.status if decision.status is None else decision.status
+    assert status["message"] == message
+    assert decision.requeue is not None
+    assert decision.requeue <= 30
 
 
 @pytest.mark.parametrize("provider", ALL)

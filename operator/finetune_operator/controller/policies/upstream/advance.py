@@ -21,6 +21,7 @@ from finetune_operator.controller.upstream.backoff import poll_every, poll_left,
 from finetune_operator.controller.upstream.calls import LOST_AFTER, begin, call
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, may_create_again, settle
 from finetune_operator.controller.upstream.run import capabilities_of, marker_of
+from finetune_operator.controller.upstream.transfers import transfer_of
 
 
 def advance(observation: Observation, draft: Draft) -> Next:
@@ -38,7 +39,7 @@ def advance(observation: Observation, draft: Draft) -> Next:
         draft.upstream = draft.upstream.with_id(named)
     reached = draft.upstream.reached
     if reached is not RunPhase.STARTED:
-        draft.state = _pending(_doing(draft.upstream, capabilities))
+        draft.state = _pending(_doing(draft.upstream, capabilities) + transfer_of(observation, draft))
         _trouble(observation, draft)
     _NEXT[reached](observation, draft, capabilities)
     return Next.STOP

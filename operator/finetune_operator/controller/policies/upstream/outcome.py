@@ -16,6 +16,7 @@ from finetune_operator.controller.record import Record, RunPhase
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import call
 from finetune_operator.controller.upstream.run import capabilities_of
+from finetune_operator.controller.upstream.transfers import transfer_of
 
 VANISHED_AFTER = 3
 """So often in a row the provider must say that it knows no such run."""
@@ -146,8 +147,7 @@ def _publish(observation: Observation, draft: Draft, record: Record, state: RunS
         reason = Reason.UPSTREAM_WITHOUT_ARTIFACTS if nothing else Reason.ARTIFACT_UPLOAD_FAILED
         draft.state = replace(state, stage=Stage.FAILED, reason=reason, message=message, artifacts=None)
         return Next.STOP
-    draft.state = RunState(
-        stage=Stage.RUNNING, reason=Reason.UPLOADING, message="Trained; the weights are being stored in spec.output."
-    )
+    message = f"Trained; the weights are being stored in spec.output.{transfer_of(observation, draft)}"
+    draft.state = RunState(stage=Stage.RUNNING, reason=Reason.UPLOADING, message=message)
     call(observation, draft, Step.FETCH)
     return Next.STOP
