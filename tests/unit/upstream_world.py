@@ -353,6 +353,7 @@ TRANSIENT = Failure(kind=FailureKind.TRANSIENT, reason="UpstreamUnavailable", me
 UNREADABLE = Failure(kind=FailureKind.TRANSIENT, reason=Reason.CREDENTIALS_UNREADABLE, message="etcd is away")
 BLOCKED = Failure(kind=FailureKind.BLOCKED, reason="UpstreamAuthFailed", message="the key is wrong", status=401)
 PERMANENT = Failure(kind=FailureKind.PERMANENT, reason="UpstreamRejected", message="no such model", status=400)
+NO_WEIGHTS = Failure(kind=FailureKind.TRANSIENT, reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS, message="an HTML page")
 GONE = Failure(kind=FailureKind.GONE, reason="UpstreamGone", message="404", status=404)
 
 

@@ -98,4 +98,5 @@ _OTHERS: Final = {
     b"par1": "a parquet table",
     b"%pdf": "a PDF file",
     b"mm\0*": "in big-endian TIFF format",
+    b'{"': "JSON",
 }

@@ -20,8 +20,9 @@ from finetune_operator.api.providers.oxen.capabilities import FIELDS, SCRIPT_TYP
 from finetune_operator.api.recipes import RECIPE_MODELS
 from tests.upstream.fakes.life import Life
 from tests.upstream.fakes.server import Billed, Fake, Object, Options, Refused, Route, read_body
+from tests.upstream.fakes.weights import safetensors
 
-WEIGHTS = b"safetensors of a fine-tune " * 512
+WEIGHTS = safetensors(4, 900)
 MINIMUM = ("id", "name", "status", "base_model", "created_at", "updated_at")
 RUNNABLE = ("created", "tokenizing")
 ENDED = ("completed", "deployed", "errored", "stopped")

@@ -10,7 +10,18 @@ from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATIO
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.provider_run import Step
 from tests.api.finetunes import fine_tune
-from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, GONE, PERMANENT, RULES, TRANSIENT, Operator, World, waiting
+from tests.unit.upstream_world import (
+    AMBIGUOUS,
+    BLOCKED,
+    GONE,
+    NO_WEIGHTS,
+    PERMANENT,
+    RULES,
+    TRANSIENT,
+    Operator,
+    World,
+    waiting,
+)
 
 TRUSTED = ("oxen", "scenario", "octoai")
 ALL = (*TRUSTED, "bfl")
@@ -532,6 +543,22 @@ def test_weights_that_cannot_be_stored_are_not_forgotten() -> None:
     world.finish(world.operators[0], PERMANENT)
     look(world)
     assert (world.status["phase"], world.status["reason"]) == ("Failed", "ArtifactUploadFailed")
+    assert world.status["upstream"]["id"] in world.status["message"]
+
+
+@pytest.mark.parametrize("failure", [NO_WEIGHTS, GONE])
+def test_a_download_without_weights_is_made_again_and_then_given_up(failure: Failure) -> None:
+    world, downloads = running("oxen", output={"uri": "s3://x/y"}), 0
+    next(iter(world.remotes.values())).state = "succeeded"
+    for _ in range(400):
+        if look(world) is Step.FETCH:
+            downloads += 1
+            assert world.status["reason"] == "Uploading"
+            world.finish(world.operators[0], failure)
+        world.finish(world.operators[0])
+        world.later(1)
+    assert downloads == 6
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "UpstreamWithoutArtifacts")
     assert world.status["upstream"]["id"] in world.status["message"]
 
 

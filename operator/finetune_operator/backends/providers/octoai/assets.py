@@ -12,7 +12,7 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier, rows
+from finetune_operator.backends.providers.json_values import count, identifier, rows
 from finetune_operator.backends.providers.octoai.requests import Body, asset_name, asset_path, asset_request, lora_file
 from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import Weights, from_url
@@ -139,7 +139,8 @@ async def lora_weights(context: CallContext, lora: str) -> Weights:
     if address is None:
         raise Permanent(f"the service offers no address to download {lora} from (transfer_api.get_url)")
     opened = from_url(context, address, f"the LoRA {lora}")
-    return Weights(lora_file(lora, asset_of(answer.object())), f"{context.api.base_url}/v1/assets/{lora}", opened)
+    asset, where = asset_of(answer.object()), f"{context.api.base_url}/v1/assets/{lora}"
+    return Weights(lora_file(lora, asset), where, opened, count(asset.get("size_bytes")))
 
 
 def asset_of(body: Body) -> Body:

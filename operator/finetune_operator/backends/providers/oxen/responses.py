@@ -199,15 +199,15 @@ def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Itera
         yield Place(f"models/{name}", f"models/{name}")
 
 
-def files_in(body: object) -> list[str]:
-    """The weights and their descriptions in a folder's listing."""
-    names = []
+def files_in(body: object) -> dict[str, int | None]:
+    """The files in a folder's listing, and their sizes."""
+    found = {}
     for entry in objects(body.get("entries") if isinstance(body, dict) else None):
         inner = entry.get("entry", entry)
         name = inner.get("filename") or inner.get("name") if isinstance(inner, dict) else None
-        if isinstance(name, str) and name.endswith(FILES) and not inner.get("is_dir"):
-            names.append(name.rpartition("/")[2])
-    return names
+        if isinstance(name, str) and not inner.get("is_dir"):
+            found[name.rpartition("/")[2]] = count(inner.get("size"))
+    return found
 
 
 def pages_in(body: object) -> int:

@@ -19,6 +19,8 @@ from finetune_operator.controller.upstream.run import capabilities_of
 
 VANISHED_AFTER = 3
 """So often in a row the provider must say that it knows no such run."""
+NO_WEIGHTS_AFTER = 6
+"""So often in a row the provider must send something that is no weights, or say that it has none."""
 WORTH_SAYING = 2
 """So many failures in a row are worth a status write; a single one is not."""
 
@@ -138,11 +140,11 @@ def _publish(observation: Observation, draft: Draft, record: Record, state: RunS
         return Next.STOP
     _trouble(observation, draft)
     failed = observation.upstream.failure(Step.FETCH)
-    if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.PERMANENT:
+    if failed is not None and failed.failure is not None and _given_up(failed, failed.failure):
         message = (
             f"The training succeeded as {record.id}, but its weights could not be stored: {failed.failure.message}"
         )
-        nothing = failed.failure.reason == Reason.UPSTREAM_WITHOUT_ARTIFACTS
+        nothing = Reason.UPSTREAM_WITHOUT_ARTIFACTS in (failed.failure.reason, _gone(failed.failure))
         reason = Reason.UPSTREAM_WITHOUT_ARTIFACTS if nothing else Reason.ARTIFACT_UPLOAD_FAILED
         draft.state = replace(state, stage=Stage.FAILED, reason=reason, message=message, artifacts=None)
         return Next.STOP
@@ -151,3 +153,15 @@ def _publish(observation: Observation, draft: Draft, record: Record, state: RunS
     )
     call(observation, draft, Step.FETCH)
     return Next.STOP
+
+
+def _given_up(result: CallResult, failure: Failure) -> bool:
+    """A download that fails for good; one that brings no weights is made again some times."""
+    if failure.kind is FailureKind.PERMANENT:
+        return True
+    without = Reason.UPSTREAM_WITHOUT_ARTIFACTS in (failure.reason, _gone(failure))
+    return without and result.failures >= NO_WEIGHTS_AFTER
+
+
+def _gone(failure: Failure) -> Reason | None:
+    return Reason.UPSTREAM_WITHOUT_ARTIFACTS if failure.kind is FailureKind.GONE else None
