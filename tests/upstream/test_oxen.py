@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
     Ambiguous,
     AuthFailed,
@@ -25,6 +26,7 @@ from finetune_operator.backends.providers.oxen import responses as oxen_response
 from finetune_operator.backends.providers.oxen.provider import OxenUpstream
 from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import MARKER, Bench, bench, picture
+from tests.upstream.contexts import parquet
 from tests.upstream.exchange import Exchange
 from tests.upstream.fakes.faults import Kind
 from tests.upstream.fakes.oxen import WEIGHTS, OxenFake, OxenOptions
@@ -120,6 +122,62 @@ async def test_from_a_bucket_to_a_bucket(as_text: bool, wrapped: bool) -> None:
     assert fake.billed_for(MARKER) == 1
 
 
+UNUSABLE: dict[str, tuple[str, bytes, str]] = {
+    "no such column": ("train.csv", b"q,image\nx,y\n", r"has no column 'a'; its columns are 'q', 'image'"),
+    "a page": ("train.jsonl", b"<!DOCTYPE html><html></html>", "not a table but an HTML page"),
+    "a pointer": ("train.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    "no rows": ("train.csv", b"q,a,image\n", "has no rows"),
+    "an empty answer": ("train.csv", b"q,a,image\nx,,y\n", "row 0 of train.csv: column 'a' is empty"),
+    "a null": ("train.jsonl", b'{"q":"x","a":null,"image":"y"}\n', "column 'a' is empty"),
+    "not JSON": ("train.jsonl", b'{"q":"x","a":"b","image":"y"}\n{"q":', "row 1 of train.jsonl: is not valid JSON"),
+    "fields": ("train.csv", b"q,a,image\nx,y\n", "has 2 fields where the header has 3"),
+    "a table that nobody opens": ("train.tsv", b"q\ta\timage\n", "holds no table"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in a bucket", "in the repository"])
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_a_dataset_that_cannot_be_used_is_never_run(name: str, inside: bool) -> None:
+    file, content, words = UNUSABLE[name]
+    async with living() as (fake, life):
+        uri = "oxen://ox/receipts/main/text" if inside else "s3://data/text"
+        assert life.run.spec is not None
+        dataset = life.run.spec.dataset.model_copy(update={"uri": f"{uri}/{file}" if file != "train.tsv" else uri})
+        life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
+        life.store.objects[f"data/text/{file}"] = content
+        fake.repository("ox", "receipts").files["main", f"text/{file}"] = content
+        with pytest.raises(Permanent, match=words) as failed:
+            await life.call("prepare")
+        assert failed.value.reason == Reason.DATA_VALIDATION_FAILED
+        assert fake.count("upload") == fake.count("create") == 0
+
+
+@pytest.mark.parametrize("place", ["text/train.csv", "text"])
+async def test_a_dataset_in_the_repository_is_opened_where_it_is(place: str) -> None:
+    async with living() as (fake, life):
+        assert life.run.spec is not None
+        dataset = life.run.spec.dataset.model_copy(update={"uri": f"oxen://ox/receipts/main/{place}"})
+        life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
+        fake.repository("ox", "receipts").files["main", "text/train.csv"] = b"q,a,image\nx,1,\n"
+        await prepared(life)
+        assert life.run.resource == f"main/{place}"
+        assert (fake.count("download"), fake.count("upload")) == (1, 0)
+        await life.call("create")
+
+
+async def test_of_a_dataset_that_is_too_large_to_open_the_service_names_the_columns() -> None:
+    table = {"size": 2**40, "metadata": {"tabular": {"schema": {"fields": [{"name": "q"}, {"name": "image"}]}}}}
+    async with living() as (fake, life):
+        assert life.run.spec is not None
+        dataset = life.run.spec.dataset.model_copy(update={"uri": "oxen://ox/receipts/main/train.parquet"})
+        life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
+        fake.repository("ox", "receipts").files["main", "train.parquet"] = b"PAR1"
+        fake.rewrite = lambda route, body: {"entry": table} if route == "metadata" else body
+        with pytest.raises(Permanent, match=r"has no column 'a'; its columns are 'q', 'image'"):
+            await life.call("prepare")
+        assert fake.count("download") == 0
+
+
 async def test_an_upload_is_not_repeated() -> None:
     async with living() as (fake, life):
         await prepared(life)
@@ -138,6 +196,8 @@ async def test_a_dataset_at_oxen_is_used_where_it_is() -> None:
     async with OxenFake().serve() as fake:
         there = {**spec_at(fake.url), "dataset": {"uri": "oxen://ox/receipts/main/train.parquet"}}
         async with bench(OxenUpstream(), fake.url, KEY, there) as life:
+            table = parquet({"q": ["what"], "a": ["this"], "image": [b"..."]})
+            fake.repository("ox", "receipts").files["main", "train.parquet"] = table
             await prepared(life)
             assert life.run.resource == "main/train.parquet"
             await life.call("create")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,11 +149,27 @@ def _words(body: Any, depth: int = 0) -> str:
 
 
 def parsed(raw: bytes) -> Any:
-    """The JSON document; None where it is none."""
+    """The JSON document; None where it is none. What no text can hold (half a pair, broken UTF-8) becomes U+FFFD."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
+        return _parsed_leniently(raw)
+
+
+def _parsed_leniently(raw: bytes) -> Any:
+    """Python's own parser takes what orjson does not: halves of surrogate pairs, control characters in texts, NaN."""
+    try:
+        return _whole(json.loads(raw.decode("utf-8-sig", "replace"), strict=False))
+    except (ValueError, RecursionError):
         return None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def host_of(url: str) -> str:

@@ -17,7 +17,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.json_values import identifier, new_identifier
 from finetune_operator.backends.providers.octoai.assets import judged, lora_weights, pages, upload_pictures
 from finetune_operator.backends.providers.octoai.dry_run import dry_run
 from finetune_operator.backends.providers.octoai.requests import (
@@ -78,11 +78,10 @@ class OctoAiUpstream:
         for query in ({"name": tune_name(run)}, {}):
             async for tune in pages(context, "/v1/tunes", query):
                 if bears_name(tune.get("name"), run.marker) and not tune.get("deleted_at"):
-                    return self._made(run, context, tune)
+                    return self._found(run, context, tune, identifier(tune.get("id")))
         return None
 
-    def _made(self, run: UpstreamRun, context: CallContext, tune: Mapping[str, Any]) -> Outcome:
-        known = identifier(tune.get("id"))
+    def _found(self, run: UpstreamRun, context: CallContext, tune: Mapping[str, Any], known: str | None) -> Outcome:
         if known is None:
             raise Ambiguous("the service names no id of the tune", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         return Outcome(
@@ -117,7 +116,8 @@ class OctoAiUpstream:
             if found is None:
                 raise
             return found
-        return self._made(run, context, answer.object())
+        tune = answer.object()
+        return self._found(run, context, tune, new_identifier(tune.get("id")))
 
     async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`GET /v1/tune/{id}`."""

@@ -11,7 +11,16 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import PollResult, UpstreamRun
-from finetune_operator.backends.providers.json_values import count, identifier, moment, number, objects, rows, timestamp
+from finetune_operator.backends.providers.json_values import (
+    count,
+    identifier,
+    moment,
+    number,
+    objects,
+    rows,
+    texts,
+    timestamp,
+)
 from finetune_operator.backends.run_state import RunState, Stage
 
 FILES: Final = (".safetensors", ".json", ".bin", ".gguf", ".pt", ".zip")
@@ -220,6 +229,16 @@ def size_of(body: object) -> int | None:
     entry = body.get("entry") if isinstance(body, dict) else None
     inner = entry.get("entry", entry) if isinstance(entry, dict) else None
     return count(inner.get("size")) if isinstance(inner, dict) else None
+
+
+def columns_in(body: object) -> list[str] | None:
+    """The columns of a table, in its metadata; None where they are not there."""
+    entry = body.get("entry") if isinstance(body, dict) else None
+    found: Any = entry
+    for member in ("metadata", "tabular", "schema"):
+        found = found.get(member) if isinstance(found, dict) else None
+    fields = objects(found.get("fields")) if isinstance(found, dict) else []
+    return texts([each.get("name") for each in fields]) or None
 
 
 def _total(found: Mapping[str, Any], run: UpstreamRun | None) -> int | None:

@@ -21,7 +21,7 @@ from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Reject
 from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier, number, rows
+from finetune_operator.backends.providers.json_values import identifier, new_identifier, number, rows
 from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.providers.scenario.downloads import download
 from finetune_operator.backends.providers.scenario.dry_run import dry_run
@@ -81,7 +81,7 @@ class ScenarioUpstream:
             try:
                 async for model in self._models(asked, context):
                     if is_ours(model, run.marker):
-                        return _made(model, context)
+                        return _found(model, identifier(model.get("id")), context)
             except Rejected as error:
                 refused = error.message
                 continue  # an API that does not know the newer parameters of the list
@@ -104,7 +104,8 @@ class ScenarioUpstream:
     async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """The empty model; costs nothing."""
         answer = await context.api.call("POST", "/models", params=query(run), json=model_request(run))
-        return _made(member(answer, "model"), context)
+        model = member(answer, "model")
+        return _found(model, new_identifier(model.get("id")), context)
 
     async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Attach pictures or recordings, caption or pair them, and ask for the price."""
@@ -212,8 +213,7 @@ def dataset_needs(spec: FineTuneSpec) -> Needs:
     )
 
 
-def _made(model: Mapping[str, Any], context: CallContext) -> Outcome:
-    known = identifier(model.get("id"))
+def _found(model: Mapping[str, Any], known: str | None, context: CallContext) -> Outcome:
     if known is None:
         raise Ambiguous("Scenario names no id of the model", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
     return Outcome(id=known, url=_url(context, known), stage=poll_result_of(model).stage)
