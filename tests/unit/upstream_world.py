@@ -91,6 +91,8 @@ class Operator:
     polled_at: datetime | None = None
     claimed: str | None = None
     call: Call | None = None
+    call_answers: str | None = None
+    """The id that the next create is answered with, instead of the right one."""
     sent: bool = False
     """The request has reached the provider, and has been carried out; the answer is still to come."""
 
@@ -294,6 +296,8 @@ class World:
         outcome = None
         if failure is None:
             outcome, failure = self._answer(step, run)
+        if step is Step.CREATE and outcome is not None and who.call_answers is not None:
+            outcome, who.call_answers = replace(outcome, id=who.call_answers), None
         failures = (who.results[step].failures if step in who.results else 0) + 1 if failure else 0
         who.results[step] = CallResult(step=step, time=self.now, outcome=outcome, failure=failure, failures=failures)
         if isinstance(outcome, PollResult):

@@ -21,6 +21,7 @@ from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.upstream.calls import LOST_AFTER, UNHURRIED, begin, due
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, settle
 from finetune_operator.controller.upstream.run import capabilities_of, run_of
+from finetune_operator.controller.upstream.vanished import looked_for, vanished
 
 LATE_ATTEMPTS = 3
 """So many may begin after the bound; the first one that ends in vain is the last."""
@@ -92,7 +93,9 @@ def _way(observation: Observation, draft: Draft, *, remove: bool) -> _Way:
         if named is None:
             return _look_for_it(observation, record, capabilities)
         draft.upstream = record = record.with_id(named)
-    if _over(observation):
+    if vanished(observation, record) is not None and not looked_for(observation, record):
+        return _Way(Stop.WAITING, Step.FIND, due(observation, Step.FIND, urgent=True))
+    if _over(observation, record):
         return _Way(Stop.DONE)
     step = _step(record, can_cancel=capabilities.can_cancel, starts=capabilities.starts, remove=remove)
     if step is None:
@@ -145,10 +148,8 @@ def _step(record: Record, *, can_cancel: bool, starts: bool, remove: bool) -> St
     return Step.DELETE if remove else None
 
 
-def _over(observation: Observation) -> bool:
+def _over(observation: Observation, record: Record) -> bool:
     poll_result = observation.upstream.poll_result
-    result = observation.upstream.failure(Step.POLL)
-    gone = result is not None and result.failure is not None and result.failure.kind is FailureKind.GONE
-    return gone or (
+    return vanished(observation, record) is not None or (
         poll_result is not None and poll_result.state.stage in (Stage.SUCCEEDED, Stage.FAILED, Stage.CANCELLED)
     )

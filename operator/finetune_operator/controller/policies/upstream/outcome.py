@@ -16,9 +16,8 @@ from finetune_operator.controller.record import Record, RunPhase
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import call
 from finetune_operator.controller.upstream.run import capabilities_of
+from finetune_operator.controller.upstream.vanished import looked_for, vanished
 
-VANISHED_AFTER = 3
-"""So often in a row the provider must say that it knows no such run."""
 NO_WEIGHTS_AFTER = 6
 """So often in a row the provider must send something that is no weights, or say that it has none."""
 WORTH_SAYING = 2
@@ -31,7 +30,7 @@ def read(observation: Observation, draft: Draft) -> Next:
     capabilities = capabilities_of(observation, record)
     if record.reached is not RunPhase.STARTED or capabilities is None:
         return Next.CONTINUE
-    draft.status["startTime"] = record.started
+    draft.status.setdefault("startTime", record.started)
     draft.status["attempts"] = 1
     state = _vanished(observation, capabilities, record) or seen_state(observation, draft)
     if state is None:
@@ -75,10 +74,8 @@ def _remembered(observation: Observation) -> RunState:
 
 
 def _vanished(observation: Observation, capabilities: Capabilities, record: Record) -> RunState | None:
-    result = observation.upstream.failure(Step.POLL)
-    if result is None or result.failure is None or result.failure.kind is not FailureKind.GONE:
-        return None
-    if result.failures < VANISHED_AFTER:
+    result = vanished(observation, record)
+    if result is None or result.failure is None or not looked_for(observation, record):
         return None
     return RunState(
         stage=Stage.FAILED,
