@@ -517,6 +517,23 @@ def test_the_deadline_counts_from_the_start() -> None:
     assert [remote.state for remote in world.remotes.values()] == ["cancelled"]
 
 
+@pytest.mark.parametrize("provider", ALL)
+def test_suspending_a_run_that_has_started_is_said_to_have_no_effect(provider: str) -> None:
+    world = running(provider)
+    world.change(suspend=True)
+    run_on(world, 100)
+    assert (world.status["phase"], world.status["reason"]) == ("Running", "CannotSuspend")
+    assert world.status["message"].count("spec.suspend has no effect") == 1
+    assert world.warnings == ["CannotSuspend"]
+    world.crash(world.operators[0])
+    run_on(world, 100)
+    assert world.status["message"].count("spec.suspend has no effect") == 1
+    assert world.warnings == ["CannotSuspend"]
+    world.change(suspend=False)
+    run_on(world, 100)
+    assert "spec.suspend" not in world.status["message"]
+
+
 @pytest.mark.parametrize("provider", ["oxen", "scenario"])
 def test_the_deadline_ends_a_run_that_nothing_starts(provider: str) -> None:
     """A word that nobody knows, before the start: it has a start time as the user sees it, and no start there."""

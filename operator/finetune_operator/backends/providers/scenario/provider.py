@@ -12,6 +12,9 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
+from finetune_operator.api.findings import set_fields
+from finetune_operator.api.providers.scenario.capabilities import default_steps, too_seldom
+from finetune_operator.api.providers.scenario.spec import Scenario
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.datasets.needs import Needs
@@ -116,6 +119,7 @@ class ScenarioUpstream:
             return Outcome(stage=poll_result.stage, job_id=poll_result.job_id)
         attaching = Attaching(run, context, model)
         async with examples(run, context, dataset_needs(run.spec)) as found:
+            _check_steps(run.spec, len(found))
             await attaching.attach(found)
         return replace(await self._price(run, context), message=attaching.remark)
 
@@ -201,6 +205,15 @@ class ScenarioUpstream:
             f"{run.id}.safetensors", _url(context, run.id), from_url(context, address, "Scenario's download")
         )
         return await deliver(run, context, [weights])
+
+
+def _check_steps(spec: FineTuneSpec, pictures: int) -> None:
+    """What depends on how many pictures there are. Raises Rejected."""
+    assert isinstance(spec.backend.upstream, Scenario)
+    if "steps" not in set_fields(spec) and (
+        wrong := too_seldom(spec, default_steps(spec.backend.upstream.model_type, pictures))
+    ):
+        raise Rejected(f"spec.backend.scenario.parameters.validationFrequency: {wrong} for {pictures} pictures")
 
 
 def dataset_needs(spec: FineTuneSpec) -> Needs:
