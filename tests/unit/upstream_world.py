@@ -131,6 +131,8 @@ class World:
         self.operators = [Operator(), Operator()]
         self.warnings: list[str] = []
         self.last_words: list[str] = []
+        self.left_at: list[str] = []
+        """Providers, one for each run that nobody answers for any more."""
 
     # Time and people
 
@@ -203,6 +205,8 @@ class World:
         said = decision.announcement
         if said is not None and said.last_word:
             self.last_words.append(said.message)
+        if said is not None and said.left_at is not None:
+            self.left_at.append(said.left_at)
         for action in decision.actions:
             if isinstance(action, Call):
                 self._begin(who, action)

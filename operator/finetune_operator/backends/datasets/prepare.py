@@ -67,13 +67,17 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row. `name`: 0001 …, the same each time. `source`: what an edit starts from. `where`: for messages."""
+    """One row. `name`: 0001 …, the same each time. `source`: what an edit starts from. `where`: for messages.
+
+    `file`: what the user calls the file of `media`, if it has a name; else the row.
+    """
 
     name: str
     media: Media
     caption: str
     source: Media | None
     where: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +213,8 @@ class _References:
             caption = str(found.get("caption") or "")
             if found.get("caption_file"):
                 caption = await self._caption(found["caption_file"], where)
-        return Example(f"{number:04d}", media, caption, source, where)
+        place = _shown(found["picture"].get("place", where))
+        return Example(f"{number:04d}", media, caption, source, where, place)
 
     async def _media(self, reference: Mapping[str, str], where: str, column: str) -> Media:
         said = f"{where}, column {column!r}" if column and where.startswith("row ") else where

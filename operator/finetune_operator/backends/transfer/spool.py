@@ -32,6 +32,9 @@ class Disk:
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.used = 0
+        self.kept = 0
+        """Of these, what can be given up (`kept.py`)."""
+        self.make_room: Callable[[int], None] = lambda _: None
         self.readers = asyncio.Semaphore(READERS)
 
 
@@ -72,7 +75,7 @@ class Spool:
     @property
     def left(self) -> int:
         """Bytes that this transfer can still take now."""
-        return max(0, self.disk.limit - self.disk.used)
+        return max(0, self.disk.limit - self.disk.used + self.disk.kept)
 
     def new(self, suffix: str = "") -> Path:
         """A path for the next file, under a name of our own."""
@@ -83,6 +86,8 @@ class Spool:
         """Count bytes. Raises Permanent where they can never fit, Transient where others occupy the disk now."""
         if self._taken + size > self.disk.limit:
             raise self.too_large(title)
+        if self.disk.used + size > self.disk.limit:
+            self.disk.make_room(size)
         if self.disk.used + size > self.disk.limit:
             raise Transient(
                 f"{title} waits for disk: other transfers occupy {self.disk.used} of {self.disk.limit} bytes",

@@ -32,15 +32,17 @@ from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.backends.providers.calls import make_call
 from finetune_operator.backends.providers.protocol import Upstream, capabilities_of, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
+from finetune_operator.backends.transfer.kept import Kept
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.model import CallResult, Key, UpstreamView
 from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
 from finetune_operator.controller.upstream.preflight import objection
+from finetune_operator.controller.upstream.way_out import with_way_out
 from finetune_operator.kube.errors import ApiError, NotFound
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ HEAVY = (Step.PREPARE, Step.CREATE, Step.EQUIP, Step.FETCH)
 """Steps that may move data: they take long, and disk."""
 HEAVY_PER_PROVIDER = 2
 BILLED = (Step.CREATE, Step.START)
+STOPPING = (Step.FIND, Step.CANCEL, Step.DELETE)
+"""Steps that a run needs to be stopped."""
 CACHED = 50_000
 """Texts of a few hundred bytes, of each provider."""
 
@@ -62,6 +66,8 @@ class _Memory:
     claimed: str | None = None
     step: Step | None = None
     task: asyncio.Task[None] | None = None
+    credentials: dict[str, str] = field(default_factory=dict)
+    """The provider's, as they were last read: for stopping a run whose Secret is gone, as in a dying namespace."""
     awaited: bool = False
     """Somebody has looked while the call was in flight, and may wait for its end."""
 
@@ -115,6 +121,7 @@ class Runner:
         self._clock = clock
         self._count = count
         self._disk = disk or Disk()
+        self._kept = Kept(self._disk, spool_dir)
         self._spool_dir = spool_dir
         self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
@@ -152,6 +159,7 @@ class Runner:
 
     def forget(self, uid: str) -> None:
         """The FineTune is gone."""
+        self._kept.drop(uid)
         memory = self._memories.pop(uid, None)
         if memory is not None and memory.task is not None:
             memory.task.cancel()
@@ -162,6 +170,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._kept.close()
 
     @property
     def in_flight(self) -> int:
@@ -183,7 +192,7 @@ class Runner:
         try:
             async with self._slot(provider, run, step):
                 started = loop.time()
-                outcome = await self._carry_out(self.members[provider], run, step, memory.poll_result)
+                outcome = await self._carry_out(self.members[provider], run, step, memory)
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
@@ -225,19 +234,24 @@ class Runner:
         bound = self._per_provider if lane is Step.POLL else HEAVY_PER_PROVIDER
         return self._slots.setdefault((origin, lane), asyncio.Semaphore(bound))
 
-    async def _carry_out(
-        self, member: Upstream, run: UpstreamRun, step: Step, last_poll: PollResult | None
-    ) -> Outcome | None:
+    async def _carry_out(self, member: Upstream, run: UpstreamRun, step: Step, memory: _Memory) -> Outcome | None:
         capabilities = capabilities_of(member)
         base_url = base_url_of(run.backend, capabilities, self._allowed)
+        own = await self._own_credentials(run, capabilities, step, memory)
         try:
-            own = await self._credentials.provider(run, capabilities)
             dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
         except SecretMissing as error:
             raise error.failure from None
         if step in BILLED:
             await self._confirm(run, step)
-        headers = member.headers(own)
+
+        def told(error: UpstreamError) -> str:
+            return with_way_out(error, run, capabilities, own=own, dataset=dataset, output=output)
+
+        try:
+            headers = member.headers(own)
+        except UpstreamError as error:
+            raise _reworded(error, told(error)) from None
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         explain = explanation_of(member)
         api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain)
@@ -250,16 +264,29 @@ class Runner:
                 output_credentials=output,
                 spool=spool,
                 now=self._clock(),
-                last_poll=last_poll,
+                last_poll=memory.poll_result,
                 cache=self._caches.setdefault(run.provider, LRUCache(CACHED)),
                 disk=self._disk,
+                kept=self._kept,
             )
             try:
                 return await make_call(member, step, run, context)
             except UpstreamError as error:
-                raise type(error)(
-                    redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
-                ) from None
+                raise _reworded(error, redact(told(error))) from None
+
+    async def _own_credentials(
+        self, run: UpstreamRun, capabilities: Capabilities, step: Step, memory: _Memory
+    ) -> dict[str, str]:
+        """Raises Blocked, or ApiError; not where the run is only to be stopped, and they were known before."""
+        try:
+            memory.credentials = await self._credentials.provider(run, capabilities)
+        except (SecretMissing, ApiError) as error:
+            if step in STOPPING and memory.credentials:
+                return memory.credentials
+            if isinstance(error, SecretMissing):
+                raise error.failure from None
+            raise
+        return memory.credentials
 
     @contextmanager
     def _spool(self) -> Iterator[Path]:
@@ -278,6 +305,10 @@ class Runner:
             reason = "the FineTune is gone"
         if reason is not None:
             raise Transient(f"not sent: {reason}", reason=Reason.UPSTREAM_PREPARING)
+
+
+def _reworded(error: UpstreamError, message: str) -> UpstreamError:
+    return type(error)(message, reason=error.reason, status=error.status, retry_after=error.retry_after)
 
 
 def _value(header: str) -> str:

@@ -458,6 +458,8 @@ def test_deletion_is_bounded_and_says_what_it_leaves() -> None:
         world.later(2)
     assert world.body is None
     assert "CancelFailed" in world.warnings
+    assert world.left_at == ["oxen"]
+    assert "run-1" in world.last_words[-1]
 
 
 @pytest.mark.parametrize("provider", ["oxen", "scenario"])

@@ -23,7 +23,9 @@ from finetune_operator.backends.providers.octoai.dry_run import dry_run
 from finetune_operator.backends.providers.octoai.requests import (
     bears_name,
     cleared,
+    names_in,
     packed,
+    packed_names,
     tune_name,
     tune_path,
     tune_request,
@@ -65,10 +67,10 @@ class OctoAiUpstream:
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Every picture an asset; then wait a little until they are looked at. `create` looks again."""
-        files = await upload_pictures(run, context)
-        outcome = Outcome(data=packed(files))
+        files, names = await upload_pictures(run, context)
+        outcome = Outcome(data=packed(files) | packed_names(names))
         for _ in range(SETTLE_ROUNDS):
-            if not (await judged(context, files)).unready:
+            if not (await judged(context, files, names)).unready:
                 break
             await asyncio.sleep(context.api.poll_interval * UNREADY / SETTLE_ROUNDS)
         return outcome
@@ -95,7 +97,7 @@ class OctoAiUpstream:
         """The one call that creates, starts and bills the tune; not before the service has looked at every picture."""
         assert isinstance(run.backend, OctoAi)
         files = unpacked(run.data)
-        verdict = await judged(context, files)
+        verdict = await judged(context, files, names_in(run.data))
         if verdict.rejected and not run.backend.continue_on_rejection:
             raise Rejected(
                 f"the service rejects {len(verdict.rejected)} of {len(files)} pictures: "
@@ -121,7 +123,8 @@ class OctoAiUpstream:
 
     async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`GET /v1/tune/{id}`."""
-        return poll_result_of((await context.api.get(tune_path(run))).object(), context.api.base_url)
+        tune = (await context.api.get(tune_path(run))).object()
+        return poll_result_of(tune, context.api.base_url, names_in(run.data))
 
     async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """How the service answers for a tune that is over is not documented: then it is looked at."""

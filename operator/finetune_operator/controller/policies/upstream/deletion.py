@@ -30,8 +30,13 @@ def leave(observation: Observation, draft: Draft) -> Next:
         # The status as it is, but for when it was begun to be stopped: a restart must know that.
         draft.unwritten, draft.settled = False, True
         return Next.STOP
-    if result is not Stop.DONE:
-        draft.announcement = Announcement(Reason.CANCEL_FAILED, _warning(observation, draft.upstream), last_word=True)
+    if result is not Stop.DONE and not is_terminal(draft.status):
+        draft.announcement = Announcement(
+            Reason.CANCEL_FAILED,
+            _warning(observation, draft.upstream),
+            last_word=True,
+            left_at=draft.upstream.provider,
+        )
     draft.let_go()
     return Next.STOP
 
