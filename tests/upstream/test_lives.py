@@ -119,6 +119,17 @@ async def test_bfl_downloads_and_packs_once_however_often_it_must_ask() -> None:
     assert fake.billed_for(MARKER) == 1
 
 
+async def test_bfl_rejects_a_picture_by_the_users_name() -> None:
+    async with (
+        BflFake(BflOptions()).serve() as fake,
+        bench(BflUpstream(), fake.url, runs.BFL_SECRET, runs.bfl(fake.url)) as life,
+    ):
+        await life.call("prepare")
+        fake.fault("status", "create", status=422, body={"detail": [{"loc": ["file_data"], "msg": "0002.png is grey"}]})
+        with pytest.raises(Rejected, match=r"file_data: 1\.png is grey"):
+            await life.call("create")
+
+
 async def test_bfl_packs_again_what_was_given_up_for_others() -> None:
     async with (
         BflFake(BflOptions()).serve() as fake,

@@ -152,6 +152,39 @@ async def test_a_dataset_that_cannot_be_used_is_never_run(name: str, inside: boo
         assert fake.count("upload") == fake.count("create") == 0
 
 
+@pytest.mark.parametrize(
+    ("cell", "good"),
+    [
+        ('[{"role": "user", "content": "hi"}]', True),
+        ('"[{\\"role\\": \\"user\\", \\"content\\": \\"hi\\"}]"', True),
+        ('"hi"', False),
+        ('[{"from": "human", "value": "hi"}]', False),
+        ('["hi"]', False),
+        ("[]", False),
+        ("null", False),
+    ],
+)
+async def test_chats_are_messages(cell: str, good: bool) -> None:
+    spec = spec_at("https://hub.oxen.ai")
+    recipe = {"textChatMessages": {"messagesColumn": "m"}}
+    async with (
+        OxenFake().serve() as fake,
+        bench(
+            OxenUpstream(),
+            fake.url,
+            KEY,
+            {**spec, "recipe": recipe, "dataset": {"uri": "s3://data/chat.jsonl", "secretRef": {"name": "s3"}}},
+        ) as life,
+    ):
+        life.store.objects["data/chat.jsonl"] = f'{{"m": {cell}}}\n'.encode()
+        if good:
+            await life.call("prepare")
+        else:
+            with pytest.raises(Permanent, match=r"row 0 of chat\.jsonl: column 'm'"):
+                await life.call("prepare")
+        assert fake.count("upload") == int(good)
+
+
 @pytest.mark.parametrize("place", ["text/train.csv", "text"])
 async def test_a_dataset_in_the_repository_is_opened_where_it_is(place: str) -> None:
     async with living() as (fake, life):

@@ -30,6 +30,8 @@ class Columns:
     """Columns that must be there."""
     filled: tuple[str, ...] = ()
     """Those of them that must hold something in every row."""
+    chats: tuple[str, ...] = ()
+    """Those of them that must hold a list of messages in every row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

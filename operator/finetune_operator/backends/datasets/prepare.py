@@ -179,6 +179,7 @@ async def _read(
             needs=needs if isinstance(needs, Needs) else None,
             columns=columns.all,
             filled=columns.filled,
+            chats=columns.chats,
             folder=spool.folder,
             limit=spool.left,
         )

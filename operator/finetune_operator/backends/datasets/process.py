@@ -31,6 +31,7 @@ async def read_in_child(
     needs: Needs | None,
     columns: Sequence[str],
     filled: Sequence[str] = (),
+    chats: Sequence[str] = (),
     folder: Path,
     limit: int,
 ) -> list[dict[str, Any]]:
@@ -45,6 +46,7 @@ async def read_in_child(
         "needs": needs.wire() if needs else None,
         "columns": list(columns),
         "filled": list(filled),
+        "chats": list(chats),
         "limit": limit,
     }
     (folder / REQUEST).write_bytes(orjson.dumps(request))

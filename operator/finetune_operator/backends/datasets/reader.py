@@ -40,6 +40,8 @@ class Request:
     """Must be in every table."""
     filled: Sequence[str] = ()
     """Those of them that must hold something in every row."""
+    chats: Sequence[str] = ()
+    """Those of them that must hold a list of messages in every row."""
     folder: Path
     limit: int
 
@@ -321,15 +323,31 @@ def _check_tables(folder: Folder, request: Request) -> None:
         for number, row in enumerate(table.rows(request.columns)):
             if problems.full:
                 break
-            problems.count(f"row {number} of {name}", _missing_in(row, request.filled))
+            problems.count(f"row {number} of {name}", _missing_in(row, request))
     problems.judge(request.title)
 
 
-def _missing_in(row: Row | BadRow, filled: Sequence[str]) -> str | None:
+def _missing_in(row: Row | BadRow, request: Request) -> str | None:
     """What is wrong with a row; None where nothing is."""
     if isinstance(row, BadRow):
         return row.reason
-    return next((f"column {column!r} is empty" for column in filled if _is_nothing(row.get(column))), None)
+    for column in request.filled:
+        if _is_nothing(row.get(column)):
+            return f"column {column!r} is empty"
+    for column in request.chats:
+        if not _is_chat(row.get(column)):
+            return f"column {column!r} must hold a list of messages, each with role and content"
+    return None
+
+
+def _is_chat(cell: Any) -> bool:
+    """A list of objects with a role, or its JSON."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(cell, list) and all(isinstance(each, dict) and each.get("role") for each in cell)
 
 
 def _is_nothing(cell: Any) -> bool:

@@ -23,6 +23,7 @@ def columns_of(recipe: RecipeSpec) -> Columns:
                 column for field, columns in listed.items() if field not in _MAY_BE_EMPTY for column in columns
             )
         ),
+        chats=tuple(listed.get("messagesColumn", ())),
     )
 
 

@@ -36,6 +36,7 @@ def main(folder: Path) -> None:
         needs=Needs.from_wire(asked["needs"]) if asked["needs"] else None,
         columns=asked["columns"],
         filled=asked["filled"],
+        chats=asked["chats"],
         folder=folder,
         limit=asked["limit"],
     )

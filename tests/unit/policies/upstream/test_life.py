@@ -545,6 +545,7 @@ def test_the_deadline_ends_a_run_that_nothing_starts(provider: str) -> None:
     next(iter(world.remotes.values())).state = "odd"
     run_on(world, 450)
     assert (world.status["phase"], "startedTime" in world.status["upstream"]) == ("Pending", False)
+    assert world.status["reason"] == "UpstreamStateUnknown"
     assert world.status["startTime"]
     world.crash(world.operators[0])
     run_on(world, 200)
@@ -648,6 +649,19 @@ def test_what_was_made_for_a_run_that_failed_before_its_start_is_removed(provide
     assert (world.remotes, world.billed) == ({}, [])
     assert world.body is not None
     assert world.body["metadata"]["finalizers"] == []
+
+
+@pytest.mark.parametrize("provider", ["oxen", "scenario"])
+@pytest.mark.parametrize("failure", [BLOCKED, TRANSIENT])
+def test_cancelled_while_its_start_is_refused_it_is_removed(provider: str, failure: Failure) -> None:
+    world = World(provider)
+    until(world, Step.START)
+    world.finish(world.operators[0], failure)
+    until(world, Step.POLL)
+    world.finish(world.operators[0])
+    world.change(cancel=True)
+    run_on(world, 20)
+    assert (world.status["phase"], world.remotes, world.billed) == ("Cancelled", {}, [])
 
 
 def test_what_cannot_be_removed_is_named_and_let_go() -> None:

@@ -17,6 +17,7 @@ from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Gone, PaymentRequired, Rejected, Transient, UpstreamError
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Outcome, PollResult, Service, Step, UpstreamRun
 from finetune_operator.backends.providers.bfl.dry_run import dry_run
 from finetune_operator.backends.providers.bfl.requests import finetune_request, headers
@@ -26,6 +27,7 @@ from finetune_operator.backends.providers.bfl.responses import (
     poll_result_of,
     poll_result_of_unknown,
 )
+from finetune_operator.backends.providers.file_names import names_in, packed_names, with_names
 from finetune_operator.backends.providers.json_values import number
 from finetune_operator.backends.providers.marker import bears
 from finetune_operator.backends.providers.request import Address, Request
@@ -63,7 +65,8 @@ class BflUpstream:
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Look at the pictures, which travel inside the create, and pack them: what is wrong is said before it."""
-        return Outcome(data={"pictures": str(await _pack(run, context))})
+        names = await _pack(run, context)
+        return Outcome(data={"pictures": str(len(names)), **packed_names(names)})
 
     async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By the comments of all runs of the account. A run that was just created may not be listed yet."""
@@ -96,6 +99,9 @@ class BflUpstream:
                 )
             except PaymentRequired as error:
                 raise await _with_credits(error, context) from None
+            except Rejected as error:
+                words = with_names(error.message, names_in(run.data))
+                raise Rejected(words, reason=error.reason, status=error.status) from None
         context.kept.drop(run.uid)
         made = finetune_id(answer.body)
         return Outcome(id=made, url=_url(context, made))
@@ -124,8 +130,8 @@ class BflUpstream:
         return Outcome()
 
 
-async def _pack(run: UpstreamRun, context: CallContext) -> int:
-    """Download the pictures, and keep a ZIP of them for the create; how many there are."""
+async def _pack(run: UpstreamRun, context: CallContext) -> dict[str, str]:
+    """Download the pictures, and keep a ZIP of them for the create; what the user calls each file in it."""
     folder = context.spool / "bundle"
     folder.mkdir(exist_ok=True)
     async with examples(run, context, _needs(run)) as found:
@@ -133,7 +139,7 @@ async def _pack(run: UpstreamRun, context: CallContext) -> int:
             archive = spool.new(".zip")
             spool.take(await pack(found, archive), "the ZIP of the dataset")
             context.kept.keep(run.uid, run.run, archive)
-        return len(found)
+        return {f"{each.name}{each.media.suffix}": plain(each.file) for each in found}
 
 
 async def _with_credits(error: PaymentRequired, context: CallContext) -> PaymentRequired:

@@ -17,15 +17,14 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
+from finetune_operator.backends.providers.file_names import names_in, packed_names
 from finetune_operator.backends.providers.json_values import identifier, new_identifier
 from finetune_operator.backends.providers.octoai.assets import judged, lora_weights, pages, upload_pictures
 from finetune_operator.backends.providers.octoai.dry_run import dry_run
 from finetune_operator.backends.providers.octoai.requests import (
     bears_name,
     cleared,
-    names_in,
     packed,
-    packed_names,
     tune_name,
     tune_path,
     tune_request,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -20,8 +19,6 @@ MAX_SLUG: Final = 60
 CHUNK: Final = 4000
 MAX_CHUNKS: Final = 48
 """`status.upstream.data` has room for so many texts of 4096 characters."""
-MAX_NAME_CHUNKS: Final = 4
-_NAMES: Final = re.compile(r"names[0-9]")
 _FILES: Final = re.compile(r"files[0-9]{2}")
 
 
@@ -69,31 +66,6 @@ def packed(files: Sequence[Mapping[str, str]]) -> dict[str, str]:
             reason=Reason.DATA_VALIDATION_FAILED,
         )
     return {f"files{index:02d}": chunk for index, chunk in enumerate(chunks)}
-
-
-def packed_names(names: Mapping[str, str]) -> dict[str, str]:
-    """What the user calls each asset's file, for sentences: as many as there is room for. It outlives the create."""
-    chunks: list[dict[str, str]] = [{}]
-    size = 0
-    for asset, name in names.items():
-        size += len(json.dumps({asset: name}, ensure_ascii=False))
-        if size > CHUNK:
-            chunks.append({})
-            size = len(json.dumps({asset: name}, ensure_ascii=False))
-        chunks[-1][asset] = name
-    return {
-        f"names{index}": json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
-        for index, chunk in enumerate(chunks[:MAX_NAME_CHUNKS])
-    }
-
-
-def names_in(data: Mapping[str, str]) -> dict[str, str]:
-    """The inverse of `packed_names`."""
-    found: dict[str, str] = {}
-    for field in sorted(filter(_NAMES.fullmatch, data)):
-        with suppress(ValueError, AttributeError):  # edited by hand: names are for sentences only
-            found |= {str(asset): str(name) for asset, name in json.loads(data[field]).items()}
-    return found
 
 
 def cleared(data: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.errors import Gone
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import PollResult
+from finetune_operator.backends.providers.file_names import with_names
 from finetune_operator.backends.providers.json_values import identifiers, texts, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
 
@@ -92,10 +93,7 @@ def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str], names: 
 
 def _details(tune: Mapping[str, Any], known: Mapping[str, str]) -> str:
     """`status_details`, and the pictures that the service would not take, as the user calls them."""
-    said = plain(str(tune.get("status_details") or ""))
-    for asset, name in known.items():
-        said = said.replace(asset, name)
-    sentences = [said]
+    sentences = [with_names(plain(str(tune.get("status_details") or "")), known)]
     result = tune.get("result")
     for field, words in (("rejected_assets", "Rejected assets"), ("unready_assets", "Unready assets")):
         if names := texts(result.get(field) if isinstance(result, dict) else None):

@@ -20,6 +20,7 @@ from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.http.fetcher import Fetcher
+from finetune_operator.backends.http.responses import parsed
 from finetune_operator.backends.transfer.spool import Spool, Stored
 
 ENDPOINT: Final = "https://huggingface.co"
@@ -232,10 +233,10 @@ def _head(upload: Upload) -> bytes:
 
 
 def _json(body: bytes, title: str) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise _unreadable(title) from None
+    found = parsed(body)
+    if found is None and body.strip() != b"null":
+        raise _unreadable(title)
+    return found
 
 
 def _unreadable(title: str) -> Transient:

@@ -168,6 +168,10 @@ def _start(observation: Observation, draft: Draft, capabilities: Capabilities) -
     elif view.poll_result is not None and view.poll_result.startable:
         _make_ready(observation, draft, capabilities)
     else:  # it says something that nobody knows
+        if view.poll_result is not None and view.poll_result.state.uncertain:
+            words = view.poll_result.state.message
+            unknown = Reason.UPSTREAM_STATE_UNKNOWN
+            draft.state = RunState(stage=Stage.PENDING, reason=unknown, message=words, troubled=True)
         _poll_when_due(observation, draft)
 
 
