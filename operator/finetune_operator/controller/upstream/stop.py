@@ -101,9 +101,6 @@ def _way(observation: Observation, draft: Draft, *, remove: bool) -> _Way:
     step = _step(can_cancel=capabilities.can_cancel, unstarted=unstarted, remove=remove)
     if step is None:
         return _Way(Stop.UNSTOPPABLE)
-    failed = observation.upstream.failure(step)
-    if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.GONE:
-        return _Way(Stop.DONE)
     return _Way(Stop.WAITING, step, due(observation, step, urgent=True))
 
 

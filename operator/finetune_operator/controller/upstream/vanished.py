@@ -41,10 +41,15 @@ def renamed(observation: Observation, record: Record) -> Record:
 
 
 def _gone(observation: Observation) -> CallResult | None:
-    result = observation.upstream.failure(Step.POLL)
-    if result is None or result.failure is None or result.failure.kind is not FailureKind.GONE:
-        return None
-    return result if result.failures >= VANISHED_AFTER else None
+    """The last poll, or attempt to cancel, that has said so once too often."""
+    results = (observation.upstream.failure(step) for step in (Step.POLL, Step.CANCEL))
+    sure = [result for result in results if result is not None and _is_sure(result)]
+    return max(sure, key=lambda result: result.time, default=None)
+
+
+def _is_sure(result: CallResult) -> bool:
+    gone = result.failure is not None and result.failure.kind is FailureKind.GONE
+    return gone and result.failures >= VANISHED_AFTER
 
 
 def _looked_since(observation: Observation, gone: CallResult) -> bool:

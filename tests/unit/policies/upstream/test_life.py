@@ -636,6 +636,41 @@ def test_an_id_that_is_not_the_runs_is_put_right_by_its_marker(provider: str) ->
     assert (world.status["phase"], len(world.billed)) == ("Running", 1)
 
 
+@pytest.mark.parametrize("provider", TRUSTED)
+@pytest.mark.parametrize("times", [1, 2, 3, 9])
+def test_a_stop_believes_no_single_404(provider: str, times: int) -> None:
+    world, left = running(provider), times
+    world.change(cancel=True)
+    for _ in range(300):
+        if look(world) is Step.CANCEL and left:
+            world.finish(world.operators[0], GONE)
+            left -= 1
+        world.finish(world.operators[0])
+        world.later(1)
+    assert world.status["phase"] == "Cancelled"
+    [state] = [remote.state for remote in world.remotes.values()]
+    assert state == ("cancelled" if times < 3 else "running"), (
+        "three in a row, and the look by its marker, are believed"
+    )
+
+
+def test_a_stop_finds_the_right_id() -> None:
+    world = World("octoai")
+    until(world, Step.CREATE)
+    world.send(world.operators[0])
+    [remote] = world.remotes.values()
+    world.operators[0].call_answers = "17"
+    world.finish(world.operators[0])
+    world.change(cancel=True)
+    for _ in range(300):
+        if look(world) is Step.CANCEL and world.status["upstream"]["id"] == "17":
+            world.finish(world.operators[0], GONE)
+        world.finish(world.operators[0])
+        world.later(1)
+    assert (world.status["phase"], remote.state) == ("Cancelled", "cancelled")
+    assert world.status["upstream"]["id"] == remote.id
+
+
 @pytest.mark.parametrize("provider", ["oxen", "scenario"])
 @pytest.mark.parametrize("step", [Step.EQUIP, Step.START])
 def test_what_was_made_for_a_run_that_failed_before_its_start_is_removed(provider: str, step: Step) -> None:

@@ -130,10 +130,7 @@ class OctoAiUpstream:
         try:
             answer = await context.api.call("POST", f"{tune_path(run)}/cancel", repeatable=True)
         except (Permanent, Gone):
-            try:
-                poll_result = await self.poll(run, context)
-            except Gone:
-                return Outcome()
+            poll_result = await self.poll(run, context)
             if poll_result.state.stage.terminal:
                 return Outcome(stage=poll_result.stage)
             raise

@@ -161,10 +161,7 @@ class OxenUpstream:
         try:
             await context.api.call("POST", f"{fine_tune_path(run)}/actions/stop", repeatable=True)
         except (Permanent, Gone):
-            try:
-                poll_result = responses.poll_result_of(await _get(run, context))
-            except Gone:
-                return Outcome()
+            poll_result = responses.poll_result_of(await _get(run, context))
             if not poll_result.state.stage.terminal and not poll_result.startable:
                 raise
             return Outcome(stage=poll_result.stage)

@@ -177,10 +177,7 @@ class ScenarioUpstream:
                 "POST", f"{model_path(run)}/train/action", params=query(run), json={"action": "cancel"}, repeatable=True
             )
         except (Permanent, Gone, NoRoute):
-            try:
-                poll_result = poll_result_of(await self._model(run, context))
-            except Gone:
-                return Outcome()
+            poll_result = poll_result_of(await self._model(run, context))
             if poll_result.state.stage.terminal or poll_result.startable:
                 return Outcome(stage=poll_result.stage)
             raise
