@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import pyarrow
 import pytest
 
 from finetune_operator.api.reasons import Reason
@@ -26,10 +27,9 @@ from finetune_operator.backends.providers.oxen import responses as oxen_response
 from finetune_operator.backends.providers.oxen.provider import OxenUpstream
 from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import MARKER, Bench, bench, picture
-from tests.upstream.contexts import parquet
 from tests.upstream.exchange import Exchange
 from tests.upstream.fakes.faults import Kind
-from tests.upstream.fakes.oxen import WEIGHTS, OxenFake, OxenOptions
+from tests.upstream.fakes.oxen import WEIGHTS, OxenFake, OxenOptions, as_parquet
 from tests.upstream.life import oxen as spec_at
 from tests.upstream.specs import spec
 
@@ -198,15 +198,25 @@ async def test_a_dataset_in_the_repository_is_opened_where_it_is(place: str) -> 
         await life.call("create")
 
 
-async def test_of_a_dataset_that_is_too_large_to_open_the_service_names_the_columns() -> None:
-    table = {"size": 2**40, "metadata": {"tabular": {"schema": {"fields": [{"name": "q"}, {"name": "image"}]}}}}
+@pytest.mark.parametrize(
+    ("columns", "height", "words"),
+    [
+        (["q", "a", "image"], 3, ""),
+        (["q", "image"], 3, r"has no column 'a'; its columns are 'q', 'image'"),
+        (["q", "a", "image"], 0, "has no rows"),
+    ],
+)
+async def test_of_a_table_that_oxen_has_opened_its_metadata_tells(columns: list[str], height: int, words: str) -> None:
     async with living() as (fake, life):
         assert life.run.spec is not None
         dataset = life.run.spec.dataset.model_copy(update={"uri": "oxen://ox/receipts/main/train.parquet"})
         life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
-        fake.repository("ox", "receipts").files["main", "train.parquet"] = b"PAR1"
-        fake.rewrite = lambda route, body: {"entry": table} if route == "metadata" else body
-        with pytest.raises(Permanent, match=r"has no column 'a'; its columns are 'q', 'image'"):
+        table = pyarrow.table({column: ["x"] * height for column in columns})
+        fake.repository("ox", "receipts").files["main", "train.parquet"] = as_parquet(table)
+        if words:
+            with pytest.raises(Permanent, match=words):
+                await life.call("prepare")
+        else:
             await life.call("prepare")
         assert fake.count("download") == 0
 
@@ -229,8 +239,6 @@ async def test_a_dataset_at_oxen_is_used_where_it_is() -> None:
     async with OxenFake().serve() as fake:
         there = {**spec_at(fake.url), "dataset": {"uri": "oxen://ox/receipts/main/train.parquet"}}
         async with bench(OxenUpstream(), fake.url, KEY, there) as life:
-            table = parquet({"q": ["what"], "a": ["this"], "image": [b"..."]})
-            fake.repository("ox", "receipts").files["main", "train.parquet"] = table
             await prepared(life)
             assert life.run.resource == "main/train.parquet"
             await life.call("create")

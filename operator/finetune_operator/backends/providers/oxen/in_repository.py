@@ -23,13 +23,15 @@ PAGE_SIZE: Final = 100
 
 
 async def check_dataset(run: UpstreamRun, resource: str, columns: Columns, context: CallContext) -> None:
-    """Raises Permanent where a table lacks a column, or has a row that cannot be used; what is larger than the disk
-    for transfers is asked for its columns alone. `resource`: `<branch>/<path>`."""
+    """Raises Permanent where a table lacks a column, or cannot be used. `resource`: `<branch>/<path>`.
+
+    Of a table that Oxen has opened itself, its metadata tells; another one is downloaded and read.
+    """
     source = _InRepository(run, resource, context)
     if source.file is not None:
-        entry = await _metadata(run, resource, context)
-        if (responses.size_of(entry) or 0) > context.disk.limit:
-            _check_names(responses.columns_in(entry), columns, source.title)
+        found = responses.table_in(await _metadata(run, resource, context))
+        if found is not None:
+            _check_table(found, columns, source.title)
             return
     async with originals(run, context, columns, source):
         pass
@@ -78,11 +80,13 @@ async def _metadata(run: UpstreamRun, resource: str, context: CallContext) -> An
         return None
 
 
-def _check_names(present: list[str] | None, columns: Columns, title: str) -> None:
-    missing = [column for column in columns.all if present is not None and column not in present]
+def _check_table(found: responses.Table, columns: Columns, title: str) -> None:
+    missing = [column for column in columns.all if column not in found.columns]
     if missing:
         raise Permanent(
             f"dataset: {title} has no column {', '.join(map(repr, missing))}; its columns are "
-            f"{', '.join(map(repr, (present or [])[:50])) or 'none'}. Name the right ones in the recipe",
+            f"{', '.join(map(repr, found.columns[:50]))}. Name the right ones in the recipe",
             reason=Reason.DATA_VALIDATION_FAILED,
         )
+    if found.height == 0:
+        raise Permanent(f"dataset: {title} has no rows", reason=Reason.DATA_VALIDATION_FAILED)

@@ -48,6 +48,14 @@ class Place:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What Oxen knows of a table in a repository. `height`: its rows, where it tells."""
+
+    columns: list[str]
+    height: int | None
+
+
 def fine_tune(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tune in an answer, wrapped or not. Raises Ambiguous where there is none."""
     found = body.get("fine_tune", body)
@@ -231,14 +239,16 @@ def size_of(body: object) -> int | None:
     return count(inner.get("size")) if isinstance(inner, dict) else None
 
 
-def columns_in(body: object) -> list[str] | None:
-    """The columns of a table, in its metadata; None where they are not there."""
+def table_in(body: object) -> Table | None:
+    """The table that a file's metadata describes (`MetadataTabular`); None where it describes none."""
     entry = body.get("entry") if isinstance(body, dict) else None
     found: Any = entry
-    for member in ("metadata", "tabular", "schema"):
+    for member in ("metadata", "tabular"):
         found = found.get(member) if isinstance(found, dict) else None
-    fields = objects(found.get("fields")) if isinstance(found, dict) else []
-    return texts([each.get("name") for each in fields]) or None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    fields = objects(schema.get("fields")) if isinstance(schema, dict) else []
+    columns = texts([each.get("name") for each in fields])
+    return Table(columns, count(found.get("height"))) if columns else None
 
 
 def _total(found: Mapping[str, Any], run: UpstreamRun | None) -> int | None:
