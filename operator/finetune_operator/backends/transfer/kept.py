@@ -42,7 +42,6 @@ class Kept:
         shutil.move(path, target)
         self._files[uid, run] = _File(target, size)
         self._disk.used += size
-        self._disk.kept += size
 
     @contextmanager
     def using(self, uid: str, run: int) -> Iterator[Path | None]:
@@ -81,4 +80,3 @@ class Kept:
         file = self._files.pop(key)
         file.path.unlink(missing_ok=True)
         self._disk.used -= file.size
-        self._disk.kept -= file.size

@@ -32,9 +32,8 @@ class Disk:
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.used = 0
-        self.kept = 0
-        """Of these, what can be given up (`kept.py`)."""
         self.make_room: Callable[[int], None] = lambda _: None
+        """Gives up what is kept for later calls (`kept.py`) until so many bytes are free, or nothing is left of it."""
         self.readers = asyncio.Semaphore(READERS)
 
 
@@ -74,8 +73,9 @@ class Spool:
 
     @property
     def left(self) -> int:
-        """Bytes that this transfer can still take now."""
-        return max(0, self.disk.limit - self.disk.used + self.disk.kept)
+        """Bytes that this transfer can still take now. What is kept for later calls makes room for half of the disk."""
+        self.disk.make_room(self.disk.limit // 2)
+        return max(0, self.disk.limit - self.disk.used)
 
     def new(self, suffix: str = "") -> Path:
         """A path for the next file, under a name of our own."""

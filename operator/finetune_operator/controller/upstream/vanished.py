@@ -41,9 +41,10 @@ def renamed(observation: Observation, record: Record) -> Record:
 
 
 def _gone(observation: Observation) -> CallResult | None:
-    """The last poll, or attempt to cancel, that has said so once too often."""
+    """The last poll, or attempt to cancel, that has said so once too often, and after which it was not seen again."""
     results = (observation.upstream.failure(step) for step in (Step.POLL, Step.CANCEL))
-    sure = [result for result in results if result is not None and _is_sure(result)]
+    seen = observation.upstream.polled_at
+    sure = [each for each in results if each is not None and _is_sure(each) and (seen is None or each.time > seen)]
     return max(sure, key=lambda result: result.time, default=None)
 
 

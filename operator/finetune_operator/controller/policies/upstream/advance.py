@@ -158,8 +158,8 @@ def _start(observation: Observation, draft: Draft, capabilities: Capabilities) -
         draft.look_again(LOST_AFTER)
     elif attempt is not None and view.claimed == attempt.text:
         begin(observation, draft, Step.START)
-    elif vanished(observation, draft.upstream) is not None:
-        _give_up_vanished(observation, draft, capabilities)
+    elif (gone := vanished(observation, draft.upstream)) is not None:
+        _give_up(gone, observation, draft, capabilities)
     elif (due := _look_due(observation, draft.upstream)) is not None:
         if due > 0:
             draft.look_again(due)
@@ -211,9 +211,10 @@ def _make_ready(observation: Observation, draft: Draft, capabilities: Capabiliti
         call(observation, draft, Step.EQUIP)
 
 
-def _give_up_vanished(observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+def _give_up(gone: CallResult, observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    """The provider does not know it, and a look by its marker was in vain."""
     if looked_for(observation, draft.upstream):
-        _fail(draft, observation.upstream.results[Step.POLL], capabilities)
+        _fail(draft, gone, capabilities)
     else:
         call(observation, draft, Step.FIND)
 
@@ -235,8 +236,8 @@ def _clear_up_start(observation: Observation, draft: Draft, capabilities: Capabi
     _say_in_doubt(draft, capabilities)
     if observation.upstream.in_flight is not None:
         draft.look_again(LOST_AFTER)
-    elif vanished(observation, draft.upstream) is not None:
-        _give_up_vanished(observation, draft, capabilities)
+    elif (gone := vanished(observation, draft.upstream)) is not None:
+        _give_up(gone, observation, draft, capabilities)
     else:
         _poll_when_due(observation, draft)
 
