@@ -187,9 +187,9 @@ def _unbounded(node: dict[str, Any], path: str) -> Iterator[str]:
         yield path
     if kind == "array" and "maxItems" not in node:
         yield path
-    if node.keys() & {"additionalProperties", "x-kubernetes-preserve-unknown-fields"}:
-        if not all(each.keys() & {"maxProperties", "enum"} for each in node.get("anyOf", [node])):
-            yield path
+    free = node.keys() & {"additionalProperties", "x-kubernetes-preserve-unknown-fields"}
+    if free and not all(each.keys() & {"maxProperties", "enum"} for each in node.get("anyOf", [node])):
+        yield path
     for name, child in node.get("properties", {}).items():
         yield from _unbounded(child, f"{path}.{name}")
     for keyword in ("items", "additionalProperties"):

@@ -260,7 +260,9 @@ class FineTuneStatus(StatusModel):
         description="attempts is the number of pods, or of runs at the provider, that the run has taken so far.",
     )
     start_time: Time | None = Field(
-        default=None, description="startTime is the time at which the run started, in UTC (RFC 3339)."
+        default=None,
+        description="startTime is the time at which the run started, in UTC (RFC 3339): that of its Job, or when the "
+        "operator began to prepare it for its provider. activeDeadlineSeconds counts from it.",
     )
     completion_time: Time | None = Field(
         default=None,

@@ -322,6 +322,8 @@ class Announcement:
     last_word: bool = False
     """Nothing will tell of it afterwards: it is said before the decision is carried out, and to the log as well, since
     an Event may be refused (in a namespace that is being deleted each one is)."""
+    left_at: str | None = None
+    """The provider at which a run may go on, and be billed, that nobody answers for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
