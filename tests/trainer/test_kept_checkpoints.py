@@ -75,6 +75,7 @@ def test_a_pod_that_is_lost_costs_the_steps_since_its_last_checkpoint(
     events = [json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()]
 
     assert process.returncode == 0
+    assert "checkpoint" not in json.loads((run.root / "termination-log").read_text())
     assert next(each["resumedFrom"] for each in events if each["event"] == "ready") >= 3
     name = "adapter_model.safetensors"
     assert (run.output_dir / name).read_bytes() == (reference.output_dir / name).read_bytes()

@@ -92,7 +92,9 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
         from finetune_trainer.outputs.finish import finish
 
         finish(config, training, storage, destination, reporter)
-        kept.remove()
+        if not env.output_access.durable:
+            kept.remove()
+            reporter.forget_checkpoint()
 
 
 def _recorded_revision(env: Environment, storage: RunStorage) -> str | None:
