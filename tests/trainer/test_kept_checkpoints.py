@@ -186,6 +186,26 @@ def test_which_folders_are_of_earlier_runs(other: str, own: str, earlier: bool) 
     assert is_earlier_run(other, own) is earlier
 
 
+@pytest.mark.parametrize("pruned", [False, True])
+def test_what_cannot_be_copied_is_told_and_waits_for_nobody(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruned: bool
+) -> None:
+    kept, folder = Kept(s3), saved(tmp_path, 1)
+
+    def fail(*_: object) -> None:
+        if pruned:
+            shutil.rmtree(folder)
+        raise KeyError("anything")
+
+    monkeypatch.setattr(kept.store, "_send", fail)
+    kept.store.keep(folder, 1)
+    kept.store.flush()
+    assert kept.told == []
+    assert [note.partition(":")[0] for note in kept.notes] == (
+        [] if pruned else ["the checkpoint at step 1 could not be kept at the output"]
+    )
+
+
 def test_one_that_is_too_large_is_named(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "MAX_BYTES", 100)
     kept = Kept(s3)
