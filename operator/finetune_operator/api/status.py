@@ -256,10 +256,27 @@ class FineTuneStatus(StatusModel):
     run: Count | None = Field(default=None, description="run is the number of the run that this status describes.")
     attempts: Count | None = Field(
         default=None,
-        description="attempts is the number of pods, or of runs at the provider, that the run has taken so far.",
+        description="attempts is the number of pods, or of runs at the provider, that the run has taken so far, also "
+        "over suspensions and Jobs that were created again.",
+    )
+    disruptions: Count | None = Field(
+        default=None,
+        description="disruptions is the number of attempts that ended because Kubernetes disrupted their pods, for "
+        "example by an eviction or a preemption. They do not count towards backoffLimit.",
+    )
+    queued_time: Time | None = Field(
+        default=None,
+        description="queuedTime is the time at which the operator saw that run was raised, in UTC (RFC 3339). It is "
+        "not set for the first run, which waits since the FineTune was created.",
     )
     start_time: Time | None = Field(
-        default=None, description="startTime is the time at which the run started, in UTC (RFC 3339)."
+        default=None,
+        description="startTime is the time at which the run started, in UTC (RFC 3339). It stays the same when the "
+        "run is suspended, preempted or tried again.",
+    )
+    running_time: Time | None = Field(
+        default=None,
+        description="runningTime is the time at which the run first computed, in UTC (RFC 3339).",
     )
     completion_time: Time | None = Field(
         default=None,
@@ -272,6 +289,10 @@ class FineTuneStatus(StatusModel):
         "that the operator knows.",
     )
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run (backend job).")
+    job_attempts: Count | None = Field(
+        default=None,
+        description="jobAttempts is the number of pods that this Job itself counted when it was last observed.",
+    )
     upstream: UpstreamStatus | None = Field(
         default=None, description="upstream describes the run at the provider (all backends but job)."
     )

@@ -85,10 +85,15 @@ class _Response(aiohttp.ClientResponse):
     async def json(self, **_: object) -> Any:
         """Whatever its content type says; raises orjson.JSONDecodeError."""
         document = parse_each(await self.read())
-        if isinstance(document, dict) and isinstance(items := document.get("items"), list):
-            document["items"] = [
-                each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items
-            ]
+        if self.status >= 300:
+            return document
+        items = document.get("items", "none") if isinstance(document, dict) else "none"
+        if not isinstance(items, list | None):
+            # Nothing to be seen is not nothing there: all that is known would count as deleted.
+            raise watching.WatchingError(f"the answer of {self.url.path} is no list: it has no items")
+        document["items"] = [
+            each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items or ()
+        ]
         return document
 
 

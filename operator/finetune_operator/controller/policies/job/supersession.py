@@ -12,7 +12,7 @@ from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Action, Delete, Observation, Patch
 from finetune_operator.controller.ownership import is_ours, run_number
 from finetune_operator.controller.policies.job import turns
-from finetune_operator.controller.policies.job.history import by_run, ended_by_itself, filed, of_job
+from finetune_operator.controller.policies.job.history import by_run, completed, ended_by_itself, filed, of_job
 
 
 def supersede(observation: Observation, draft: Draft) -> Next:
@@ -74,6 +74,6 @@ def _corrected(observation: Observation) -> Iterator[Object]:
     for record in observation.status.get("history") or ():
         job = jobs.get(int(record.get("run") or 0))
         if record.get("reason") == Reason.SUPERSEDED and job is not None and ended_by_itself(job):
-            yield {**record, **of_job(job, observation)}
+            yield completed(record, of_job(job, observation))
         else:
             yield record
