@@ -163,6 +163,14 @@ class Metrics:
             )
         )
 
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The label names of each metric that is fed, by its name; those that are read off have theirs in a scrape."""
+        return {
+            each.metric._name: tuple(each.metric._labelnames)
+            for each in vars(self).values()
+            if isinstance(each, _Bound)
+        }
+
     # What the controller feeds
 
     def reconciled(self, seconds: float, result: str, handler: str = "finetune") -> None:
@@ -220,10 +228,10 @@ class _Bound(dict[tuple[Any, ...], Any]):
 
     def __init__(self, metric: Counter | Histogram) -> None:
         super().__init__()
-        self._metric = metric
+        self.metric = metric
 
     def __missing__(self, values: tuple[Any, ...]) -> Any:
-        self[values] = child = self._metric.labels(*values)
+        self[values] = child = self.metric.labels(*values)
         return child
 
 

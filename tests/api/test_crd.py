@@ -163,6 +163,11 @@ WHOLE_STATUS: dict[str, Any] = {
     "startTime": "2026-01-02T03:04:05Z",
     "runningTime": "2026-01-02T03:04:06Z",
     "disruptions": 1,
+    "lastDisruption": {
+        "pod": "sample-1-abcde",
+        "podCreated": "2026-01-02T03:04:04Z",
+        "message": "the pod was ended by Kubernetes (Evicted)",
+    },
     "jobAttempts": 2,
     "completionTime": "2026-01-02T04:04:05Z",
     "parameters": {"loraRank": 16, "imageColumns": ["image"], "learningRate": 0.0001},

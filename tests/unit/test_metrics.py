@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_operator.endpoint import serve
 from finetune_operator.metrics import Metrics, Sources, resource_of
+from tests.cluster.paths import CHECKOUT
 
 HOSTILE = 'ev"il\\\n} 1\nfake_metric 7'
 
@@ -130,6 +132,30 @@ async def test_what_is_fed_comes_out() -> None:
     assert not any(name == "fake_metric" for name, _ in seen), "a label value is data"
     assert not any(name == "finetune_run_duration_seconds_count" and ("result", "Cancelled") in at for name, at in seen)
     assert not any(name == "finetune_run_loss" and ("name", "two") in at for name, at in seen)
+
+
+async def test_every_series_of_the_documentation_is_fed_and_seen() -> None:
+    """By its name and with exactly the labels that the page names."""
+    page = (CHECKOUT / "docs" / "metrics.md").read_text()
+    documented = {
+        (name, kind): frozenset(re.findall(r"`(\w+)`", labels))
+        for name, kind, labels in re.findall(r"^\| `(finetune_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    }
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for family in text_string_to_metric_families((await fed(FINETUNES).exposition()).decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        for sample in family.samples:
+            if name.startswith("finetune_"):
+                found[name, family.type] = frozenset(sample.labels) - {"le"}
+    assert documented == found
+
+
+LIFECYCLE = ("finetune_runs", "finetune_queue_wait", "finetune_run_", "finetune_preemptions", "finetune_disruptions")
+
+
+async def test_every_series_about_runs_has_their_namespace() -> None:
+    for name, labels in await samples(fed(FINETUNES)):
+        assert ("namespace" in dict(labels)) == name.startswith(LIFECYCLE) or not name.startswith("finetune_"), name
 
 
 async def test_series_of_a_run_go_with_it_and_stay_behind_the_flag() -> None:

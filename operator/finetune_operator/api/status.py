@@ -60,6 +60,16 @@ class JobStatus(StatusModel):
     uid: Word | None = Field(default=None, description="uid is the UID of the Job.")
 
 
+class Disruption(StatusModel):
+    """Disruption is the end of a pod that Kubernetes brought about, for example by an eviction."""
+
+    pod: Word | None = Field(default=None, description="pod is the name of the pod.")
+    pod_created: Time | None = Field(
+        default=None, description="podCreated is the time at which the pod was created, in UTC (RFC 3339)."
+    )
+    message: Sentence | None = Field(default=None, description="message is a sentence that says what ended the pod.")
+
+
 class UpstreamStatus(StatusModel):
     """UpstreamStatus describes a run at a provider."""
 
@@ -264,6 +274,9 @@ class FineTuneStatus(StatusModel):
         description="disruptions is the number of attempts that ended because Kubernetes disrupted their pods, for "
         "example by an eviction or a preemption. They do not count towards backoffLimit.",
     )
+    last_disruption: Disruption | None = Field(
+        default=None, description="lastDisruption is the last disruption that was counted."
+    )
     queued_time: Time | None = Field(
         default=None,
         description="queuedTime is the time at which the operator saw that run was raised, in UTC (RFC 3339). It is "
@@ -281,7 +294,8 @@ class FineTuneStatus(StatusModel):
     completion_time: Time | None = Field(
         default=None,
         description="completionTime is the time at which the run ended, in UTC (RFC 3339). It is set however the run "
-        "ended, so it can be waited for.",
+        "ended, so it can be waited for. A run whose spec is never accepted has none: wait for the condition Accepted "
+        "first.",
     )
     parameters: Anything | None = Field(
         default=None,

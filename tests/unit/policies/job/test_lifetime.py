@@ -18,6 +18,7 @@ from tests.unit.observations import (
     job,
     observe,
     planned,
+    pod,
     status_after,
     suspended,
 )
@@ -93,34 +94,59 @@ class TestDeadline:
         assert self.patched(status, job(second, status=running(at(-100))), second) is None
 
 
-LIFE: list[tuple[Object, bool, int, int | None]] = [
-    # what the Job says, whether it is suspended -> attempts, disruptions
-    ({"active": 1}, False, 1, None),
-    ({"active": 1, "ready": 1, "startTime": STARTED}, False, 1, None),
-    ({"terminating": 1, "startTime": STARTED}, False, 1, None),
-    ({"startTime": STARTED}, False, 1, 1),  # gone, and not counted: it was disrupted
-    ({"active": 1, "startTime": STARTED}, False, 2, 1),
-    ({"active": 1, "ready": 1, "startTime": STARTED}, False, 2, 1),
-    ({"failed": 1, "startTime": STARTED}, False, 2, 1),
-    ({"failed": 1, "active": 1, "startTime": STARTED}, False, 3, 1),
-    ({"failed": 1, "terminating": 1}, True, 3, 1),
-    ({"failed": 1}, True, 3, 1),  # a suspension is no disruption
-    ({"failed": 1, "active": 1, "startTime": at(-1)}, False, 4, 1),
+LIFE: list[tuple[Object, bool, int]] = [
+    # what the Job says, whether it is suspended, and the attempts of the run by then
+    ({"active": 1}, False, 1),
+    (running(), False, 1),
+    ({"terminating": 1, "startTime": STARTED}, False, 1),
+    ({"startTime": STARTED}, False, 1),  # gone, and not counted: it was disrupted
+    ({"active": 1, "startTime": STARTED}, False, 2),
+    (running(), False, 2),
+    ({"terminating": 1, "startTime": STARTED}, False, 2),  # somebody has deleted it: it will count
+    ({"failed": 1, "startTime": STARTED}, False, 2),
+    ({"failed": 1, "active": 1, "startTime": STARTED}, False, 3),
+    ({"failed": 1, "active": 1, "startTime": STARTED}, True, 3),
+    ({"failed": 1, "terminating": 1}, True, 3),
+    ({"failed": 1, "terminating": 1, "startTime": at(-1)}, False, 3),  # resumed before that pod has ended
+    ({"failed": 1, "active": 1, "startTime": at(-1)}, False, 4),
+    ({"failed": 1}, True, 4),
+    ({"failed": 2}, True, 4),  # the one that was suspended is counted after all
+    ({"failed": 2, "active": 1, "startTime": at(-1)}, False, 5),
 ]
 
 
-def test_attempts_and_disruptions_over_a_life() -> None:
+def test_attempts_over_a_life() -> None:
     status: Object = {}
-    for number, (says, held, attempts, disruptions) in enumerate(LIFE):
+    for number, (says, held, attempts) in enumerate(LIFE):
         made = job(status=says)
         seen = observe(job=suspended(made, by_us=False) if held else made, pods=())
         status = planned(seen, status).status or status
-        assert (status.get("attempts"), status.get("disruptions")) == (attempts, disruptions), number
+        assert status.get("attempts") == attempts, number
         assert planned(seen, status).status is None, "looking again counts nothing"
     another = planned(observe(job=job(status={"active": 1}, uid="another"), pods=()), status).status
     assert another is not None
-    assert (another["attempts"], another["disruptions"]) == (5, 1)
-    assert "Disrupted once so far, which backoffLimit does not count." in another["message"]
+    assert another["attempts"] == 6
+
+
+def test_disruptions_are_counted_once_each_and_outlast_their_pods() -> None:
+    def lost(name: str, age: float, message: str, phase: str = "Failed") -> Object:
+        target = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": message}
+        return pod(phase, name=name, age=age, conditions=[target])
+
+    waiting = job(status={"active": 1, "ready": 0, "startTime": STARTED})
+    status = status_after(observe(job=job(status=running()), pods=(lost("a", 90, "drained a", "Running"),)))
+    assert status["disruptions"] == 1
+    both = observe(job=waiting, pods=(lost("a", 90, "drained a"), lost("b", 60, "drained b"), pod("Pending", age=5)))
+    status = planned(both, status).status or {}
+    assert status["disruptions"] == 2
+    assert "2 lost to disruptions" in status["message"]
+    gone = planned(observe(job=waiting, pods=(pod("Pending", age=5),)), status).status
+    assert gone is not None
+    assert gone["disruptions"] == 2
+    assert gone["message"].endswith(
+        "Disrupted 2 times so far, which backoffLimit does not count, the last time as the pod was ended by Kubernetes "
+        "(EvictionByEvictionAPI): drained b."
+    )
 
 
 def test_a_status_of_an_older_version_goes_on_from_its_attempts() -> None:

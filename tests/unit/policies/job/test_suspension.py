@@ -164,6 +164,7 @@ class TestUnsuspendedBySomebodyElse:
 
     def test_who_does_so_again_and_again_is_told_of_and_not_fought_with_all_the_time(self) -> None:
         (patch,) = plan(observe(HELD, job=self.AGAIN)).actions
+        assert isinstance(patch, Patch)
         for times, wait in ((1, 1), (2, 2), (5, 16), (60, 300)):
             last = {"suspend": Change(patch.uid, patch.operations, NOW, times)}
             decision = plan(observe(HELD, job=self.AGAIN, changes=last))
@@ -180,7 +181,7 @@ class TestUnsuspendedBySomebodyElse:
 @pytest.mark.parametrize("status", [RUNNING, {}])
 def test_a_spec_that_is_not_valid_any_more_is_suspended_and_cancelled_all_the_same(status: dict) -> None:
     for switch, kind in (("suspend", Patch), ("cancel", Delete)):
-        broken = read_finetune(changed(body(**{switch: True}), "spec.recipe.imageToText.tomorrow", 1))
+        broken = read_finetune(changed(changed(body(), f"spec.{switch}", True), "spec.recipe.imageToText.tomorrow", 1))
         assert broken.spec is None
         (action,) = plan(observe(broken, job=job(status=status))).actions
         assert isinstance(action, kind)

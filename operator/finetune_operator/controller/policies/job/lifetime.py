@@ -6,12 +6,12 @@ knows nothing of the last one. So the status keeps what the run has had, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from finetune_operator.api.objects import Object
-from finetune_operator.backends.job.interpret import attempts, finished
+from finetune_operator.backends.job.disruption import disruption_of, pod_condition
 from finetune_operator.controller.times import parse, seconds_since
 
 DEADLINE: Final = "activeDeadlineSeconds"
@@ -46,22 +46,44 @@ def _moment(text: str) -> datetime:
 
 
 def count(job: Object, status: Object) -> None:
-    """Add what the Job has counted since the last look to the run's own counts.
+    """Add what the Job has counted since the last look to the run's own attempts.
 
-    The number of a Job's pods falls where one has ended that the Job does not count: at a suspension, or disrupted.
+    The number of a Job's pods falls where one has ended that the Job does not count: at a suspension, or disrupted. One
+    that is being ended may be counted still; it is none of the next ones.
     """
-    uid, now = job["metadata"]["uid"], attempts(job)
+    uid, says = job["metadata"]["uid"], job.get("status") or {}
+    known = (status.get("job") or {}).get("uid") == uid
+    over, ending = _sum(says, "failed", "succeeded"), _sum(says, "terminating")
+    now = over + _sum(says, "active")
     before = 0
-    if (status.get("job") or {}).get("uid") == uid:
-        # An older version has not recorded what this Job counted.
-        before = int(status.get("jobAttempts") or 0) if "jobAttempts" in status else min(now, _attempts(status))
-    if now > before:
-        status["attempts"] = _attempts(status) + now - before
-    stopped = job["spec"].get("suspend") or "deletionTimestamp" in job["metadata"] or finished(job)
-    if before > now and not stopped:
-        status["disruptions"] = (status.get("disruptions") or 0) + before - now
-    status["job"], status["jobAttempts"] = {"name": job["metadata"]["name"], "uid": uid}, now
+    if known:  # an older version has not recorded what this Job counted
+        before = _sum(status, "jobAttempts") if "jobAttempts" in status else min(now, _sum(status, "attempts"))
+    held = bool(job["spec"].get("suspend"))
+    if now > before and not (held and known):
+        status["attempts"] = _sum(status, "attempts") + now - before
+    status["job"] = {"name": job["metadata"]["name"], "uid": uid}
+    status["jobAttempts"] = over if held else now + min(ending, max(0, before - now))
 
 
-def _attempts(status: Object) -> int:
-    return int(status.get("attempts") or 0)
+def count_disruptions(pods: Sequence[Object], status: Object) -> None:
+    """Add the pods that were disrupted since the last one that is recorded. A run has one pod after the other."""
+    last = status.get("lastDisruption") or {}
+    lost = sorted((pod for pod in pods if pod_condition(pod, "DisruptionTarget")), key=_created)
+    new = [pod for pod in lost if _created(pod) > str(last.get("podCreated") or "")]
+    if not new:
+        return
+    status["disruptions"] = _sum(status, "disruptions") + len(new)
+    message = str(disruption_of(new[-1]) or "")
+    status["lastDisruption"] = {
+        "pod": str(new[-1]["metadata"].get("name") or ""),
+        "podCreated": _created(new[-1]),
+        "message": message,
+    }
+
+
+def _created(pod: Object) -> str:
+    return str(pod["metadata"].get("creationTimestamp") or "")
+
+
+def _sum(counts: Mapping[str, Any], *names: str) -> int:
+    return sum(int(counts.get(name) or 0) for name in names)

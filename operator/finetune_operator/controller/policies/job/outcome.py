@@ -13,7 +13,7 @@ from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.ownership import is_ours
-from finetune_operator.controller.policies.job.lifetime import count
+from finetune_operator.controller.policies.job.lifetime import count, count_disruptions
 from finetune_operator.controller.policies.job.sidecars import SIDECAR_GRACE
 from finetune_operator.controller.times import seconds_since
 
@@ -42,6 +42,7 @@ def read(observation: Observation, draft: Draft) -> Next:
         now=observation.now,
     )
     count(job, draft.status)
+    count_disruptions(observation.pods or (), draft.status)
     draft.state = state = _with_disruptions(state, observation, draft)
     parameters = carried_parameters(job)
     if parameters is not None:
@@ -70,9 +71,10 @@ def _with_disruptions(state: RunState, observation: Observation, draft: Draft) -
     if not lost or state.stage.terminal or lost <= lost_to_disruptions(observation.pods or ()):
         return state
     times = "once" if lost == 1 else f"{lost} times"
-    return replace(
-        state, message=f"{state.message} Disrupted {times} so far, which backoffLimit does not count.".strip()
-    )
+    last = (draft.status.get("lastDisruption") or {}).get("message")
+    why = f", the last time as {last}" if last else ""
+    told = f"{state.message} Disrupted {times} so far, which backoffLimit does not count{why.rstrip('. ')}."
+    return replace(state, message=told.strip())
 
 
 def _recheck_after(job: dict[str, Any], observation: Observation) -> float:
