@@ -512,7 +512,11 @@ async def test_an_attempt_that_is_disrupted_is_counted_and_not_failed(world: Wor
     """The Job's podFailurePolicy leaves it out, whatever its containers say: `backoffLimit` is for the trainer."""
     here = await world()
     user = here.user
-    await start(user, backend={"job": {**sample()["spec"]["backend"]["job"], "backoffLimit": 0}})
+    manifest = sample()
+    manifest["spec"]["backend"]["job"]["backoffLimit"] = 0
+    await user.create(manifest)
+    await user.runs("sample-1")
+    await user.phase("sample", "Running")
     await user.evicted("sample-1", "The node was low on resource: ephemeral-storage.")
 
     async def counted() -> Object | None:

@@ -83,7 +83,11 @@ async def test_a_list_without_items_is_an_error_and_not_empty(server: Server) ->
             server.text = text
             with pytest.raises(ApiError, match="the response is no list"):
                 await client.list("/pods")
-        answers: list[tuple[str, list[object]]] = [('{"items":[{}]}', [{}]), ('{"items":null}', []), ('{"items":[]}', [])]
+        answers: list[tuple[str, list[object]]] = [
+            ('{"items":[{}]}', [{}]),
+            ('{"items":null}', []),
+            ('{"items":[]}', []),
+        ]
         for text, items in answers:
             server.text = text
             assert (await client.list("/pods"))["items"] == items

@@ -172,8 +172,8 @@ class Actor:
                 logger.warning("%s/%s: the Job's %s: %s", *finetune.key, action.about, error)
                 memory.changed(action, now, kept=False, refusal=error.message)
             return
-        self._cache.jobs.put(answer)
         memory.changed(action, now, kept=holds(answer, action.operations))
+        self._cache.jobs.put(answer)
 
     async def _admit(self, action: Admission, finetune: FineTune) -> bool:
         """Whether the Workload may be admitted. Without the right to say so, Kueue may start the Job again."""

@@ -89,7 +89,7 @@ def _admission(workload: Object, *, active: bool) -> Admission:
 
 def _marking(job: Object, value: str) -> list[Object]:
     operations: list[Object] = []
-    if not job["metadata"].get("annotations"):
+    if "annotations" not in job["metadata"]:  # empty in the cache: there are others than ours
         operations.append({"op": "add", "path": "/metadata/annotations", "value": {}})
     operations.append({"op": "add", "path": _POINTER, "value": value})
     return operations
