@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from finetune_operator.controller.model import (
     Announcement,
     Create,
     Decision,
+    Delete,
     Finalize,
     Observation,
     Patch,
@@ -26,7 +28,7 @@ from finetune_operator.controller.model import (
 from finetune_operator.controller.observe import Memory
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Invalid, NotFound, Unreachable
+from finetune_operator.kube.errors import Forbidden, Invalid, NotFound, Unreachable
 from tests.api.finetunes import RefusedError, create, delete, fine_tune, get, patch
 from tests.api.test_pod_fields import job_of
 from tests.cluster.control_plane import ControlPlane
@@ -280,6 +282,10 @@ class TestChangesOfTheJob:
         made["spec"]["suspend"] = True
         text = desk.plane.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(made))
         stored: Object = json.loads(text)
+        deadline = time.monotonic() + 60
+        while not (stored.get("status") or {}).get("conditions") and time.monotonic() < deadline:
+            # The Job controller says at once that it is suspended; then it leaves it alone.
+            stored = json.loads(desk.plane.kubectl("get", "job", stored["metadata"]["name"], "-o", "json"))
         desk.cache.jobs.put(stored)
         yield stored
         desk.plane.kubectl("delete", "job", stored["metadata"]["name"], "--wait=false")
@@ -317,6 +323,22 @@ class TestChangesOfTheJob:
         known = desk.cache.jobs.get(key)
         assert known is not None
         assert known["metadata"]["uid"] == job["metadata"]["uid"]
+
+    async def test_a_deletion_that_is_refused_is_told_once(
+        self, desk: Desk, job: Object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = Memory()
+
+        async def forbid(path: str, **options: Any) -> Object:
+            raise Forbidden(403, "Forbidden", "jobs are kept here")
+
+        monkeypatch.setattr(desk.client, "delete", forbid)
+        end = Delete(job["metadata"]["name"], job["metadata"]["uid"])
+        for _ in range(2):
+            with pytest.raises(Forbidden):
+                await desk.actor.act(desk.look(), Decision(actions=(end,), status=RUNNING), memory)
+        assert desk.landed == [], "the status does not say that it is gone"
+        assert await desk.events() == ["Overridden"]
 
 
 def test_whether_a_change_stands_in_an_answer() -> None:

@@ -84,8 +84,8 @@ class Released:
         self.wait(name, lambda status: status.get("reason") == reason)
 
     def used(self) -> set[Permission]:
-        """What the API server has let the operator do."""
-        return {_permission(event) for event in self.audited.requests(self.user)}
+        """What the API server has let the operator do. Which APIs are served, everybody who is known may ask."""
+        return {_permission(event) for event in self.audited.requests(self.user) if "objectRef" in event}
 
     def refused(self) -> list[str]:
         """What its roles have not allowed, and why.

@@ -475,20 +475,42 @@ async def test_a_job_that_is_made_after_the_end_is_stopped(world: Worlds) -> Non
     assert await user.find("finetunes", "sample") == done
 
 
+async def test_a_storage_class_that_is_not_there(world: Worlds) -> None:
+    """The volume controller says so in an Event of the claim; the scheduler only that a claim is not bound."""
+    here = await world()
+    user = here.user
+    manifest = sample()
+    manifest["spec"]["backend"]["job"]["storage"] = {"size": "1Gi", "storageClassName": "nowhere"}
+    await user.create(manifest)
+    await _unscheduled(user, "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
+
+    async def named() -> bool:
+        found = await user.find("finetunes", "sample") or {}
+        return "there is no StorageClass nowhere" in found.get("status", {}).get("message", "")
+
+    await user.until("its name", named)
+    await condition(user, "Running", "VolumeNotReady")
+
+
+async def _unscheduled(user: User, message: str) -> None:
+    """The scheduler finds no node for the pod."""
+    pod = await user.pod("sample-1")
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    conditions = [{**unscheduled, "lastTransitionTime": now_stamp()}]
+    await user.merge("pods", f"{pod['metadata']['name']}/status", {"status": {"conditions": conditions}})
+
+
 async def test_the_run_s_own_claim_deleted_before_its_pod_had_a_node(world: Worlds) -> None:
     here = await world()
     user = here.user
     await user.create(sample())
-    pod = await user.pod("sample-1")
+    await user.pod("sample-1")
     await user.delete("persistentvolumeclaims", "sample-1")
     claim = await user.find("persistentvolumeclaims", "sample-1")
     if claim is not None:  # nobody takes its protection off here
         await user.merge("persistentvolumeclaims", "sample-1", {"metadata": {"finalizers": None}})
     await user.gone("persistentvolumeclaims", "sample-1", (claim or {}).get("metadata", {}).get("uid"))
-    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-    message = '0/1 nodes are available: persistentvolumeclaim "sample-1" not found.'
-    conditions = [{**unscheduled, "message": message, "lastTransitionTime": now_stamp()}]
-    await user.merge("pods", f"{pod['metadata']['name']}/status", {"status": {"conditions": conditions}})
+    await _unscheduled(user, '0/1 nodes are available: persistentvolumeclaim "sample-1" not found.')
     await user.until("another claim", lambda: user.find("persistentvolumeclaims", "sample-1"))
     told = await condition(user, "Running", "VolumeNotReady")
     assert "The claim sample-1 was deleted" in told["status"]["message"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
+from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.workload import workloads
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.freshness import needs_fresh_read
@@ -113,7 +114,7 @@ class Actor:
         await self._hear_of_landed(observation, memory)
         if announcement is not None and announcement.last_word:
             logger.error("%s/%s: %s: %s", *finetune.key, announcement.reason, announcement.message)
-            await self._announce(finetune, announcement, observation)
+            await self._announce(finetune, announcement, observation.now)
         for action in decision.actions:
             if not isinstance(action, Create) and not await self._carried_out(
                 action, finetune, memory, observation.now
@@ -128,7 +129,7 @@ class Actor:
             if not await self._write_status(finetune, decision, observation, memory):
                 return True
         if announcement is not None and not announcement.last_word:
-            await self._announce(finetune, announcement, observation)
+            await self._announce(finetune, announcement, observation.now)
         return not await self._create_all(observation, decision, memory)
 
     async def _carried_out(
@@ -142,7 +143,7 @@ class Actor:
             return await self._admit(action, finetune)
         try:
             if isinstance(action, Delete):
-                await self._delete(action, finetune.namespace)
+                await self._delete(action, finetune, memory, now)
             else:
                 await self._change(action, finetune, memory, now)
         except (NotFound, Conflict):
@@ -151,10 +152,21 @@ class Actor:
             return False
         return True
 
-    async def _delete(self, action: Delete, namespace: str) -> None:
-        # In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
-        path = resources.job(namespace, action.name)
-        answer = await self._client.delete(path, uid=action.uid, propagation="Foreground")
+    async def _delete(self, action: Delete, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
+
+        Where a policy forbids it the status cannot say that it is gone, and an Event tells why, once.
+        """
+        path = resources.job(finetune.namespace, action.name)
+        try:
+            answer = await self._client.delete(path, uid=action.uid, propagation="Foreground")
+        except ApiError as error:
+            if is_refusal(error) and memory.told != error.message:
+                memory.told = error.message
+                message = f"The API server refuses the deletion of the Job {action.name}: {error.message}"
+                await self._announce(finetune, Announcement(Reason.OVERRIDDEN, message), now)
+            raise
+        memory.told = ""
         if answer.get("kind") == "Job":
             self._cache.jobs.put(answer)
 
@@ -273,7 +285,7 @@ class Actor:
         if known is not None:
             self._on_status(sent.before, known)
         if sent.announcement is not None and not sent.announcement.last_word:
-            await self._announce(observation.finetune, sent.announcement, observation)
+            await self._announce(observation.finetune, sent.announcement, observation.now)
 
     async def _write_status(
         self, finetune: FineTune, decision: Decision, observation: Observation, memory: Memory
@@ -321,8 +333,8 @@ class Actor:
         self._cache.finetunes.put(body)
         return bool(version == finetune.resource_version)
 
-    async def _announce(self, finetune: FineTune, announcement: Announcement, observation: Observation) -> None:
-        now = stamp(observation.now)
+    async def _announce(self, finetune: FineTune, announcement: Announcement, moment: datetime) -> None:
+        now = stamp(moment)
         event = {
             "apiVersion": "v1",
             "kind": "Event",

@@ -80,6 +80,8 @@ class Memory:
     changes: dict[str, Change] = field(default_factory=dict)
     """What was last sent to change the Job, by what it is about."""
     unanswered: Unanswered | None = None
+    told: str = ""
+    """The API server's words on a deletion that it refuses, which have been passed on."""
 
     def changed(self, patch: Patch, now: datetime, *, kept: bool = True, refusal: str = "") -> None:
         """A change of the Job was sent."""
