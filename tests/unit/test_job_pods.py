@@ -157,6 +157,17 @@ class TestNodes:
         assert (state.stage, state.reason) == (Stage.RUNNING, Reason.NODE_LOST)
         assert (state.uncertain, state.troubled) == (True, True)
 
+    def test_a_node_controller_says_so_in_an_event_and_takes_ready_off_alone(self) -> None:
+        held = pod("Running", containerStatuses=[running()])
+        warning = event("Pod", held["metadata"]["name"], "NodeNotReady", "Node is not ready", -1)
+        status = {"active": 1, "ready": 0}
+        for containers, reason in (("True", Reason.NODE_LOST), ("False", Reason.PODS_RUNNING)):
+            held["status"]["conditions"] = [
+                {"type": "Ready", "status": "False"},
+                {"type": "ContainersReady", "status": containers},
+            ]
+            assert interpret(job(status=status), [held], [warning]).reason == reason
+
     @pytest.mark.parametrize(
         ("deleted", "conditions", "reason", "words"),
         [
@@ -217,8 +228,10 @@ class TestEvents:
         wait = waiting([FRESH], events)
         assert (wait.reason, wait.message) == ("FailedCreatePodSandBox", "FailedCreatePodSandBox: no network")
 
-    def test_scheduling_that_failed_before_it_went_well_is_over(self) -> None:
-        events = [event("Pod", FRESH["metadata"]["name"], "FailedScheduling", "0/3 nodes", -1)]
+    @pytest.mark.parametrize("reason", ["FailedScheduling", "Failed", "BackOff", "Unhealthy"])
+    def test_what_does_not_keep_a_pod_with_a_node_from_starting(self, reason: str) -> None:
+        """Scheduling went well in the end; images and probes are told by the containers' own states."""
+        events = [event("Pod", FRESH["metadata"]["name"], reason, "0/3 nodes", -1)]
         assert waiting([FRESH], events).reason == Reason.PENDING
 
 

@@ -21,6 +21,7 @@ OVERDUE = timedelta(seconds=30)
 
 _IMAGE_TROUBLE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG_TROUBLE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_OVER = ("Failed", "FailedScheduling")
 _NO_CLASS: Final = re.compile(r'storageclass[a-z0-9.]* "(?P<name>[^"]+)" not found', re.IGNORECASE)
 
 
@@ -58,9 +59,10 @@ def is_unscheduled(pod: Object) -> bool:
 
 def lost_node(pod: Object, events: Sequence[Object] = ()) -> str | None:
     """In a sentence that the pod's node does not answer; None where nothing says so."""
-    ready = pod_condition(pod, "Ready", "False") or {}
-    status = pod.get("status") or {}
-    told = [each for each in _of_pod(events, pod) if each.get("reason") == "NodeNotReady"]
+    ready, status = pod_condition(pod, "Ready", "False") or {}, pod.get("status") or {}
+    # The node controller takes Ready off a pod and leaves what the kubelet has said of its containers.
+    taken_off = bool(ready) and pod_condition(pod, "ContainersReady") is not None
+    told = taken_off and any(each.get("reason") == "NodeNotReady" for each in _of_pod(events, pod))
     if ready.get("reason") != "NodeNotReady" and status.get("reason") != "NodeLost" and not told:
         return None
     node = str((pod.get("spec") or {}).get("nodeName") or "")
@@ -108,10 +110,15 @@ def _pod_waits(pod: Object, events: Sequence[Object], volume_grace: float, now: 
             return Wait(Reason.IMAGE_PULL_FAILED, f"{container.get('image')}: {reason}: {message}", troubled=True)
         if reason in _CONFIG_TROUBLE:
             return Wait(reason, f"The container cannot start: {message}", troubled=True)
-    warning = newest(each for each in _of_pod(events, pod) if each.get("reason") != "FailedScheduling")
+    warning = newest(each for each in _of_pod(events, pod) if _counts(str(each.get("reason") or "")))
     if warning is not None and _lasts(warning, pod, volume_grace):
         return _warned(warning)
     return Wait(Reason.PENDING, "The pod is being set up (volumes, image).", troubled=False)
+
+
+def _counts(reason: str) -> bool:
+    """What keeps a pod that has a node from starting. Scheduling is over, and images are in the containers' states."""
+    return reason in ("", "NetworkNotReady") or (reason.startswith("Failed") and reason not in _OVER)
 
 
 def _warned(warning: Object) -> Wait:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.draft import Draft
@@ -25,11 +24,6 @@ def change(about: str, job: Object, operations: Sequence[Object], observation: O
             draft.look_again(left)
             return
     draft.actions.append(Patch(job["metadata"]["name"], uid, tuple(operations), about))
-
-
-def is_over(last: Change, observation: Observation) -> bool:
-    """Whether what was sent has stood for long enough to be forgotten: it is not wanted again."""
-    return observation.now - last.time > timedelta(seconds=LONGEST)
 
 
 def _wait(last: Change, observation: Observation) -> float:
