@@ -16,6 +16,7 @@ from finetune_operator.api.names import FINALIZER
 from finetune_operator.controller.act import Actor, holds
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import (
+    Admission,
     Announcement,
     Create,
     Decision,
@@ -339,6 +340,25 @@ class TestChangesOfTheJob:
                 await desk.actor.act(desk.look(), Decision(actions=(end,), status=RUNNING), memory)
         assert desk.landed == [], "the status does not say that it is gone"
         assert await desk.events() == ["Overridden"]
+
+
+async def test_a_workload_that_may_not_be_deactivated_is_told_of_once_and_the_status_is_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    patch_for_real = desk.client.json_patch
+
+    async def forbid(path: str, operations: Any) -> Object:
+        if "workloads" in path:
+            raise Forbidden(403, "Forbidden", "cannot patch workloads")
+        return await patch_for_real(path, operations)
+
+    monkeypatch.setattr(desk.client, "json_patch", forbid)
+    hold = Admission("kueue.x-k8s.io/v1beta2", "job-x", "uid", active=False)
+    for status in (PENDING, RUNNING):
+        assert not await desk.actor.act(desk.look(), Decision(actions=(hold,), status=status), memory)
+    assert desk.stored()["status"] == RUNNING
+    assert await desk.events() == ["Overridden"]
 
 
 def test_whether_a_change_stands_in_an_answer() -> None:

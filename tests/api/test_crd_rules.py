@@ -148,6 +148,10 @@ BAD: dict[str, tuple[Manifest, str]] = {
         "a key must be a name of at most 63 letters",
     ),
     "label of ours": (changed(GOOD, f"{JOB}.podLabels", {"finetune.dev/run": "7"}), "are reserved; use another key"),
+    "label of a queue": (
+        changed(GOOD, f"{JOB}.podLabels", {"kueue.x-k8s.io/queue-name": "gpu"}),
+        "a queue is a label of the FineTune itself",
+    ),
     "label of the Job controller's": (
         changed(GOOD, f"{JOB}.podLabels", {"batch.kubernetes.io/job-name": "x"}),
         "are reserved; use another key",

@@ -9,7 +9,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from finetune_operator.api.base import INTEGRAL, Anything, Int, Label, ObjectName, Quantity, SpecModel
 from finetune_operator.api.depth import MAX_LEVELS
-from finetune_operator.api.names import GROUP, IGNORE_UPDATES_ANNOTATION, MANAGED_BY_LABEL
+from finetune_operator.api.names import (
+    GROUP,
+    IGNORE_UPDATES_ANNOTATION,
+    MANAGED_BY_LABEL,
+    PRIORITY_CLASS_LABEL,
+    QUEUE_LABEL,
+)
 from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.providers.bfl.spec import Bfl
 from finetune_operator.api.providers.octoai.spec import OctoAi
@@ -33,8 +39,15 @@ RESERVED_ENV_MESSAGE: Final = (
 ENV_VALUE_MESSAGE: Final = "an environment variable must set exactly one of value and valueFrom"
 ENV_SOURCE_MESSAGE: Final = "valueFrom must set exactly one of secretKeyRef and configMapKeyRef"
 
-RESERVED_POD_DOMAINS: Final = (GROUP, "batch.kubernetes.io", "kueue.x-k8s.io")
-RESERVED_POD_KEYS: Final = (MANAGED_BY_LABEL, "job-name", "controller-uid", IGNORE_UPDATES_ANNOTATION)
+RESERVED_POD_DOMAINS: Final = (GROUP, "batch.kubernetes.io")
+RESERVED_POD_KEYS: Final = (
+    MANAGED_BY_LABEL,
+    "job-name",
+    "controller-uid",
+    QUEUE_LABEL,
+    PRIORITY_CLASS_LABEL,
+    IGNORE_UPDATES_ANNOTATION,
+)
 """What the operator, the Job controller and Kueue find a run's pods by, and what the operator itself sets."""
 POD_KEY: Final = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"

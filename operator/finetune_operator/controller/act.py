@@ -140,7 +140,8 @@ class Actor:
         if isinstance(action, Finalize):
             return await self._finalize(action, finetune)
         if isinstance(action, Admission):
-            return await self._admit(action, finetune)
+            await self._admit(action, finetune, memory, now)
+            return True
         try:
             if isinstance(action, Delete):
                 await self._delete(action, finetune, memory, now)
@@ -161,10 +162,9 @@ class Actor:
         try:
             answer = await self._client.delete(path, uid=action.uid, propagation="Foreground")
         except ApiError as error:
-            if is_refusal(error) and memory.told != error.message:
-                memory.told = error.message
+            if is_refusal(error):
                 message = f"The API server refuses the deletion of the Job {action.name}: {error.message}"
-                await self._announce(finetune, Announcement(Reason.OVERRIDDEN, message), now)
+                await self._tell_once(finetune, message, memory, now)
             raise
         memory.told = ""
         if answer.get("kind") == "Job":
@@ -187,8 +187,8 @@ class Actor:
         memory.changed(action, now, kept=holds(answer, action.operations))
         self._cache.jobs.put(answer)
 
-    async def _admit(self, action: Admission, finetune: FineTune) -> bool:
-        """Whether the Workload may be admitted. Without the right to say so, Kueue may start the Job again."""
+    async def _admit(self, action: Admission, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """Whether the Workload may be admitted. Without the right to say so, Kueue starts the Job again: told once."""
         path = f"{workloads(action.api_version, finetune.namespace)}/{action.name}"
         operations: list[Object] = [
             {"op": "test", "path": "/metadata/uid", "value": action.uid},
@@ -198,7 +198,17 @@ class Actor:
             await self._client.json_patch(path, operations)
         except (NotFound, Conflict, Invalid) as error:
             logger.info("%s/%s: Kueue's Workload has changed since: %s", *finetune.key, error)
-        return True
+        except ApiError as error:
+            if not is_refusal(error):
+                raise
+            message = f"The API server refuses to (de)activate Kueue's Workload {action.name}: {error.message}"
+            await self._tell_once(finetune, message, memory, now)
+
+    async def _tell_once(self, finetune: FineTune, message: str, memory: Memory, now: datetime) -> None:
+        """By an Event, what the status cannot say."""
+        if memory.told != message:
+            memory.told = message
+            await self._announce(finetune, Announcement(Reason.OVERRIDDEN, message), now)
 
     async def _create_all(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         bodies = [action.body for action in decision.actions if isinstance(action, Create)]

@@ -81,7 +81,7 @@ class Memory:
     """What was last sent to change the Job, by what it is about."""
     unanswered: Unanswered | None = None
     told: str = ""
-    """The API server's words on a deletion that it refuses, which have been passed on."""
+    """What an Event has told last: what the API server refuses, and the status cannot say."""
 
     def changed(self, patch: Patch, now: datetime, *, kept: bool = True, refusal: str = "") -> None:
         """A change of the Job was sent."""

@@ -17,6 +17,8 @@ from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.policies.job.changes import change
 
 _POINTER = "/metadata/annotations/" + SUSPENDED_BY_SPEC_ANNOTATION.replace("/", "~1")
+SOON = 1.0
+"""Seconds until the mark is taken off a Job whose Workload has been activated: nothing tells of that."""
 _PLAIN, _DEACTIVATED = "true", "workload-deactivated"
 """Values of the annotation; the latter where the Workload is to be activated again."""
 
@@ -73,7 +75,7 @@ def _let_go(job: Object, observation: Observation, draft: Draft) -> None:
     workload = observation.workload
     if workload is not None and _mark(job) == _DEACTIVATED and not _active(workload):
         draft.actions.append(_admission(workload, active=True))
-        draft.look_again(0.0)
+        draft.look_again(SOON)
         return
     operations: list[Object] = [{"op": "remove", "path": _POINTER}]
     queued = QUEUE_LABEL in (job["metadata"].get("labels") or {}) and observation.kueue is not False
