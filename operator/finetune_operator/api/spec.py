@@ -112,8 +112,9 @@ class FineTuneSpec(SpecModel):
     base_model: BaseModelName = Field(
         description=(
             "baseModel is the model to fine-tune. With backend job it is the ID of a Hugging Face repository, for "
-            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. With any other "
-            "backend it is the provider's name for the model."
+            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. A repository can "
+            "be pinned to a commit, a tag or a branch: organisation/name@revision; status.baseModelRevision records "
+            "the commit. With any other backend it is the provider's name for the model."
         )
     )
     model_secret_ref: SecretRef | None = Field(

@@ -10,7 +10,15 @@ from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.backends.run_state import Stage
-from finetune_operator.controller.conditions import MESSAGE_LIMIT, Verdict, conditions_of, is_true, phase_of, render
+from finetune_operator.controller.conditions import (
+    MESSAGE_LIMIT,
+    Verdict,
+    accepted,
+    conditions_of,
+    is_true,
+    phase_of,
+    render,
+)
 from finetune_operator.controller.draft import Draft, Next, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
 from finetune_operator.controller.policies.job import (
@@ -83,7 +91,8 @@ def policies_of(observation: Observation) -> tuple[Policy, ...]:
 def plan(observation: Observation) -> Decision:
     """What to do about one FineTune, given everything that matters and nothing else."""
     record = Record.read(observation.status)
-    draft = Draft(status=dict(observation.status), upstream=record)
+    verdict = accepted(observation.finetune.spec)
+    draft = Draft(status=dict(observation.status), upstream=record, accepted=verdict)
     for policy in policies_of(observation):
         if policy(observation, draft) is Next.STOP:
             break
@@ -169,10 +178,10 @@ def _told(observation: Observation) -> list[str]:
 
 def _announce(observation: Observation, draft: Draft) -> Announcement | None:
     """Trouble that is new is worth an Event; the normal course of a run is in the status."""
-    accepted = _accepted(draft)
-    verdicts = conditions_of(accepted, draft.state, draft.stalled, draft.reconciling)
+    verdict = _accepted(draft)
+    verdicts = conditions_of(verdict, draft.state, draft.stalled, draft.reconciling)
     _, why = phase_of(verdicts)
-    if not draft.settled and accepted.reason == Reason.OVERRIDDEN and accepted.message not in _told(observation):
+    if not draft.settled and verdict.reason == Reason.OVERRIDDEN and verdict.message not in _told(observation):
         return Announcement(str(Reason.OVERRIDDEN), " ".join(draft.notes))
     trouble = not draft.accepted.status or draft.stalled or (draft.state is not None and draft.state.troubled)
     if draft.settled or not trouble or observation.status.get("reason") == why.reason:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.objects import Object
-from finetune_operator.api.progress import loss_text, summary
+from finetune_operator.api.progress import dated, loss_text, summary
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.api.trainer_config import ExitCode, TerminationMessage, read_termination_message
@@ -39,6 +40,7 @@ class Ending:
     message: str
     progress: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
+    base_model_revision: str | None = None
     artifacts: tuple[dict[str, Any], ...] | None = None
 
 
@@ -104,7 +106,7 @@ def _ending(pod: Object) -> Ending:
     if disruption is not None and state.get("exitCode") and (is_ignored(pod) or not _is_final(state)):
         # What the container says is the signal that this very disruption has sent.
         reason, message = None, f"{disruption.rstrip('. ')}; {message}"
-    return Ending(reason, message, *_results(spoken, state))
+    return Ending(reason, message, **_results(spoken, state))
 
 
 def _trainer(pod: Object) -> Mapping[str, Any]:
@@ -170,11 +172,9 @@ def _memory_limit(pod: Object) -> str | None:
     return None
 
 
-def _results(
-    spoken: TerminationMessage | None, state: Mapping[str, Any]
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None, tuple[dict[str, Any], ...] | None]:
+def _results(spoken: TerminationMessage | None, state: Mapping[str, Any]) -> dict[str, Any]:
     if spoken is None:
-        return None, None, None
+        return {}
     percentage = 100 if spoken.state == "Succeeded" else None
     if percentage is None and spoken.total_steps:
         percentage = min(100, 100 * spoken.step // spoken.total_steps)
@@ -188,11 +188,18 @@ def _results(
     }
     if spoken.state == "Succeeded":
         progress["estimatedRemainingSeconds"] = 0
-    checkpoint = None
-    if spoken.checkpoint is not None:
-        checkpoint = {**spoken.checkpoint.wire(), "time": state.get("finishedAt")}
-    return (
-        {key: value for key, value in progress.items() if value is not None},
-        checkpoint,
-        tuple(artifact.wire() for artifact in spoken.artifacts[:MAX_ARTIFACTS]) or None,
-    )
+    return {
+        "progress": {key: value for key, value in progress.items() if value is not None},
+        "checkpoint": _checkpoint(spoken, state.get("finishedAt")),
+        "base_model_revision": spoken.base_model_revision,
+        "artifacts": tuple(artifact.wire() for artifact in spoken.artifacts[:MAX_ARTIFACTS]) or None,
+    }
+
+
+def _checkpoint(spoken: TerminationMessage, finished: str | None) -> dict[str, Any] | None:
+    if spoken.checkpoint is None:
+        return None
+    try:
+        return dated(spoken.checkpoint, datetime.fromisoformat(str(finished))).wire()
+    except ValueError:
+        return {"step": spoken.checkpoint.step, "uri": spoken.checkpoint.uri}

@@ -271,4 +271,9 @@ def _attempts_before(job: Object, pods: Sequence[Object] | None, ending: Ending 
 def _results(ending: Ending | None) -> dict[str, Any]:
     if ending is None:
         return {}
-    return {"progress": ending.progress, "checkpoint": ending.checkpoint, "artifacts": ending.artifacts}
+    return {
+        "progress": ending.progress,
+        "checkpoint": ending.checkpoint,
+        "base_model_revision": ending.base_model_revision,
+        "artifacts": ending.artifacts,
+    }
