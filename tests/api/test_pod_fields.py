@@ -54,6 +54,7 @@ FIELDS: Object = {
     "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
     "terminationGracePeriodSeconds": 77,
     "shmSize": "3Gi",
+    "trustBundle": {"name": "authorities"},
 }
 ELSEWHERE = {"advanced"}
 """What goes to the trainer, in its configuration."""
@@ -106,6 +107,7 @@ REACHES: dict[str, Callable[[Object, Object], object]] = {
     "podAnnotations": lambda job, pod: includes(pod["metadata"]["annotations"], FIELDS["podAnnotations"]),
     "env": lambda job, pod: environment(pod)["NCCL_DEBUG"] == "INFO",
     "terminationGracePeriodSeconds": lambda job, pod: pod["spec"]["terminationGracePeriodSeconds"] == 77,
+    "trustBundle": lambda job, pod: "authorities" in json.dumps(pod["spec"]["volumes"]),
     "shmSize": lambda job, pod: volume(pod, "shm")["emptyDir"] == {"medium": "Memory", "sizeLimit": "3Gi"},
 }
 
