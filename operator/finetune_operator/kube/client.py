@@ -84,8 +84,14 @@ class KubeClient:
         return await self._call("GET", path, params=params, accept=accept)
 
     async def list(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> Object:
-        """A list object with `items`. Raises ApiError."""
-        return await self._call("GET", path, params=params, accept=accept)
+        """A list object whose `items` are there: without them nobody knows what is. Raises ApiError."""
+        answer = await self._call("GET", path, params=params, accept=accept)
+        items = answer.get("items", "none")
+        if items is None:  # as Go writes an empty list
+            answer["items"] = []
+        elif not isinstance(items, list):
+            raise ApiError(200, "MalformedAnswer", f"GET {path}: the response is no list: it has no items")
+        return answer
 
     async def page(self, path: str, params: Mapping[str, str], most: int) -> tuple[Object, int]:
         """A list object with `items`, and its size in bytes. Raises TooLarge beyond `most` bytes, and ApiError."""
