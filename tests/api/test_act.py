@@ -278,7 +278,7 @@ async def test_a_status_that_landed_without_an_answer_is_counted_and_announced_a
 async def test_a_status_that_is_written_again_is_counted_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory()
 
-    async def never_arrives(path: str, operations: Any) -> Object:
+    async def never_arrives(path: str, operations: Any, **options: Any) -> Object:
         raise Unreachable("PATCH: TimeoutError")
 
     monkeypatch.setattr(desk.client, "json_patch", never_arrives)
