@@ -118,7 +118,7 @@ def test_one_that_is_deeper_than_can_be_written_is_kept_for_its_reconcile_to_ref
     SpecCache().of(made)
     cache = Cache()
     cache.finetunes.put(made)
-    assert "100 levels" in str(read_finetune(cache.finetunes.values()[0]).spec_error)
+    assert "spec.backend.job.advanced.x: " in str(read_finetune(cache.finetunes.values()[0]).spec_error)
 
 
 def test_the_largest_member_goes_first() -> None:

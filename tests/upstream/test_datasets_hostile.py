@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.datasets.needs import Needs
+from finetune_operator.backends.datasets.needs import Columns, Needs
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, Transient
 from finetune_operator.backends.places import Holder
@@ -352,7 +352,7 @@ async def test_missing_columns_are_seen_before_a_table_is_sent_on(tmp_path: Path
         site.files["/t.parquet"] = parquet({"question": ["a"]})
         with pytest.raises(Permanent, match=r"t\.parquet has no column 'answer'; its columns are 'question'"):
             async with originals(
-                run_of(site.url("/t.parquet")), context_of(http, tmp_path / "s"), ("question", "answer")
+                run_of(site.url("/t.parquet")), context_of(http, tmp_path / "s"), Columns(all=("question", "answer"))
             ):
                 pass
 
@@ -361,5 +361,5 @@ async def test_missing_columns_are_seen_before_a_table_is_sent_on(tmp_path: Path
 async def test_other_schemes_do_not_come_through_here(uri: str, tmp_path: Path) -> None:
     async with client([]) as http:
         with pytest.raises(Permanent, match="cannot be sent to this provider"):
-            async with originals(run_of(uri), context_of(http, tmp_path / "s")):
+            async with originals(run_of(uri), context_of(http, tmp_path / "s"), Columns()):
                 pass

@@ -15,6 +15,7 @@ from finetune_operator.backends.errors import Permanent, Transient
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.min_throughput import MinThroughput, keeping_pace
 from finetune_operator.backends.places import Holder
+from finetune_operator.backends.transfer.kept import Kept
 from finetune_operator.backends.transfer.spool import Disk, Spool
 from tests.upstream.contexts import PICTURES, client, context_of, png, run_of
 from tests.upstream.web import Site, serving
@@ -156,3 +157,42 @@ async def test_one_namespace_cannot_fill_the_disk(tmp_path: Path) -> None:
         with pytest.raises(Permanent, match="more disk than the 750 bytes that one namespace may have"):
             one.take(200, "the first")
     assert disk.used == 0
+
+
+def test_what_is_kept_makes_room_for_transfers(tmp_path: Path) -> None:
+    disk = Disk(100)
+    kept = Kept(disk, str(tmp_path))
+    for number in range(3):
+        path = tmp_path / "archive"
+        path.write_bytes(bytes(30))
+        kept.keep(f"uid-{number}", 1, path)
+    assert disk.used == 90
+    (tmp_path / "spool").mkdir()
+    ours = disk.held_by(Holder("team-a"))
+    with Spool(tmp_path / "spool", ours) as spool, kept.using("uid-0", 1) as used:
+        spool.take(40, "a dataset")
+        assert used is not None
+        assert used.read_bytes() == bytes(30)
+        with kept.using("uid-1", 1) as given_up, kept.using("uid-2", 1) as last:
+            assert (given_up, last is not None) == (None, True)
+        with pytest.raises(Transient, match="waits for disk"):
+            spool.take(35, "another")
+    assert disk.used == 30
+    with Spool(tmp_path / "spool", ours) as spool:
+        assert spool.left == 70
+    kept.close()
+    assert disk.used == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["spool"]
+
+
+def test_a_kept_file_is_one_for_each_finetune(tmp_path: Path) -> None:
+    disk = Disk(100)
+    kept = Kept(disk, str(tmp_path))
+    for run in (1, 2):
+        path = tmp_path / "archive"
+        path.write_bytes(bytes(10))
+        kept.keep("uid", run, path)
+    assert disk.used == 10
+    with kept.using("uid", 1) as first, kept.using("uid", 2) as second:
+        assert (first, second is not None) == (None, True)
+    kept.close()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from finetune_operator.api.base import problem
 from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
@@ -97,11 +98,8 @@ def read_spec(raw: Any) -> ParsedSpec:
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:
-        findings = (
-            f"{'.'.join(['spec', *(str(part) for part in finding['loc'])])}: {finding['msg']}"
-            for finding in error.errors(include_input=False, include_url=False)[:5]
-        )
-        return None, "; ".join(findings)
+        findings = error.errors(include_input=False, include_url=False)[:5]
+        return None, "; ".join(problem(finding, "spec") for finding in findings)
 
 
 def _omitted(raw: Any) -> str | None:
@@ -133,6 +131,13 @@ def _without_deep_parameters(fields: Object) -> Object:
     if not too_deep(fields.get("parameters")):
         return fields
     return {name: value for name, value in fields.items() if name != "parameters"}
+
+
+class Reported(NamedTuple):
+    """What a run's pod has said last. `progress`: as in `status.progress`; `facts`: further fields of the status."""
+
+    progress: Object
+    facts: Object
 
 
 class Refusal(NamedTuple):
@@ -260,6 +265,8 @@ class Observation:
     """This process has not decided on this FineTune before: since it was heard of, it has waited for its turn."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
+    facts: Object = field(default_factory=dict)
+    """What else that report says, as fields of the status: `checkpoint`, `baseModelRevision`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +322,8 @@ class Announcement:
     last_word: bool = False
     """Nothing will tell of it afterwards: it is said before the decision is carried out, and to the log as well, since
     an Event may be refused (in a namespace that is being deleted each one is)."""
+    left_at: str | None = None
+    """The provider at which a run may go on, and be billed, that nobody answers for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

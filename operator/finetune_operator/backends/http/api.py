@@ -20,7 +20,7 @@ from finetune_operator.backends.errors import (
 )
 from finetune_operator.backends.http.auth import HeaderAuth
 from finetune_operator.backends.http.client import Client, Content, Streamed
-from finetune_operator.backends.http.documents import MAX_WEIGHT, aside
+from finetune_operator.backends.http.documents import MAX_WEIGHT, aside, parsed
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.http.responses import (
@@ -29,7 +29,6 @@ from finetune_operator.backends.http.responses import (
     Answer,
     Explain,
     explained,
-    parsed,
     unexplained,
 )
 from finetune_operator.backends.places import Holder

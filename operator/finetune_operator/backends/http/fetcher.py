@@ -20,8 +20,9 @@ from finetune_operator.backends.errors import (
     UpstreamError,
 )
 from finetune_operator.backends.http.client import Client, Streamed
+from finetune_operator.backends.http.documents import parsed
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.http.responses import MAX_ANSWER, MAX_WORDS, Answer, explained, host_of, parsed
+from finetune_operator.backends.http.responses import MAX_ANSWER, MAX_WORDS, Answer, explained, host_of
 from finetune_operator.backends.places import Holder
 
 MAX_REDIRECTS: Final = 5

@@ -54,6 +54,8 @@ class Disk:
         """Bytes that the transfers of one namespace may occupy."""
         self.readers = Places(READERS, READERS_OF_ONE)
         self.holder = Holder()
+        self.make_room: Callable[[int], None] = lambda _: None
+        """Gives up what is kept for later calls (`kept.py`) until so many bytes are free, or nothing is left of it."""
         self._budget = _Budget()
 
     def held_by(self, holder: Holder) -> Disk:
@@ -118,7 +120,8 @@ class Spool:
 
     @property
     def left(self) -> int:
-        """Bytes that this transfer can still take now."""
+        """Bytes that this transfer can still take now. What is kept for later calls makes room for half of the disk."""
+        self.disk.make_room(self.disk.limit // 2)
         return self.disk.left
 
     def new(self, suffix: str = "") -> Path:
@@ -131,6 +134,8 @@ class Spool:
         disk = self.disk
         if self._taken + size > disk.share:
             raise self.too_large(title)
+        if size > disk.left:
+            disk.make_room(size)
         if size > disk.left:
             ours = disk.used_by_namespace + size > disk.share
             held, most = (disk.used_by_namespace, disk.share) if ours else (disk.used, disk.limit)

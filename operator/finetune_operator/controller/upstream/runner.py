@@ -33,15 +33,17 @@ from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.places import Holder, Places
-from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.backends.providers.calls import make_call
 from finetune_operator.backends.providers.protocol import Upstream, capabilities_of, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
+from finetune_operator.backends.transfer.kept import Kept
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.model import CallResult, Key, Transfer, UpstreamView
 from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
 from finetune_operator.controller.upstream.preflight import objection
+from finetune_operator.controller.upstream.way_out import with_way_out
 from finetune_operator.kube.errors import ApiError, NotFound
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ HEAVY_PER_PROVIDER = 3
 HEAVY_OF_ONE = 2
 """Of those, for one namespace."""
 BILLED = (Step.CREATE, Step.START)
+STOPPING = (Step.FIND, Step.CANCEL, Step.DELETE)
+"""Steps that a run needs to be stopped."""
 CACHED = 50_000
 """Texts of a few hundred bytes, of each provider."""
 
@@ -66,6 +70,8 @@ class _Memory:
     step: Step | None = None
     task: asyncio.Task[None] | None = None
     holder: Holder | None = None
+    credentials: dict[str, str] = field(default_factory=dict)
+    """The provider's, as they were last read: for stopping a run whose Secret is gone, as in a dying namespace."""
     awaited: bool = False
     """Somebody has looked while the call was in flight, and may wait for its end."""
 
@@ -120,6 +126,7 @@ class Runner:
         self._clock = clock
         self._count = count
         self._disk = disk or Disk()
+        self._kept = Kept(self._disk, spool_dir)
         self._spool_dir = spool_dir
         self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
@@ -157,6 +164,7 @@ class Runner:
 
     def forget(self, uid: str) -> None:
         """The FineTune is gone."""
+        self._kept.drop(uid)
         memory = self._memories.pop(uid, None)
         if memory is not None and memory.task is not None:
             memory.task.cancel()
@@ -167,6 +175,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._kept.close()
 
     @property
     def in_flight(self) -> int:
@@ -188,7 +197,7 @@ class Runner:
         try:
             async with self._slot(provider, run, step).place(holder):
                 started = loop.time()
-                outcome = await self._carry_out(self.members[provider], run, step, memory.poll_result, holder)
+                outcome = await self._carry_out(self.members[provider], run, step, memory, holder)
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
@@ -233,18 +242,25 @@ class Runner:
         return self._slots[origin, lane]
 
     async def _carry_out(
-        self, member: Upstream, run: UpstreamRun, step: Step, last_poll: PollResult | None, holder: Holder
+        self, member: Upstream, run: UpstreamRun, step: Step, memory: _Memory, holder: Holder
     ) -> Outcome | None:
         capabilities = capabilities_of(member)
         base_url = base_url_of(run.backend, capabilities, self._allowed)
+        own = await self._own_credentials(run, capabilities, step, memory)
         try:
-            own = await self._credentials.provider(run, capabilities)
             dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
         except SecretMissing as error:
             raise error.failure from None
         if step in BILLED:
             await self._confirm(run, step)
-        headers = member.headers(own)
+
+        def told(error: UpstreamError) -> str:
+            return with_way_out(error, run, capabilities, own=own, dataset=dataset, output=output)
+
+        try:
+            headers = member.headers(own)
+        except UpstreamError as error:
+            raise _reworded(error, told(error)) from None
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         explain = explanation_of(member)
         api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain, holder=holder)
@@ -257,16 +273,29 @@ class Runner:
                 output_credentials=output,
                 spool=spool,
                 now=self._clock(),
-                last_poll=last_poll,
+                last_poll=memory.poll_result,
                 cache=self._caches.setdefault(run.provider, LRUCache(CACHED)),
                 disk=self._disk.held_by(holder),
+                kept=self._kept,
             )
             try:
                 return await make_call(member, step, run, context)
             except UpstreamError as error:
-                raise type(error)(
-                    redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
-                ) from None
+                raise _reworded(error, redact(told(error))) from None
+
+    async def _own_credentials(
+        self, run: UpstreamRun, capabilities: Capabilities, step: Step, memory: _Memory
+    ) -> dict[str, str]:
+        """Raises Blocked, or ApiError; not where the run is only to be stopped, and they were known before."""
+        try:
+            memory.credentials = await self._credentials.provider(run, capabilities)
+        except (SecretMissing, ApiError) as error:
+            if step in STOPPING and memory.credentials:
+                return memory.credentials
+            if isinstance(error, SecretMissing):
+                raise error.failure from None
+            raise
+        return memory.credentials
 
     @contextmanager
     def _spool(self) -> Iterator[Path]:
@@ -293,6 +322,10 @@ def _transfer(holder: Holder | None) -> Transfer | None:
         return None
     before = min((wait.before for wait in holder.waits), default=None)
     return Transfer(received=holder.received, rate=holder.rate(), before=before)
+
+
+def _reworded(error: UpstreamError, message: str) -> UpstreamError:
+    return type(error)(message, reason=error.reason, status=error.status, retry_after=error.retry_after)
 
 
 def _value(header: str) -> str:
