@@ -48,7 +48,7 @@ def _patch(job: dict[str, Any], operations: list[dict[str, Any]]) -> Patch:
 
 def _suspend(job: dict[str, Any]) -> list[dict[str, Any]]:
     operations: list[dict[str, Any]] = []
-    if not job["metadata"].get("annotations"):
+    if "annotations" not in job["metadata"]:  # empty: there are others, which the cache does not keep
         operations.append({"op": "add", "path": "/metadata/annotations", "value": {}})
     operations.append({"op": "add", "path": _POINTER, "value": "true"})
     operations.append({"op": "add", "path": "/spec/suspend", "value": True})
