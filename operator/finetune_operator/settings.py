@@ -359,7 +359,8 @@ class Settings:
     )
     spool_limit: int = _setting(
         2 * 2**30,
-        "Bytes that all of them together may occupy there, and so the largest dataset for a provider.",
+        "Bytes that all of them together may occupy there, and those of one namespace three quarters of it: so large "
+        "a dataset for a provider may be.",
         _bytes(2**20, 2**50),
         chart="upstream.spool.limit",
     )

@@ -64,6 +64,13 @@ def pretend_ended(api: ControlPlane, name: str, phase: str, reason: str, message
     say(api, name, **ended, **status)
 
 
+def test_submit_tells_what_a_user_should_know(command: Command) -> None:
+    without_storage = [*FLAGS[:-2], "--to", "hf://org/name"]
+    code, _, told = command("submit", "--name", "cli-told", *without_storage, "--server-dry-run")
+    assert code == 0
+    assert "a run whose pod is lost begins at step 0 again. Set backend.job.storage" in " ".join(told.split())
+
+
 def test_submit_creates_what_the_flags_say(api: ControlPlane, command: Command) -> None:
     code, said, _ = command("submit", "--name", "cli-flags", *FLAGS, "--queue", "gpu", "--backend-param", "shmSize=2Gi")
     assert (code, said.splitlines()[0]) == (0, "finetune.finetune.dev/cli-flags created")
@@ -241,6 +248,8 @@ def test_retry_raises_the_run_and_clears_the_switches(api: ControlPlane, command
     # The status still speaks of run 1: run 2 has not ended.
     assert command("retry", stored)[0] == 1
     assert command("retry", stored, "--force")[0] == 0
+    assert command("retry", stored, "--force", "--set", "suspend=true")[0] == 0
+    assert get(api, stored)["spec"]["suspend"] is True
 
 
 def test_retry_warns_where_git_will_set_it_back(api: ControlPlane, command: Command, stored: str) -> None:

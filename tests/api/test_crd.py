@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import RECIPE_MODELS
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.status import FineTuneStatus
@@ -351,5 +352,11 @@ def test_explain_tells_documented_defaults_and_bounds(api: ControlPlane) -> None
     explained = " ".join(api.kubectl("explain", "ft.spec.recipe.imageToText.seqLength").split())
     assert "Defaults to 4096. Must be at least 1." in explained
     assert "status is the most recently observed state" in api.kubectl("explain", "ft.status")
+    advanced = " ".join(api.kubectl("explain", "ft.spec.backend.job.advanced").split())
+    for field in Advanced.model_fields.values():
+        assert f"{field.alias} <" in advanced
+    assert "rises to learningRate. Defaults to 0. Must be between 0 and 1." in advanced
+    affinity = api.kubectl("explain", "--recursive", "ft.spec.backend.job.affinity")
+    assert affinity.count("topologyKey") == 4
     with pytest.raises(KubectlError, match="does not exist"):
         api.kubectl("explain", "ft.spec.recipe.imageToText.unknown")

@@ -225,6 +225,14 @@ BAD: dict[str, tuple[Manifest, str]] = {
         ),
         "valueFrom must set exactly one of secretKeyRef and configMapKeyRef",
     ),
+    "output of a provider without weights": (
+        fine_tune(recipe="imageGeneration", backend="bfl", output={"uri": "s3://bucket/out"}),
+        "spec.output: backend bfl gives no weights",
+    ),
+    "time to live without a Job": (
+        fine_tune(backend="oxen", ttlSecondsAfterFinished=60),
+        "spec.ttlSecondsAfterFinished: only a Job can be deleted after its end",
+    ),
     "orphaned Job": (
         changed(GOOD, "spec.deletionPolicy", "Orphan"),
         "a Job is deleted with its FineTune, so use Cancel with backend job",
@@ -325,6 +333,25 @@ def test_the_switches_may_change_at_any_time(api: ControlPlane, running: str, ca
     assert patch(api, running, {"spec": FREE[case]}) == ""
     back = {field: None if field.endswith(("Seconds", "Finished")) else False for field in FREE[case] if field != "run"}
     assert patch(api, running, {"spec": back}) == ""
+
+
+def test_a_run_that_has_started_at_a_provider_cannot_be_suspended(api: ControlPlane) -> None:
+    create(api, fine_tune("started", backend="oxen"))
+    try:
+        assert patch(api, "started", {"spec": {"suspend": True}}) == ""
+        assert patch(api, "started", {"spec": {"suspend": False}}) == ""
+        status: dict[str, Any] = {"run": 1, "upstream": {"id": "ft_1", "startedTime": "2026-12-01T00:00:00Z"}}
+        assert patch(api, "started", {"status": status}, "/status") == ""
+        said = patch(api, "started", {"spec": {"suspend": True}})
+        assert "spec.suspend: a run at a provider cannot be suspended once it has started there" in said
+        assert patch(api, "started", {"spec": {"cancel": True}}) == ""
+        assert patch(api, "started", {"spec": {"suspend": True, "run": 2}}) == "", "the next run has not started"
+        assert patch(api, "started", {"spec": {"suspend": False}}) == ""
+        over = {"run": 2, "completionTime": "2026-12-01T00:01:00Z"}
+        assert patch(api, "started", {"status": over}, "/status") == ""
+        assert patch(api, "started", {"spec": {"suspend": True}}) == "", "the run is over"
+    finally:
+        delete(api, "started")
 
 
 def test_deletion_policy_may_change_at_any_time(api: ControlPlane) -> None:

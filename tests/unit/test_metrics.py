@@ -69,6 +69,7 @@ def fed(finetunes: list[dict[str, Any]], *, per_run: bool = True) -> Metrics:
     metrics.preempted("ml", "job")
     metrics.disrupted("ml", "job", 2)
     metrics.upstream_request("oxen", "create", 429, 0.2)
+    metrics.upstream_run_left("team", "oxen")
     metrics.upstream_request("oxen", "create", 0, 9.0)
     return metrics
 
@@ -125,6 +126,7 @@ async def test_what_is_fed_comes_out() -> None:
         ("finetune_upstream_requests_total", {"provider": "oxen", "operation": "create", "code": "429"}, 1),
         ("finetune_upstream_request_duration_seconds_count", {"provider": "oxen", "operation": "create"}, 2),
         ("finetune_upstream_rate_limited_total", {"provider": "oxen"}, 1),
+        ("finetune_upstream_runs_left_total", {"namespace": "team", "provider": "oxen"}, 1),
         ("finetune_run_progress_ratio", {"namespace": "ml", "name": "one"}, 0.42),
         ("finetune_run_loss", {"namespace": "ml", "name": "one"}, 0.1234),
     ]:
@@ -150,7 +152,14 @@ async def test_every_series_of_the_documentation_is_fed_and_seen() -> None:
     assert documented == found
 
 
-LIFECYCLE = ("finetune_runs", "finetune_queue_wait", "finetune_run_", "finetune_preemptions", "finetune_disruptions")
+LIFECYCLE = (
+    "finetune_runs",
+    "finetune_queue_wait",
+    "finetune_run_",
+    "finetune_preemptions",
+    "finetune_disruptions",
+    "finetune_upstream_runs_left",
+)
 
 
 async def test_every_series_about_runs_has_their_namespace() -> None:

@@ -104,7 +104,8 @@ class TestJobsThatNoListShows:
         there["/apis/batch/v1/namespaces/default/jobs/sample-1"] = now
         observation = await observer.observe(KEY, Memory())
         assert observation is not None
-        assert (observation.job, observation.job_is_live) == (now, True)
+        assert observation.job is not None
+        assert (observation.job["metadata"]["resourceVersion"], observation.job_is_live) == ("300", True)
 
     async def test_a_job_at_work_after_the_end_is_read_before_it_is_believed(
         self, asked: tuple[Observer, Cache, dict[str, Any]]

@@ -132,7 +132,9 @@ class FineTuneSpec(SpecModel):
         description="backend is where the fine-tune runs. Exactly one of its members must be set."
     )
     output: Output | None = Field(
-        default=None, description="output is where the result is uploaded, in addition to the run's storage."
+        default=None,
+        description="output is where the result is uploaded, in addition to the run's storage. It is not supported by "
+        "backend bfl, which gives no weights.",
     )
     run: Annotated[int, Field(ge=1, le=MAX_RUN), INTEGRAL] = Field(
         default=1,
@@ -165,7 +167,8 @@ class FineTuneSpec(SpecModel):
         default=None,
         description=(
             "ttlSecondsAfterFinished is the time in seconds after the end of the run at which its Job and pods are "
-            "deleted. By default they are kept. The FineTune itself is never deleted."
+            "deleted. By default they are kept. The FineTune itself is never deleted. It is supported by backend job "
+            "only."
         ),
     )
     deletion_policy: Literal["Cancel", "Orphan"] = Field(

@@ -224,7 +224,8 @@ class RunRecord(StatusModel):
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run.")
     upstream: UpstreamStatus | None = Field(default=None, description="upstream describes the run at the provider.")
     parameters: Anything | None = Field(
-        default=None, description="parameters are the parameters of the recipe that the run used, defaults included."
+        default=None,
+        description="parameters are the parameters of the recipe that the run used, defaults included; at most 64.",
     )
     loss: Digits | None = Field(
         default=None, description="loss is the last training loss of the run, as a decimal number in a string."
@@ -284,8 +285,9 @@ class FineTuneStatus(StatusModel):
     )
     start_time: Time | None = Field(
         default=None,
-        description="startTime is the time at which the run started, in UTC (RFC 3339). It stays the same when the "
-        "run is suspended, preempted or tried again.",
+        description="startTime is the time at which the run started, in UTC (RFC 3339): that of its Job, or when the "
+        "operator began to prepare it for its provider. It stays the same when the run is suspended, preempted or "
+        "tried again; activeDeadlineSeconds counts from it.",
     )
     running_time: Time | None = Field(
         default=None,
@@ -300,7 +302,7 @@ class FineTuneStatus(StatusModel):
     parameters: Anything | None = Field(
         default=None,
         description="parameters are the parameters of the recipe as the run uses them, with every default filled in "
-        "that the operator knows.",
+        "that the operator knows; at most 64.",
     )
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run (backend job).")
     job_attempts: Count | None = Field(

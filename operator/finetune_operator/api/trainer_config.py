@@ -10,7 +10,7 @@ import json
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_operator.api.base import INTEGRAL, Anything, Int, SpecModel
 from finetune_operator.api.recipes import RecipeSpec
@@ -106,7 +106,13 @@ Revision = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z._/-]+$")]
 """Of a repository: a commit, as a rule."""
 
 
-class CheckpointRecord(SpecModel):
+class _Spoken(SpecModel):
+    """What a trainer writes: one of a newer version may say more."""
+
+    model_config = ConfigDict(**{**SpecModel.model_config, "extra": "ignore"})
+
+
+class CheckpointRecord(_Spoken):
     """The newest complete checkpoint that outlives the pod.
 
     age_seconds: how long ago it was written. No clock of a pod is believed: who reads this subtracts it from its own.
@@ -117,7 +123,7 @@ class CheckpointRecord(SpecModel):
     age_seconds: Annotated[int, Field(ge=0, le=2**53), INTEGRAL] | None = None
 
 
-class ArtifactRecord(SpecModel):
+class ArtifactRecord(_Spoken):
     """A file that the run has produced."""
 
     name: Annotated[str, Field(max_length=316)]
@@ -126,7 +132,7 @@ class ArtifactRecord(SpecModel):
     size_bytes: Annotated[int, Field(ge=0, le=2**63 - 1), INTEGRAL]
 
 
-class TerminationMessage(SpecModel):
+class TerminationMessage(_Spoken):
     """What the trainer writes to `FINETUNE_TERMINATION_LOG` when it ends: the truth about the final state."""
 
     state: Literal["Succeeded", "Failed", "Preempted"]

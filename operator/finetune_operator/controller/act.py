@@ -95,8 +95,10 @@ class Actor:
         runner: Runner | None = None,
         on_job: Callable[[], None] = lambda: None,
         age: Callable[[str], float] = lambda _: 0.0,
+        on_left: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
-        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created.
+        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created,
+        `on_left` (namespace, provider) of each run that may go on, and be billed, with nobody to answer for it.
 
         `age`: by namespace, how long ago in seconds the cache was last known to be complete.
         """
@@ -106,6 +108,7 @@ class Actor:
         self._runner = runner
         self._on_job = on_job
         self._age = age
+        self._on_left = on_left
 
     async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         """Carry it out; whether to look again at once, because the world was not as the decision had it.
@@ -122,6 +125,8 @@ class Actor:
                 action, finetune, memory, observation.now
             ):
                 return True
+        if announcement is not None and announcement.left_at is not None:
+            self._on_left(finetune.namespace, announcement.left_at)
         if any(isinstance(action, Patch) for action in decision.actions):
             # The status is to tell of the Job as it is now; the watch is silent about versions that we have already.
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,13 +46,19 @@ from finetune_operator.controller.ownership import (
 )
 from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.times import seconds_since
+from finetune_operator.controller.trim import trim_pod
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.paging import pages
+from finetune_operator.kube.warnings import about_claim, about_object, warnings_about
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Whether a Secret is there is all that matters here: its content is not asked for."""
+
+MOST_OF_PODS, MOST_PAGES_OF_PODS = 32 << 20, 50
+"""Bytes and pages of the pods of one FineTune. Where there are more, nothing is decided: one of them may be at work."""
 
 _PLURALS = {"Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaims"}
 
@@ -179,7 +185,7 @@ class Observer:
             changes=dict(memory.changes),
             other_jobs=other_jobs,
             pods=pods,
-            events=await self._events(finetune, job, now),
+            events=await self._events(finetune, job, pods, now),
             workload=await self._kueue.workload(job) if job is not None and kueue else None,
             kueue=kueue,
             claim_gone=await self._claim_gone(finetune, job, pods),
@@ -338,8 +344,11 @@ class Observer:
         return await self._list_pods(finetune.namespace, f"{UID_LABEL}={finetune.uid}")
 
     async def _list_pods(self, namespace: str, selector: str) -> tuple[Object, ...]:
-        answer = await self._client.list(resources.core(namespace, "pods"), {"labelSelector": selector})
-        return tuple(answer["items"])
+        found: list[Object] = []
+        path, labels = resources.core(namespace, "pods"), {"labelSelector": selector}
+        async for page in pages(self._client, path, labels, most_bytes=MOST_OF_PODS, most_pages=MOST_PAGES_OF_PODS):
+            found += map(trim_pod, page)
+        return tuple(found)
 
     def _pods_matter(self, finetune: FineTune, status: Mapping[str, Any], job: Object, now: datetime) -> bool:
         if finished(job):
@@ -354,14 +363,19 @@ class Observer:
         age = seconds_since(job["metadata"].get("creationTimestamp"), now)
         return age is not None and age >= delay_of(self._rules, in_a_burst=self._in_a_burst())
 
-    async def _events(self, finetune: FineTune, job: Object | None, now: datetime) -> tuple[Object, ...] | None:
-        """Warnings about the Job and its pods, where the pod does not start: quotas and volumes speak only there."""
+    async def _events(
+        self, finetune: FineTune, job: Object | None, pods: tuple[Object, ...] | None, now: datetime
+    ) -> tuple[Object, ...] | None:
+        """Warnings about the pod that is waiting, where it does not start; where there is none, about the Job: quotas
+        and volumes speak only there."""
         if job is None or not is_ours(job, finetune) or finished(job) or not self._slow_to_start(job, now):
             return None
-        selector = {"fieldSelector": "type=Warning", "limit": "500"}
-        answer = await self._client.list(resources.core(finetune.namespace, "events"), selector)
-        claims = set(claims_of(finetune.spec, job["metadata"]["name"])) if finetune.spec is not None else set()
-        return tuple(event for event in answer["items"] if _concerns(event, job, claims))
+        waiting = newest_alive(pods or ()) or job
+        found = await warnings_about(self._client, finetune.namespace, about_object(waiting["metadata"]["uid"]))
+        if waiting is not job and is_unscheduled(waiting) and finetune.spec is not None:
+            for claim in claims_of(finetune.spec, job["metadata"]["name"]):
+                found += await warnings_about(self._client, finetune.namespace, about_claim(claim))
+        return found
 
 
 def _named_objects(spec: FineTuneSpec) -> list[tuple[str, str, str]]:
@@ -392,14 +406,3 @@ def _outlives(job: Object, finetune: FineTune, status: Mapping[str, Any]) -> boo
     """Whether the cache has the Job at work after the end of its run: it may be old, or the Job be a stray one."""
     over = status.get("run") == finetune.run and is_terminal(status)
     return over and is_ours(job, finetune) and not finished(job) and "deletionTimestamp" not in job["metadata"]
-
-
-def _concerns(event: Object, job: Object, claims: Collection[str]) -> bool:
-    """Whether it is about this very Job, one of its pods or one of its claims; `waits.py` says which of them counts."""
-    about, own = event.get("involvedObject") or {}, job["metadata"]
-    kind, name = about.get("kind"), str(about.get("name") or "")
-    if kind == "Job":
-        return bool(name == own["name"] and about.get("uid") in (None, "", own["uid"]))
-    return (kind == "Pod" and name.startswith(f"{own['name']}-")) or (
-        kind == "PersistentVolumeClaim" and name in claims
-    )

@@ -15,9 +15,11 @@ from finetune_operator.controller.conditions import (
     Verdict,
     accepted,
     conditions_of,
+    is_terminal,
     is_true,
     phase_of,
     render,
+    without_the_transient,
 )
 from finetune_operator.controller.draft import Draft, Next, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
@@ -136,7 +138,7 @@ def _status(observation: Observation, draft: Draft) -> Object:
     status = draft.status
     status["observedGeneration"] = finetune.generation
     if draft.settled:
-        return status
+        return without_the_transient(status) if is_terminal(status) else status
     verdicts = conditions_of(_accepted(draft), draft.state, draft.stalled, draft.reconciling)
     phase, why = phase_of(verdicts)
     now = stamp(observation.now)
@@ -149,7 +151,8 @@ def _status(observation: Observation, draft: Draft) -> Object:
         status["completionTime"] = draft.state.completion_time or status.get("completionTime") or now
     if (began := _began_to_run(observation, draft, verdicts[ConditionType.RUNNING])) is not None:
         status.setdefault("runningTime", began)
-    return {key: value for key, value in status.items() if value is not None}
+    known = {key: value for key, value in status.items() if value is not None}
+    return without_the_transient(known) if is_terminal(known) else known
 
 
 def _accepted(draft: Draft) -> Verdict:

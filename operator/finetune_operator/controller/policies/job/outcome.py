@@ -47,8 +47,11 @@ def read(observation: Observation, draft: Draft) -> Next:
     parameters = carried_parameters(job)
     if parameters is not None:
         draft.status["parameters"] = parameters
+    if state.stage.terminal:
+        _know(draft.status, observation.facts.get("checkpoint"), observation.facts.get("baseModelRevision"))
+    else:
+        _report(observation, draft)
     _copy(state, draft.status)
-    _report(observation, state, draft)
     if state.stage.terminal:
         if spec is not None and spec.ttl_seconds_after_finished is not None:
             draft.look_again(spec.ttl_seconds_after_finished)  # nothing else may ever happen to a finished run
@@ -87,6 +90,8 @@ def _copy(state: RunState, status: dict[str, Any]) -> None:
     if state.start_time is not None:
         status.setdefault("startTime", state.start_time)  # a resumed Job begins anew, its run does not
     _know(status, state.checkpoint, state.base_model_revision)
+    if state.stage is Stage.SUCCEEDED and state.progress is not None and state.checkpoint is None:
+        status.pop("checkpoint", None)  # the trainer says that there is none: those below the output go with the result
     if state.artifacts is not None:
         status["artifacts"] = list(state.artifacts)
     if state.progress is not None:
@@ -108,13 +113,10 @@ def _is_no_newer(checkpoint: dict[str, Any], known: dict[str, Any]) -> bool:
     return same or str(checkpoint.get("time") or "") < str(known.get("time") or "")
 
 
-def _report(observation: Observation, state: RunState, draft: Draft) -> None:
+def _report(observation: Observation, draft: Draft) -> None:
     """Progress goes into the status at most once per interval: it is for people, and every write costs."""
     report, facts = observation.report, observation.facts
     if report is None:
-        return
-    if state.stage.terminal:
-        _know(draft.status, facts.get("checkpoint"), facts.get("baseModelRevision"))
         return
     shown = draft.status.get("progress") or {}
     if shown.get("lastUpdateTime") == report.get("lastUpdateTime"):
