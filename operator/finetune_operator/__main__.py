@@ -14,6 +14,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from finetune_operator.assembly import assembled
 from finetune_operator.controller.lease import LeaseLost
+from finetune_operator.formats import sandbox
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NoCluster
 from finetune_operator.progress.certificate import ForeignSecret
@@ -28,6 +29,7 @@ def main() -> None:
         raise SystemExit("usage: finetune-operator run [options]; see finetune-operator run --help")
     settings = parse(sys.argv[2:], os.environ)
     _log(settings)
+    sandbox.hide_memory()  # also from its own readers of datasets, where the kernel has nothing better
     # Nearly all that is allocated are parsed objects, which have no cycles: to look for cycles among them as often as
     # Python does by default takes two thirds of the time of a start with 10,000 FineTunes.
     gc.set_threshold(10_000, 20, 100)

@@ -95,6 +95,7 @@ def test_every_setting_can_be_set(generate: ModuleType) -> None:
         "progress.url": ("https://x.example:1", "https://x.example:1"),
         "upstream.spool.dir": ("/spool", "/spool"),
         "upstream.spool.limit": ("3Gi", 3 * 2**30),
+        "upstream.datasetReaders": (2, 2),
         "log.format": ("text", "text"),
         "log.level": ("debug", "debug"),
         "progress.host": ("::1", "::1"),

@@ -174,8 +174,9 @@ async def _read(
             columns=columns,
             folder=spool.folder,
             limit=spool.left,
+            readers=spool.disk.readers,
         )
-        spool.take(sum(path.stat().st_size for path in set(spool.folder.iterdir()) - before), source.title)
+        spool.take(sum(path.lstat().st_size for path in set(spool.folder.iterdir()) - before), source.title)
     return found
 
 

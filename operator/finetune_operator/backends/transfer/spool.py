@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.min_throughput import keeping_pace
+from finetune_operator.backends.transfer.readers import Readers
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http.client import Streamed
     from finetune_operator.backends.http.fetcher import Fetcher
 
 DEFAULT_LIMIT: Final = 2 * 2**30
-READERS: Final = 2
 WRITE_BYTES: Final = 1 << 20
 ATTEMPTS: Final = 4
 PAUSE_SECONDS: Final = 0.5
@@ -29,10 +29,10 @@ PAUSE_SECONDS: Final = 0.5
 class Disk:
     """`limit`: bytes that all transfers together may occupy. `readers`: places for processes that unpack datasets."""
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, limit: int = DEFAULT_LIMIT, readers: Readers | None = None) -> None:
         self.limit = limit
         self.used = 0
-        self.readers = asyncio.Semaphore(READERS)
+        self.readers = readers or Readers()
 
 
 Opened = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Streamed"]]
