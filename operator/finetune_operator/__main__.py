@@ -12,6 +12,7 @@ import sys
 import uvloop
 from pythonjsonlogger.json import JsonFormatter
 
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.assembly import assembled
 from finetune_operator.controller.lease import LeaseLost
 from finetune_operator.formats import sandbox
@@ -55,9 +56,17 @@ def _log(settings: Settings) -> None:
     if settings.log_format == "json":
         handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+class _OneLineFormatter(logging.Formatter):
+    """What is quoted in a message passes for no line of its own; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name in the standard library
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
 
 
 def _on_signals() -> asyncio.Event:

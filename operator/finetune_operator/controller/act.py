@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.freshness import needs_fresh_read
 from finetune_operator.controller.model import (
@@ -257,7 +258,7 @@ class Actor:
             },
             "type": "Warning",
             "reason": announcement.reason,
-            "message": announcement.message[:1024],
+            "message": one_line(announcement.message)[:1024],
             "source": {"component": "finetune-operator"},
             "reportingComponent": "finetune-operator",
             "firstTimestamp": now,
