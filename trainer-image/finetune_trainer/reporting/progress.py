@@ -85,7 +85,7 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line for people on stderr. What it quotes of a dataset or a server neither steers a terminal nor hides."""
+    """Print a line for people on stderr. What it quotes of a dataset or a server does not steer a terminal."""
     print(plain_text.lines(text), file=sys.stderr, flush=True)
 
 
