@@ -37,8 +37,9 @@ def load(run: TrainerRun) -> Loaded:
     recipe = config.recipe.parameters
     description = describe(config.base_model, env.model_access)
     family = choose(description, config.recipe.kind, config.base_model)
-    source = open_source(config.dataset.uri, env.dataset_access)
-    store = ingest(source, family.needs(recipe, advanced), env.cache_dir, 0.0, lambda: None)
+    needs = family.needs(recipe, advanced)
+    source = open_source(config.dataset.uri, env.dataset_access, needs=needs)
+    store = ingest(source, needs, env.cache_dir, 0.0, lambda: None)
     folder = model_folder(config.base_model, env.model_access, pipeline="_class_name" in description)
     settings = settings_of(recipe, env.world_size)
     inputs = Inputs(
