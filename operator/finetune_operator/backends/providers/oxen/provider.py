@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from finetune_operator.api.providers.oxen.wire import to_oxen
 from finetune_operator.api.reasons import Reason
@@ -70,7 +70,7 @@ class OxenUpstream:
         oxen = backend_of(run)
         home = f"oxen://{oxen.namespace}/{oxen.repository}/"
         if run.spec.dataset.uri.startswith(home):
-            return Outcome(resource=run.spec.dataset.uri.removeprefix(home))
+            return Outcome(resource=unquote(run.spec.dataset.uri.removeprefix(home)))
         return Outcome(resource=await upload_dataset(run, context))
 
     async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
