@@ -22,7 +22,7 @@ $(PYTHON):
 	@bash tests/environment.sh $(VENV)
 
 lock:  ## write the hash-locked requirement files anew
-	for part in operator trainer-image tests; do \
+	for part in operator trainer-image tests .github/audit; do \
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$part/requirements.in -o $$part/requirements.txt; done
 

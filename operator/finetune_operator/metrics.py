@@ -146,6 +146,14 @@ class Metrics:
                 registry=registry,
             )
         )
+        self._upstream_left = _Bound(
+            Counter(
+                "finetune_upstream_runs_left_total",
+                "Runs that could not be stopped and may go on, and be billed, at a provider; the log names each.",
+                ["namespace", "provider"],
+                registry=registry,
+            )
+        )
         self._upstream_limited = _Bound(
             Counter(
                 "finetune_upstream_rate_limited_total",
@@ -190,6 +198,10 @@ class Metrics:
         self._upstream_seconds[provider, operation].observe(seconds)
         if status == 429:
             self._upstream_limited[provider,].inc()
+
+    def upstream_run_left(self, namespace: str, provider: str) -> None:
+        """A run may go on at a provider, and nobody answers for it any more."""
+        self._upstream_left[namespace, provider].inc()
 
     # What is read off
 

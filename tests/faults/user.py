@@ -6,6 +6,7 @@ Without a node, the Job controller still makes pods, counts them and ends Jobs; 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import time
@@ -45,7 +46,8 @@ class User:
         """One request; `body` may be JSON already. Raises Refused."""
         data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {"Content-Type": content_type}
-        async with self._session.request(verb, self._server + path, data=data, headers=headers) as response:
+        sent = None if data is None else io.BytesIO(data)  # aiohttp warns of large bytes
+        async with self._session.request(verb, self._server + path, data=sent, headers=headers) as response:
             answer = orjson.loads(flat(await response.read()))
             if response.status >= 300:
                 raise Refused(response.status, answer.get("message", ""))

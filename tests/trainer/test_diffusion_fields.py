@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune_trainer.config import Advanced
+from finetune_operator.api.advanced import Advanced
 from finetune_trainer.diffusion import samples, timesteps
 from finetune_trainer.diffusion.cache import TensorCache, fingerprint
 from finetune_trainer.diffusion.denoiser import Base, Denoiser
@@ -267,7 +267,7 @@ def test_sample_urls_are_guarded(new: NewRun, url: str, words: str) -> None:
 
 
 def test_sigterm_in_the_middle_of_a_sample_ends_at_once_with_a_checkpoint(new: NewRun) -> None:
-    run = new("stopped", "flux", samples=[{"prompt": "x"}], sampleEvery=1, advanced={"sampleSteps": 100_000})
+    run = new("stopped", "flux", samples=[{"prompt": "x"}], sampleEvery=1, advanced={"sampleSteps": 1000})
     process = run.start(stdout=subprocess.PIPE)
     assert process.stdout is not None
     for line in process.stdout:
@@ -408,7 +408,7 @@ def test_a_sample_is_the_clip_that_the_pipeline_makes_of_the_first_row_s_first_f
 
 
 def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[[str], Path]) -> None:
-    from finetune_trainer.config import Advanced
+    from finetune_operator.api.advanced import Advanced
     from finetune_trainer.diffusion.denoiser import Base
 
     base = Base(checkpoints("flux_kontext"), "kontext", torch.device("cpu"), torch.float32)
@@ -421,7 +421,7 @@ def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[
 def test_the_text_encoder_of_an_editing_model_sees_what_its_pipeline_shows_it(
     checkpoints: Callable[[str], Path],
 ) -> None:
-    from finetune_trainer.config import Advanced
+    from finetune_operator.api.advanced import Advanced
     from finetune_trainer.diffusion.denoiser import Base
     from finetune_trainer.families.qwen_image_edit import QwenImageEdit, QwenImageEditPlus
 

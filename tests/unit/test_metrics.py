@@ -66,6 +66,7 @@ def fed(finetunes: list[dict[str, Any]], *, per_run: bool = True) -> Metrics:
     metrics.run_finished("job", "Cancelled", "Cancelled", None)
     metrics.preempted("job")
     metrics.upstream_request("oxen", "create", 429, 0.2)
+    metrics.upstream_run_left("team", "oxen")
     metrics.upstream_request("oxen", "create", 0, 9.0)
     return metrics
 
@@ -116,6 +117,7 @@ async def test_what_is_fed_comes_out() -> None:
         ("finetune_upstream_requests_total", {"provider": "oxen", "operation": "create", "code": "429"}, 1),
         ("finetune_upstream_request_duration_seconds_count", {"provider": "oxen", "operation": "create"}, 2),
         ("finetune_upstream_rate_limited_total", {"provider": "oxen"}, 1),
+        ("finetune_upstream_runs_left_total", {"namespace": "team", "provider": "oxen"}, 1),
         ("finetune_run_progress_ratio", {"namespace": "ml", "name": "one"}, 0.42),
         ("finetune_run_loss", {"namespace": "ml", "name": "one"}, 0.1234),
     ]:

@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.environment import Claims, ModelAccess
@@ -29,41 +32,76 @@ VARIANTS: Final = ("fp16", "bf16", "fp32", "non_ema")
 """Of weights, in the order of preference where there are no others; `model.fp16.safetensors`, also in parts."""
 UNWANTED_OF_PIPELINES: Final = tuple(f"*.{variant}*.safetensors" for variant in VARIANTS)
 """Many pipelines also have all weights in a single file, and in other number formats."""
+BLOCK_BYTES: Final = 2**20
+SAMPLED_ABOVE: Final = 64 * 2**20
 
 
-def describe(base_model: str, access: ModelAccess) -> dict[str, Any]:
-    """`model_index.json` or `config.json` of the base model; weights are not downloaded. Raises ConfigError."""
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that was found. description: its `model_index.json` or `config.json`.
+
+    revision: the commit of the Hub that every file of it comes from; None for a folder on a claim.
+    """
+
+    name: str
+    description: dict[str, Any]
+    revision: str | None
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is a pipeline of diffusers, with its weights in folders."""
+        return "_class_name" in self.description
+
+
+def repository_of(base_model: str) -> tuple[str, str | None]:
+    """Repository and revision of `organisation/name[@revision]`. Raises ConfigError for an empty revision."""
+    name, at, revision = base_model.partition("@")
+    if at and not revision:
+        raise ConfigError(f"the base model {base_model} has no revision after the @: name a commit, a tag or a branch")
+    return name, unquote(revision) or None
+
+
+def find(base_model: str, access: ModelAccess, recorded: str | None = None) -> BaseModel:
+    """Find a base model, without downloading its weights.
+
+    recorded: the commit that an earlier attempt of the run has used. It is used again, wherever a branch has moved
+    since. Raises ConfigError.
+    """
     if base_model.startswith("pvc://"):
         folder = _claimed(base_model, access.claims)
         for name in DESCRIPTIONS:
             if (folder / name).is_file():
-                return read_json(folder / name, base_model)
+                return BaseModel(base_model, read_json(folder / name, base_model), None)
     else:
+        repository, revision = repository_of(base_model)
         for name in DESCRIPTIONS:
-            path = _from_hub(base_model, name, access.secret)
+            path = _from_hub(base_model, repository, recorded or revision, name, access.secret)
             if path is not None:
-                return read_json(path, base_model)
+                return BaseModel(base_model, read_json(path, base_model), _commit_of(path) or recorded or revision)
     raise ConfigError(f"the base model {base_model} has neither {' nor '.join(DESCRIPTIONS)}")
 
 
-def model_folder(base_model: str, access: ModelAccess, pipeline: bool = False) -> Path:
+def model_folder(model: BaseModel, access: ModelAccess) -> Path:
     """The folder of the base model, downloaded into HF_HOME if it is on the Hub.
 
-    pipeline: whether it is a pipeline of diffusers, with its weights in folders. Raises ConfigError, or RunError where
-    a retry may help.
+    Raises ConfigError, or RunError where a retry may help.
     """
-    if base_model.startswith("pvc://"):
-        return _claimed(base_model, access.claims)
+    if model.name.startswith("pvc://"):
+        return _claimed(model.name, access.claims)
     from huggingface_hub import snapshot_download
 
     def download(wanted: Iterable[str], unwanted: Iterable[str]) -> Path:
         found = snapshot_download(
-            base_model, **_hub(access.secret), allow_patterns=list(wanted), ignore_patterns=list(unwanted)
+            repository_of(model.name)[0],
+            revision=model.revision,
+            **_hub(access.secret),
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
         )
         return Path(found)
 
-    with _hub_errors(base_model):
-        if not pipeline:
+    with _hub_errors(model.name):
+        if not model.is_pipeline:
             return download(WANTED_FILES, UNWANTED_OF_MODELS)
         folder = download(WANTED_OF_PIPELINES, UNWANTED_OF_PIPELINES)
         for variant in VARIANTS:
@@ -108,6 +146,37 @@ def _only_variants(folder: Path) -> set[str]:
     return set().union(*variants.values()) if names and all(variants.values()) else set()
 
 
+def fingerprint(model: BaseModel, folder: Path) -> str:
+    """What a checkpoint remembers of its base model: the Hub's commit, or a digest of the folder's content.
+
+    Of a file above `SAMPLED_ABOVE` bytes, its size and blocks all over it are read: every other base differs in them,
+    and a model of a hundred gigabytes is not read twice.
+    """
+    if model.revision is not None:
+        return f"commit:{model.revision}"
+    hasher = sha256()
+    for path in sorted({path for pattern in WANTED_FILES for path in folder.glob(pattern) if path.is_file()}):
+        size = path.stat().st_size
+        hasher.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for offset in _offsets(size):
+                file.seek(offset)
+                hasher.update(file.read(BLOCK_BYTES))
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _offsets(size: int) -> Iterable[int]:
+    if size <= SAMPLED_ABOVE:
+        return range(0, size, BLOCK_BYTES)
+    blocks = SAMPLED_ABOVE // BLOCK_BYTES
+    return (index * (size - BLOCK_BYTES) // (blocks - 1) for index in range(blocks))
+
+
+def _commit_of(path: Path) -> str | None:
+    """The commit of a file in the Hub's cache: `snapshots/<commit>/config.json`."""
+    return path.parent.name if path.parent.parent.name == "snapshots" else None
+
+
 def check_weights(folder: Path, base_model: str) -> None:
     """Raise ConfigError unless every safetensors file of the folder, or of its index, is present and complete."""
     from safetensors import SafetensorError, safe_open
@@ -146,13 +215,15 @@ def _claimed(base_model: str, claims: Claims) -> Path:
     return folder
 
 
-def _from_hub(base_model: str, name: str, secret: Mapping[str, str]) -> Path | None:
+def _from_hub(
+    base_model: str, repository: str, revision: str | None, name: str, secret: Mapping[str, str]
+) -> Path | None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with _hub_errors(base_model):
         try:
-            return Path(hf_hub_download(base_model, name, **_hub(secret)))
+            return Path(hf_hub_download(repository, name, revision=revision, **_hub(secret)))
         except LocalEntryNotFoundError:
             if name == DESCRIPTIONS[-1] or not constants.HF_HUB_OFFLINE:
                 raise

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     PODS_RUNNING = "PodsRunning"
     UPSTREAM_RUNNING = "UpstreamRunning"
     UPLOADING = "Uploading"
+    CANNOT_SUSPEND = "CannotSuspend"
     PENDING = "Pending"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"

@@ -16,8 +16,9 @@ from finetune_operator.api.backends import (
     RESERVED_ENV_PREFIXES,
     STORAGE_MESSAGE,
 )
-from finetune_operator.api.matrix import TRAINS, backends_for
+from finetune_operator.api.matrix import NO_TTL, TRAINS, backends_for, no_output
 from finetune_operator.api.names import MAX_NAME_LENGTH
+from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import CREDENTIALS_MESSAGE, DOTS_MESSAGE, MODEL_OF_PROVIDER, RUN_FIELDS
 
@@ -51,6 +52,7 @@ def rules() -> Iterator[Rule]:
     yield from (_trains(backend) for backend in BACKENDS)
     yield from _run()
     yield from _job()
+    yield from _upstream()
     yield from _uris()
 
 
@@ -146,6 +148,31 @@ def _job() -> Iterator[Rule]:
         "spec.backend.job.env[].valueFrom",
         "has(self.secretKeyRef) != has(self.configMapKeyRef)",
         ENV_SOURCE_MESSAGE,
+    )
+
+
+def _upstream() -> Iterator[Rule]:
+    for name, provider in PROVIDERS.items():
+        if not provider.capabilities.gives_weights:
+            yield Rule(
+                "spec",
+                f"!has(self.backend.{name}) || !has(self.output)",
+                f"spec.output: {no_output(name)}",
+                field_path=".output",
+            )
+    yield Rule(
+        "spec",
+        "has(self.backend.job) || !has(self.ttlSecondsAfterFinished)",
+        f"spec.ttlSecondsAfterFinished: {NO_TTL}",
+        field_path=".ttlSecondsAfterFinished",
+    )
+    over = "has(self.status.completionTime) || !has(self.status.run) || self.status.run != self.spec.run"
+    yield Rule(
+        "",
+        "!self.spec.suspend || oldSelf.spec.suspend || has(self.spec.backend.job) || !has(self.status) || "
+        f"!has(self.status.upstream) || !has(self.status.upstream.startedTime) || {over}",
+        "spec.suspend: a run at a provider cannot be suspended once it has started there; stop it with spec.cancel",
+        field_path=".spec.suspend",
     )
 
 

@@ -155,7 +155,7 @@ class Checkpoint(StatusModel):
         default=None, description="step is the number of optimizer steps that the checkpoint contains."
     )
     time: Time | None = Field(
-        default=None, description="time is the time at which the checkpoint was reported, in UTC (RFC 3339)."
+        default=None, description="time is the time at which the checkpoint was written, in UTC (RFC 3339)."
     )
     uri: Address | None = Field(
         default=None, description="uri is the location of the checkpoint, for example pvc://claim/path."
@@ -214,7 +214,8 @@ class RunRecord(StatusModel):
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run.")
     upstream: UpstreamStatus | None = Field(default=None, description="upstream describes the run at the provider.")
     parameters: Anything | None = Field(
-        default=None, description="parameters are the parameters of the recipe that the run used, defaults included."
+        default=None,
+        description="parameters are the parameters of the recipe that the run used, defaults included; at most 64.",
     )
     loss: Digits | None = Field(
         default=None, description="loss is the last training loss of the run, as a decimal number in a string."
@@ -259,7 +260,9 @@ class FineTuneStatus(StatusModel):
         description="attempts is the number of pods, or of runs at the provider, that the run has taken so far.",
     )
     start_time: Time | None = Field(
-        default=None, description="startTime is the time at which the run started, in UTC (RFC 3339)."
+        default=None,
+        description="startTime is the time at which the run started, in UTC (RFC 3339): that of its Job, or when the "
+        "operator began to prepare it for its provider. activeDeadlineSeconds counts from it.",
     )
     completion_time: Time | None = Field(
         default=None,
@@ -269,7 +272,7 @@ class FineTuneStatus(StatusModel):
     parameters: Anything | None = Field(
         default=None,
         description="parameters are the parameters of the recipe as the run uses them, with every default filled in "
-        "that the operator knows.",
+        "that the operator knows; at most 64.",
     )
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run (backend job).")
     upstream: UpstreamStatus | None = Field(
@@ -277,7 +280,14 @@ class FineTuneStatus(StatusModel):
     )
     progress: Progress | None = Field(default=None, description="progress describes how far the run has come.")
     checkpoint: Checkpoint | None = Field(
-        default=None, description="checkpoint is the newest complete checkpoint, from which the next attempt continues."
+        default=None,
+        description="checkpoint is the newest complete checkpoint, from which the next attempt continues. It is there "
+        "while the run is running, suspended or preempted, and after its end.",
+    )
+    base_model_revision: Word | None = Field(
+        default=None,
+        description="baseModelRevision is the commit of the Hugging Face repository that the files of spec.baseModel "
+        "come from. Every attempt of the run uses it.",
     )
     artifacts: Annotated[list[Artifact], Field(max_length=MAX_ARTIFACTS)] | None = Field(
         default=None, description=f"artifacts are the files that the run produced, at most {MAX_ARTIFACTS} of them."

@@ -31,7 +31,16 @@ from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound, is_refusal
+from finetune_operator.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    Invalid,
+    NotFound,
+    is_refusal,
+    names_unknown_field,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +71,10 @@ class Actor:
         runner: Runner | None = None,
         on_job: Callable[[], None] = lambda: None,
         age: Callable[[str], float] = lambda _: 0.0,
+        on_left: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
-        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created.
+        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created,
+        `on_left` (namespace, provider) of each run that may go on, and be billed, with nobody to answer for it.
 
         `age`: by namespace, how long ago in seconds the cache was last known to be complete.
         """
@@ -73,6 +84,7 @@ class Actor:
         self._runner = runner
         self._on_job = on_job
         self._age = age
+        self._on_left = on_left
 
     async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         """Carry it out; whether to look again at once, because the world was not as the decision had it.
@@ -86,6 +98,8 @@ class Actor:
         for action in decision.actions:
             if not isinstance(action, Create) and not await self._carried_out(action, finetune):
                 return True
+        if announcement is not None and announcement.left_at is not None:
+            self._on_left(finetune.namespace, announcement.left_at)
         if any(isinstance(action, Patch) for action in decision.actions):
             # The status is to tell of the Job as it is now; the watch is silent about versions that we have already.
             return True
@@ -220,14 +234,20 @@ class Actor:
         self._on_status(dict(observation.status), answer)
         return True
 
-    async def _write(self, path: str, finetune: FineTune, operation: Object) -> Object | None:
+    async def _write(self, path: str, finetune: FineTune, operation: Object, *, strict: bool = True) -> Object | None:
         """The answer; None where the FineTune has changed since it was seen: then the cache has the newest version.
 
-        Raises Invalid where the API server does not take the value itself.
+        Raises Invalid where the API server does not take the value itself. A CRD that is older than this operator does
+        not know every member of the status: what it knows is written all the same.
         """
         try:
-            return await self._client.json_patch(path, onto(finetune, operation))
-        except Invalid as error:
+            return await self._client.json_patch(path, onto(finetune, operation), strict=strict)
+        except (BadRequest, Invalid) as error:
+            if strict and names_unknown_field(error):
+                logger.warning("%s/%s: the CRD is older than this operator, apply its own: %s", *finetune.key, error)
+                return await self._write(path, finetune, operation, strict=False)
+            if isinstance(error, BadRequest):
+                raise
             # A failed test is answered like a value that is not valid. To wait for the watch instead of asking would
             # mean to try again and again with what is known to be old.
             if await self._is_current(finetune):

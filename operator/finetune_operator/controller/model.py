@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from finetune_operator.api.base import problem
 from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.api.weight import Omitted
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.controller.trim import MAX_SPEC
 
 
 class Key(NamedTuple):
@@ -90,14 +93,21 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
 
 def read_spec(raw: Any) -> ParsedSpec:
     """Parses it, whatever it is."""
+    if omitted := _omitted(raw):
+        return None, f"{omitted}: a spec may have at most {MAX_SPEC} bytes, each list, object and comma counted as 65"
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:
-        findings = (
-            f"{'.'.join(['spec', *(str(part) for part in finding['loc'])])}: {finding['msg']}"
-            for finding in error.errors(include_input=False, include_url=False)[:5]
-        )
-        return None, "; ".join(findings)
+        findings = error.errors(include_input=False, include_url=False)[:5]
+        return None, "; ".join(problem(finding, "spec") for finding in findings)
+
+
+def _omitted(raw: Any) -> str | None:
+    """The members of a spec that were too large to be kept, with their sizes."""
+    if isinstance(raw, Omitted):
+        return f"spec has {raw.size} bytes"
+    members = [(name, each) for name, each in raw.items() if isinstance(each, Omitted)] if isinstance(raw, dict) else []
+    return "; ".join(f"spec.{name[:64]} has {each.size} bytes" for name, each in members[:5]) or None
 
 
 def run_of(body: Object) -> int:
@@ -121,6 +131,13 @@ def _without_deep_parameters(fields: Object) -> Object:
     if not too_deep(fields.get("parameters")):
         return fields
     return {name: value for name, value in fields.items() if name != "parameters"}
+
+
+class Reported(NamedTuple):
+    """What a run's pod has said last. `progress`: as in `status.progress`; `facts`: further fields of the status."""
+
+    progress: Object
+    facts: Object
 
 
 class Refusal(NamedTuple):
@@ -173,6 +190,18 @@ class CallResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How far a call in flight is that may move data. `received`: bytes; `rate`: bytes a second of late.
+
+    `before`: how many calls have their turn first, where it waits for a place.
+    """
+
+    received: int = 0
+    rate: float = 0.0
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamView:
     """What this process knows of the calls for one run; nothing after a restart."""
 
@@ -185,6 +214,8 @@ class UpstreamView:
     """When that was."""
     claimed: str | None = None
     """The attempt that this process has recorded and not yet made: the one billed call that it may make."""
+    transfer: Transfer | None = None
+    """Of the call in flight, where it may move data."""
 
     @property
     def last(self) -> CallResult | None:
@@ -234,6 +265,8 @@ class Observation:
     """This process has not decided on this FineTune before: since it was heard of, it has waited for its turn."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
+    facts: Object = field(default_factory=dict)
+    """What else that report says, as fields of the status: `checkpoint`, `baseModelRevision`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +322,8 @@ class Announcement:
     last_word: bool = False
     """Nothing will tell of it afterwards: it is said before the decision is carried out, and to the log as well, since
     an Event may be refused (in a namespace that is being deleted each one is)."""
+    left_at: str | None = None
+    """The provider at which a run may go on, and be billed, that nobody answers for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_operator.api.names import QUEUE_LABEL, UID_LABEL, job_name
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.backends.job.diagnose import newest_alive
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
 from finetune_operator.backends.job.manifest import JobDefaults, named_objects
 from finetune_operator.backends.job.workload import JOB_UID_LABEL, VERSIONS, collection
@@ -23,6 +24,7 @@ from finetune_operator.controller.model import (
     Missing,
     Observation,
     Refusal,
+    Reported,
     Rules,
     UpstreamView,
     delay_of,
@@ -33,15 +35,21 @@ from finetune_operator.controller.model import (
 from finetune_operator.controller.ownership import controller_of, is_ours, may_have_left_pods, run_number
 from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.times import seconds_since
+from finetune_operator.controller.trim import trim_pod
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, NotFound
+from finetune_operator.kube.paging import pages
+from finetune_operator.kube.warnings import warnings_about
 
 logger = logging.getLogger(__name__)
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Whether a Secret is there is all that matters here: its content is not asked for."""
+
+MOST_OF_PODS, MOST_PAGES_OF_PODS = 32 << 20, 50
+"""Bytes and pages of the pods of one FineTune. Where there are more, nothing is decided: one of them may be at work."""
 
 _PLURALS = {"Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaims"}
 
@@ -88,7 +96,7 @@ class Observer:
         *,
         rules: Rules,
         defaults: JobDefaults,
-        report_of: Callable[[str, int], Object | None],
+        report_of: Callable[[str, int], Reported | None],
         in_a_burst: Callable[[], bool] = lambda: False,
         runner: Runner | None = None,
         clock: Callable[[], datetime] = utc_now,
@@ -115,6 +123,7 @@ class Observer:
         now = self._clock()
         finetune = read_finetune(body, self._specs.of(body))
         first_look = memory.uid != finetune.uid
+        reported = self._report_of(finetune.uid, finetune.run)
         memory.belongs_to(finetune.uid)
         status = read_status(body)
         job = await self._job(finetune, status, memory)
@@ -133,14 +142,15 @@ class Observer:
             job=job,
             other_jobs=other_jobs,
             pods=pods,
-            events=await self._events(finetune, job, now),
+            events=await self._events(finetune, job, pods, now),
             workload=await self._workload(finetune, job),
             foreign_claim=await self._foreign_claim(finetune, memory),
             missing=None if started else await self._missing(finetune),
             refusal=memory.refusal,
             burst=self._in_a_burst(),
             first_look=first_look,
-            report=self._report_of(finetune.uid, finetune.run),
+            report=reported.progress if reported else None,
+            facts=reported.facts if reported else {},
             capabilities=self._capabilities,
             upstream=self._upstream(finetune, status),
         )
@@ -239,8 +249,11 @@ class Observer:
         return await self._list_pods(finetune.namespace, f"{UID_LABEL}={finetune.uid}")
 
     async def _list_pods(self, namespace: str, selector: str) -> tuple[Object, ...]:
-        answer = await self._client.list(resources.core(namespace, "pods"), {"labelSelector": selector})
-        return tuple(answer.get("items") or ())
+        found: list[Object] = []
+        path, labels = resources.core(namespace, "pods"), {"labelSelector": selector}
+        async for page in pages(self._client, path, labels, most_bytes=MOST_OF_PODS, most_pages=MOST_PAGES_OF_PODS):
+            found += map(trim_pod, page)
+        return tuple(found)
 
     def _pods_matter(self, finetune: FineTune, status: Mapping[str, Any], job: Object, now: datetime) -> bool:
         if finished(job):
@@ -255,14 +268,15 @@ class Observer:
         age = seconds_since(job["metadata"].get("creationTimestamp"), now)
         return age is not None and age >= delay_of(self._rules, in_a_burst=self._in_a_burst())
 
-    async def _events(self, finetune: FineTune, job: Object | None, now: datetime) -> tuple[Object, ...] | None:
-        """Warnings about the Job and its pods, where the pod does not start: quotas and volumes speak only there."""
+    async def _events(
+        self, finetune: FineTune, job: Object | None, pods: tuple[Object, ...] | None, now: datetime
+    ) -> tuple[Object, ...] | None:
+        """Warnings about the pod that is waiting, where it does not start; where there is none, about the Job: quotas
+        and volumes speak only there."""
         if job is None or not is_ours(job, finetune) or finished(job) or not self._slow_to_start(job, now):
             return None
-        selector = {"fieldSelector": "type=Warning", "limit": "500"}
-        answer = await self._client.list(resources.core(finetune.namespace, "events"), selector)
-        name = job["metadata"]["name"]
-        return tuple(event for event in answer.get("items") or () if _concerns(event, name))
+        waiting = newest_alive(pods or ()) or job
+        return await warnings_about(self._client, finetune.namespace, waiting["metadata"]["uid"])
 
     async def _workload(self, finetune: FineTune, job: Object | None) -> Object | None:
         """What Kueue says, where it holds the Job. It may be absent, or out of bounds: then the Job's word will do."""
@@ -310,9 +324,3 @@ def _begun(finetune: FineTune, status: Mapping[str, Any]) -> bool:
     """Whether the status knows of the end of this run, or of its way to a provider."""
     upstream = status.get("upstream") or {}
     return status.get("run") == finetune.run and (is_terminal(status) or bool(upstream.get("marker")))
-
-
-def _concerns(event: Object, job: str) -> bool:
-    about = event.get("involvedObject") or {}
-    name = str(about.get("name") or "")
-    return (about.get("kind"), name) == ("Job", job) or (about.get("kind") == "Pod" and name.startswith(f"{job}-"))

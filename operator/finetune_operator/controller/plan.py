@@ -9,7 +9,15 @@ from __future__ import annotations
 from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType
-from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
+from finetune_operator.controller.conditions import (
+    MESSAGE_LIMIT,
+    accepted,
+    conditions_of,
+    is_terminal,
+    phase_of,
+    render,
+    without_the_transient,
+)
 from finetune_operator.controller.draft import Draft, Next, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
 from finetune_operator.controller.policies.job import (
@@ -80,7 +88,8 @@ def policies_of(observation: Observation) -> tuple[Policy, ...]:
 def plan(observation: Observation) -> Decision:
     """What to do about one FineTune, given everything that matters and nothing else."""
     record = Record.read(observation.status)
-    draft = Draft(status=dict(observation.status), upstream=record)
+    verdict = accepted(observation.finetune.spec)
+    draft = Draft(status=dict(observation.status), upstream=record, accepted=verdict)
     for policy in policies_of(observation):
         if policy(observation, draft) is Next.STOP:
             break
@@ -124,7 +133,7 @@ def _status(observation: Observation, draft: Draft) -> Object:
     status = draft.status
     status["observedGeneration"] = finetune.generation
     if draft.settled:
-        return status
+        return without_the_transient(status) if is_terminal(status) else status
     verdicts = conditions_of(draft.accepted, draft.state, draft.stalled, draft.reconciling)
     phase, why = phase_of(verdicts)
     now = stamp(observation.now)
@@ -135,7 +144,8 @@ def _status(observation: Observation, draft: Draft) -> Object:
         status["backend"] = finetune.spec.backend.kind
     if draft.state is not None and draft.state.stage.terminal:
         status["completionTime"] = draft.state.completion_time or status.get("completionTime") or now
-    return {key: value for key, value in status.items() if value is not None}
+    known = {key: value for key, value in status.items() if value is not None}
+    return without_the_transient(known) if is_terminal(known) else known
 
 
 _WORTH_HEARING = (ConditionType.FAILED, ConditionType.STALLED)

@@ -8,11 +8,15 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.stores.s3_requests import PAGE, NotSupported, S3Requests
 
 __all__ = ["MultipartUploads", "NotSupported", "Part"]
+
+MAX_PAGES: Final = 11
+"""Of the parts of an upload, which has at most 10,000."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class MultipartUploads(S3Requests):
         """The parts that the store has of an upload, by number from 1. Raises NotFound if the upload has ended."""
         found: dict[int, Part] = {}
         after = "0"
-        while True:
+        for _ in range(MAX_PAGES):
             page = self.xml("GET", key, {"uploadId": upload, "max-parts": str(PAGE), "part-number-marker": after})
             for each in page.iter("Part"):
                 etag, size = (each.findtext("ETag") or "").strip('"'), each.findtext("Size") or "-1"
@@ -48,6 +52,7 @@ class MultipartUploads(S3Requests):
             if page.findtext("IsTruncated") != "true" or following in ("", after):
                 return found
             after = following
+        raise RunError(f"{self.title(key)}: the store's list of its parts does not end", self._reason)
 
     def create(self, key: str, metadata: Mapping[str, str]) -> str:
         """Begin an upload; returns its id. metadata: of the object that it becomes."""

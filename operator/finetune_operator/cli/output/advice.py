@@ -69,6 +69,11 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.PODS_RUNNING: Advice(_R, "The trainer is running."),
     Reason.UPSTREAM_RUNNING: Advice(_R, "The provider is training."),
     Reason.UPLOADING: Advice(_R, "The provider has finished training; its weights are being copied to `output.uri`."),
+    Reason.CANNOT_SUSPEND: Advice(
+        _R,
+        "`spec.suspend` is set, but a run that has started at a provider cannot be paused: it goes on, and is billed.",
+        "Set `cancel` to stop it, or `suspend` to false.",
+    ),
     Reason.PENDING: Advice(
         _R,
         "The pod has not started yet.",
@@ -200,7 +205,9 @@ ADVICE: Final[dict[Reason, Advice]] = {
         "Run it again with `kubectl finetune retry NAME`; the provider bills it again.",
     ),
     Reason.UPSTREAM_WITHOUT_ARTIFACTS: Advice(
-        _F, "The provider reports success but offers no weights.", "Look at `status.upstream.url`."
+        _F,
+        "The provider reports success but offers no weights, or sends something else in their place.",
+        "Look at `status.upstream.url`.",
     ),
     Reason.PROVIDER_RETIRED: Advice(
         _F, "The provider has shut this service down.", "Choose another backend and raise `run`."

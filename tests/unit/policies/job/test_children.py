@@ -144,11 +144,22 @@ def test_the_deadline_follows_the_spec(wanted: int | None, operation: dict) -> N
 
 
 def test_labels_that_somebody_has_taken_off_are_put_back_beside_theirs() -> None:
+    """Those of others need not be known: the cache drops them."""
     stripped = job(status=RUNNING, labels={"team": "ocr", "finetune.dev/run": "7"})
     (patch,) = plan(observe(job=stripped)).actions
     assert isinstance(patch, Patch)
+    assert {each["op"] for each in patch.operations} == {"add"}
+    added = {each["path"].removeprefix("/metadata/labels/"): each["value"] for each in patch.operations}
+    assert added == {key.replace("/", "~1"): value for key, value in job()["metadata"]["labels"].items()}
+
+
+def test_labels_that_somebody_has_taken_off_are_put_back_where_there_are_none() -> None:
+    stripped = job(status=RUNNING)
+    del stripped["metadata"]["labels"]
+    (patch,) = plan(observe(job=stripped)).actions
+    assert isinstance(patch, Patch)
     (operation,) = patch.operations
-    assert operation["value"] == {**job()["metadata"]["labels"], "team": "ocr"}
+    assert (operation["path"], operation["value"]) == ("/metadata/labels", job()["metadata"]["labels"])
 
 
 class TestRefused:

@@ -49,7 +49,10 @@ def _labels(job: dict[str, Any], observation: Observation) -> list[dict[str, Any
     lost = {key: value for key, value in own_labels(_identity(observation)).items() if carried.get(key) != value}
     if not lost:
         return []
-    return [{"op": "add", "path": "/metadata/labels", "value": {**carried, **lost}}]
+    if "labels" not in job["metadata"]:
+        return [{"op": "add", "path": "/metadata/labels", "value": lost}]
+    # One by one: the cache has only those of a Job's labels that somebody here reads.
+    return [{"op": "add", "path": f"/metadata/labels/{key.replace('/', '~1')}", "value": lost[key]} for key in lost]
 
 
 def _deadline(job: dict[str, Any], observation: Observation) -> list[dict[str, Any]]:

@@ -65,18 +65,35 @@ def _copy(state: RunState, status: dict[str, Any]) -> None:
         status["startTime"] = state.start_time
     if state.attempts is not None:
         status["attempts"] = state.attempts
-    if state.checkpoint is not None:
-        status["checkpoint"] = state.checkpoint
+    _know(status, state.checkpoint, state.base_model_revision)
     if state.artifacts is not None:
         status["artifacts"] = list(state.artifacts)
     if state.progress is not None:
         status["progress"] = {**(status.get("progress") or {}), **state.progress}
 
 
+def _know(status: dict[str, Any], checkpoint: dict[str, Any] | None, revision: str | None) -> None:
+    """The newest checkpoint that anybody has told of: an ended pod's words are read again at every look."""
+    if revision is not None:
+        status["baseModelRevision"] = revision
+    known = status.get("checkpoint")
+    if checkpoint is None or (known is not None and _is_no_newer(checkpoint, known)):
+        return
+    status["checkpoint"] = checkpoint
+
+
+def _is_no_newer(checkpoint: dict[str, Any], known: dict[str, Any]) -> bool:
+    same = all(checkpoint.get(name) == known.get(name) for name in ("step", "uri"))
+    return same or str(checkpoint.get("time") or "") < str(known.get("time") or "")
+
+
 def _report(observation: Observation, state: RunState, draft: Draft) -> None:
     """Progress goes into the status at most once per interval: it is for people, and every write costs."""
-    report = observation.report
-    if report is None or state.stage.terminal:
+    report, facts = observation.report, observation.facts
+    if report is None:
+        return
+    if state.stage.terminal:
+        _know(draft.status, facts.get("checkpoint"), facts.get("baseModelRevision"))
         return
     shown = draft.status.get("progress") or {}
     if shown.get("lastUpdateTime") == report.get("lastUpdateTime"):
@@ -85,5 +102,6 @@ def _report(observation: Observation, state: RunState, draft: Draft) -> None:
     interval = observation.rules.progress_interval
     if age is None or age >= interval:
         draft.status["progress"] = dict(report)
+        _know(draft.status, facts.get("checkpoint"), facts.get("baseModelRevision"))
     else:
         draft.look_again(interval - age)
