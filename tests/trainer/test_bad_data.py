@@ -118,7 +118,11 @@ def test_a_bad_row_is_named_by_number_and_reason(name: str, new_run: NewRun) -> 
     [(line, words)] = [(line, words) for each, line, words in bad_rows(run.data) if each == name]
     good = json.dumps(GOOD).encode()
     (run.data / "train.jsonl").write_bytes(b"\n".join([good, good, line, good]) + b"\n")
-    failed(run, run.execute(), rf"^1 of 4 rows cannot be trained on \(rows count from 0\): row 2: .*({words})")
+    failed(
+        run,
+        run.execute(),
+        rf"^1 of 4 rows cannot be trained on \(rows of train.jsonl count from 0\): row 2: .*({words})",
+    )
 
 
 def test_bad_rows_are_skipped_where_that_is_allowed_and_counted(new_run: NewRun) -> None:

@@ -169,7 +169,7 @@ def test_rows_are_counted_over_all_tables(folder: Path) -> None:
     first = write_lines(folder / "a.jsonl", PATHS)
     second = write_lines(folder / "b.jsonl", [PATHS[0], {**PATHS[1], "a": ""}])
     source = Source((first, second), ("a.jsonl", "b.jsonl"), Folder(folder, Fetcher()))
-    with pytest.raises(DataError, match="row 5: column 'a' is empty"):
+    with pytest.raises(DataError, match=r"row 5 \(row 1 of b.jsonl\): column 'a' is empty"):
         ingest(source, NEEDS, folder.parent / "cache", 0.0, lambda: None)
 
 
@@ -178,7 +178,7 @@ def test_many_bad_rows_are_counted_and_the_first_twenty_listed(folder: Path) -> 
     with pytest.raises(DataError) as failure:
         load(folder, folder / "t.jsonl", share=0.5)
     assert failure.value.message.startswith("50 of 50 rows")
-    assert failure.value.message.endswith("and 30 more")
+    assert failure.value.message.endswith("and 30 more. Correct them")
 
 
 def test_validated_rows_are_reused_until_the_table_changes(folder: Path) -> None:

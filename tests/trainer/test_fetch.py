@@ -144,6 +144,31 @@ def test_a_run_on_a_dataset_from_the_web(server: Web, new_run: Callable[..., Tra
     assert run.manifest()["dataset"]["rows"] == 3
 
 
+def test_a_signature_in_a_url_is_told_nobody(
+    server: Web, new_run: Callable[..., TrainerRun], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither that of the dataset nor that of an image, whether the run succeeds or not."""
+    write_rows(tmp_path / "site", 2)
+    signed = "X-Amz-Signature=TOPSECRET"
+    picture_url = server.serve("/p.png", Answer((tmp_path / "site/images/0.png").read_bytes())) + f"?{signed}"
+    missing = f"{server.base}/none.png?{signed}"
+    for number, (image, code) in enumerate(((picture_url, 0), (missing, 3))):
+        row = json.dumps({"question": "q", "answer": "a", "image": image})
+        url = server.serve(f"/{number}.jsonl", Answer(row.encode() + b"\n")) + f"?{signed}&sig=TOPSECRET"
+        run = new_run(
+            f"run-{number}", dataset=url, env={"FINETUNE_ALLOW_DATASET_HOSTS": server.host}, recipe={"epochs": 1}
+        )
+        result = run.execute()
+        assert result.code == code, result.message
+        written = [path.read_bytes() for path in run.run_dir.rglob("*") if path.is_file()]
+        assert not any(b"TOPSECRET" in content for content in written)
+        assert "TOPSECRET" not in json.dumps(result.termination)
+        printed = "".join(capfd.readouterr())
+        assert '"dataset"' in printed
+        assert "TOPSECRET" not in printed
+    assert run.dataset.partition("?")[0] in printed
+
+
 def test_a_missing_dataset_is_no_retry_and_a_dead_server_is(
     server: Web, new_run: Callable[..., TrainerRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:

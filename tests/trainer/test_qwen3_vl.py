@@ -1,6 +1,8 @@
 """Qwen3-VL: rows that fit, several images, the result as users load it, and what happens when memory runs out."""
 
+import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune_trainer.errors import OutOfMemory
+from examples.demo.checkpoint import CHAT_TEMPLATE
+from finetune_trainer.errors import ConfigError, OutOfMemory
 from finetune_trainer.families.qwen3_vl import layout_on_host, multiply_patches, places_of_patches
 from finetune_trainer.language.rows import RowTooLongError
 from finetune_trainer.language.trainee import LanguageTrainee
 from finetune_trainer.language.vlm_rows import RowEncoder
 from tests.trainer.datasets import picture, write_jsonl, write_rows
 from tests.trainer.runs import TrainerRun
+from tests.trainer.tiny_text import template
 
 NewRun = Callable[..., TrainerRun]
 PEFT_NOISE = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -52,6 +56,86 @@ def test_only_the_answer_and_the_end_of_the_turn_are_learnt(processor: Any) -> N
     assert torch.equal(row.labels[learnt], row.input_ids[learnt])
     assert row.grid is not None
     assert int((row.input_ids == processor.image_token_id).sum()) == int(row.grid.prod(1).sum()) // 4
+
+
+def with_template(processor: Any, text: str) -> Any:
+    changed = copy.copy(processor)
+    changed.chat_template = text
+    return changed
+
+
+def parts(processor: Any, encoded: RowEncoder, question: str, answer: str, images: int = 1) -> tuple[str, str]:
+    """(context, learnt text) of a row."""
+    row = encoded.encode(question, answer, [picture(number) for number in range(images)])
+    decode = processor.tokenizer.decode
+    return decode(row.input_ids[row.labels == -100]), decode(row.input_ids[row.labels != -100])
+
+
+THINKS = ("qwen3_5_think", "qwen3_6")
+"""Published templates whose generation prompt opens a thinking block, as that of Qwen3-VL's Thinking models does."""
+
+
+@pytest.mark.parametrize("name", THINKS)
+def test_a_thinking_block_that_the_prompt_opens_is_closed_before_the_answer(processor: Any, name: str) -> None:
+    changed = with_template(processor, template(name))
+    rows = RowEncoder(changed, 4000, enable_thinking=True, downscale=True)
+    context, text = parts(processor, rows, "What?", "A cat.")
+    assert context.endswith("<|im_start|>assistant\n<think>\n")
+    assert text == "\n</think>\n\nA cat.<|im_end|>\n"
+
+    context, text = parts(processor, rows, "What?", "<think>\nfur\n</think>\n\nA cat.")
+    assert context.endswith("<|im_start|>assistant\n<think>\n")
+    assert text == "fur\n</think>\n\nA cat.<|im_end|>\n"
+    assert rows.fit("What?", "<think>fur</think>A cat.", [(48, 40)]).tokens > 0
+
+
+def test_a_thinking_block_that_no_turn_closes_is_refused(processor: Any) -> None:
+    opened = CHAT_TEMPLATE.replace("<|im_start|>assistant\\n", "<|im_start|>assistant\\n<think>\\n")
+    assert opened != CHAT_TEMPLATE
+    with pytest.raises(ConfigError, match="opens a thinking block, and its turns do not close it: use the variant"):
+        RowEncoder(with_template(processor, opened), 4000, enable_thinking=False, downscale=True)
+
+
+def test_an_answer_with_a_thinking_block_is_learnt_once(processor: Any) -> None:
+    assert parts(processor, encoder(processor), "What?", "<think>fur</think>A cat.")[1] == (
+        "<think>fur</think>A cat.<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("<image>\nWhat?", "[]\nWhat?"),
+        ("Compare <image> and <image>.", "Compare [] and []."),
+        ("<image><image>", "[][]"),
+        ("What?", "[][]What?"),
+    ],
+)
+def test_marks_for_images_are_their_places(processor: Any, question: str, expected: str) -> None:
+    images = max(1, question.count("<image>")) if "<image>" in question else 2
+    context = parts(processor, encoder(processor), question, "A cat.", images)[0].replace("<|image_pad|>", "")
+    written = context.replace("<|vision_start|><|vision_end|>", "[]")
+    assert written == f"<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "<image><image> what?"}, "contains 2 <image>, but the row has 1 images"),
+        ({"question": "<img> what?"}, "contains <img>, another program's mark for an image: write <image>, or remove"),
+        ({"question": "<|image_1|> what?"}, r"contains <\|image_1\|>"),
+        ({"question": "[IMG] what?"}, r"contains \[IMG\]"),
+        ({"question": "<video> what?"}, "contains <video>"),
+        ({"answer": "<image> a cat"}, "'answer' contains <image>, another program's mark for an image: remove it"),
+    ],
+)  # fmt: skip
+def test_marks_for_images_that_cannot_be_honoured_are_refused(new_run: NewRun, row: dict[str, str], words: str) -> None:
+    run = new_run()
+    rows = write_rows(run.data, 2)
+    write_jsonl(run.data / "train.jsonl", [rows[0], {**rows[1], **row}])
+    result = run.execute()
+    assert result.code == 3
+    assert re.search(f"row 1: .*{words}", result.message), result.message
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])
@@ -101,7 +185,7 @@ def test_thinking_without_effect_is_noted_and_with_effect_used(new_run: NewRun) 
     assert "enableThinking has no effect" in run.manifest()["notes"][0]
 
     template = run.claim("models") / "tiny" / "chat_template.jinja"
-    thinks = "{%- if enable_thinking -%}{{- '<think>\\n' -}}{%- endif -%}"
+    thinks = "{%- if enable_thinking and add_generation_prompt -%}{{- '<think>\\n</think>\\n' -}}{%- endif -%}"
     template.write_text(template.read_text() + thinks)
     plain = run.losses()
     assert run.root.joinpath("storage").rename(run.root / "storage-before")

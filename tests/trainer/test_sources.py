@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,23 @@ def test_the_same_rows_from_everywhere(scheme: str, layout: str, places: Places,
     placed = places.put(scheme, layout.replace(" ", "-").replace(",", ""), files, file)
     source = opened(tmp_path, placed)
     assert rows_in(ingest(source, NEEDS, tmp_path / "cache", 0.0, lambda: None)) == EXPECTED
+
+
+@pytest.mark.parametrize("scheme", ["pvc", "s3", "hf", "oxen"])
+def test_spaces_in_an_address_are_percent_encoded(scheme: str, places: Places, tmp_path: Path) -> None:
+    files = {"a folder/my rows.jsonl": jsonl(ROWS), **{f"a folder/{name}": data for name, data in IMAGES.items()}}
+    placed = places.put(scheme, "spaces", files, "a folder/my rows.jsonl")
+    source = opened(tmp_path, replace(placed, uri=placed.uri.replace(" ", "%20")))
+    assert rows_in(ingest(source, NEEDS, tmp_path / "cache", 0.0, lambda: None)) == EXPECTED
+
+
+def test_a_key_that_is_no_path_hides_no_other(places: Places, tmp_path: Path) -> None:
+    placed = places.put("s3", "odd", {"train.jsonl": jsonl(ROWS), **IMAGES}, "")
+    for key in ("odd//stray.txt", "odd/./stray.txt", "odd/a b+c.txt", "odd/a%20b.txt"):
+        places.s3.ask("put_object", Bucket="bucket", Key=key, Body="x")
+    source = opened(tmp_path, placed)
+    assert rows_in(ingest(source, NEEDS, tmp_path / "cache", 0.0, lambda: None)) == EXPECTED
+    assert {"a b+c.txt", "a%20b.txt"} < set(source.files.entries)  # type: ignore[attr-defined]
 
 
 def test_a_run_on_a_dataset_from_s3(new_run: Callable[..., TrainerRun], s3: S3Server, tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ def test_rows_that_are_no_conversations_are_refused_with_their_reasons(new: NewR
     run.advanced = {"maxSkippedShare": 0.95}
     assert run.execute().code == 0
     assert run.manifest()["dataset"] | {"uri": "", "fingerprint": ""} == {
-        "uri": "", "fingerprint": "", "rows": 1, "skipped": len(bad),
+        "uri": "", "fingerprint": "", "tables": ["train.jsonl"], "rows": 1, "skipped": len(bad),
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from finetune_trainer.outputs import parts as outputs_parts
 from finetune_trainer.outputs import s3 as outputs_s3
 from finetune_trainer.outputs.destination import check_destination, publish
 from finetune_trainer.outputs.parts import PENDING_UPLOADS, FileParts, PendingUpload, PendingUploads, part_bytes
-from finetune_trainer.stores import s3_parts
+from finetune_trainer.stores import s3_parts, s3_requests
 from finetune_trainer.stores.s3 import signing_keys
 from finetune_trainer.stores.s3_parts import MultipartUploads, Part
 from tests.trainer import stores
@@ -185,7 +185,7 @@ def test_a_part_is_tried_again_and_not_for_ever(s3: S3Server, monkeypatch: pytes
 
     from finetune_trainer.errors import RunError
 
-    monkeypatch.setattr(s3_parts, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(s3_requests, "BACKOFF_S", 0.001)
     parts, key = raw(s3), "again/x"
     upload = parts.create(key, {})
     failures: list[Exception] = []
@@ -197,9 +197,9 @@ def test_a_part_is_tried_again_and_not_for_ever(s3: S3Server, monkeypatch: pytes
         return real(*arguments, **options)
 
     monkeypatch.setattr(parts._client, "request", request)
-    failures += [httpx.ReadTimeout("slow")] * (s3_parts.ATTEMPTS - 1)
+    failures += [httpx.ReadTimeout("slow")] * (s3_requests.ATTEMPTS - 1)
     assert parts.upload_part(key, upload, 1, b"x") == md5(b"x", usedforsecurity=False).hexdigest()
-    failures += [httpx.ReadTimeout("slow")] * s3_parts.ATTEMPTS
+    failures += [httpx.ReadTimeout("slow")] * s3_requests.ATTEMPTS
     with pytest.raises(RunError, match="s3://bucket/again/x: the request to the store failed: slow"):
         parts.upload_part(key, upload, 1, b"x")
     assert not failures

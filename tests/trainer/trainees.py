@@ -38,8 +38,9 @@ def load(run: TrainerRun) -> Loaded:
     recipe = config.recipe.parameters
     model = find(config.base_model, env.model_access)
     family = choose(model.description, config.recipe.kind, config.base_model)
-    source = open_source(config.dataset.uri, env.dataset_access)
-    store = ingest(source, family.needs(recipe, advanced), env.cache_dir, 0.0, lambda: None)
+    needs = family.needs(recipe, advanced)
+    source = open_source(config.dataset.uri, env.dataset_access, needs=needs)
+    store = ingest(source, needs, env.cache_dir, 0.0, lambda: None)
     folder = model_folder(model, env.model_access)
     settings = settings_of(recipe, env.world_size)
     inputs = Inputs(

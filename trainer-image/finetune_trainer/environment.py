@@ -8,6 +8,7 @@ from tempfile import gettempdir
 from typing import Final
 
 from finetune_operator.api import trainer_config
+from finetune_operator.api.uri_paths import decoded_path
 from finetune_trainer.errors import ConfigError
 
 PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
@@ -28,7 +29,11 @@ class Claims:
 
     def path(self, uri: str) -> Path:
         """The local path of `pvc://<claim>/<path>`. Raises ConfigError if it leaves the claim or is not mounted."""
-        claim, _, inner = uri.removeprefix("pvc://").partition("/")
+        claim, _, encoded = uri.removeprefix("pvc://").partition("/")
+        try:
+            inner = decoded_path(encoded)
+        except ValueError as error:
+            raise ConfigError(f"{uri}: {error}") from None
         if not claim or ".." in PurePosixPath(inner).parts or claim in (".", ".."):
             raise ConfigError(f"{uri} is not of the form pvc://<claim>/<path inside the claim>")
         folder = self.root / claim

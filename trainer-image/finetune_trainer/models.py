@@ -28,7 +28,9 @@ WANTED_FILES: Final = (
 WANTED_OF_PIPELINES: Final = tuple(pattern for pattern in WANTED_FILES if pattern != "*.safetensors")
 UNWANTED_OF_MODELS: Final = ("*/*.safetensors",)
 """gpt-oss has two more copies of its weights, in folders for other programs."""
-UNWANTED_OF_PIPELINES: Final = ("*.fp16.safetensors", "*.bf16.safetensors", "*.non_ema.safetensors")
+VARIANTS: Final = ("fp16", "bf16", "fp32", "non_ema")
+"""Of weights, in the order of preference where there are no others; `model.fp16.safetensors`, also in parts."""
+UNWANTED_OF_PIPELINES: Final = tuple(f"*.{variant}*.safetensors" for variant in VARIANTS)
 """Many pipelines also have all weights in a single file, and in other number formats."""
 BLOCK_BYTES: Final = 2**20
 SAMPLED_ABOVE: Final = 64 * 2**20
@@ -89,16 +91,60 @@ def model_folder(model: BaseModel, access: ModelAccess) -> Path:
         return _claimed(model.name, access.claims)
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(model.name):
-        return Path(
-            snapshot_download(
-                repository_of(model.name)[0],
-                revision=model.revision,
-                **_hub(access.secret),
-                allow_patterns=list(WANTED_OF_PIPELINES if model.is_pipeline else WANTED_FILES),
-                ignore_patterns=list(UNWANTED_OF_PIPELINES if model.is_pipeline else UNWANTED_OF_MODELS),
-            )
+    def download(wanted: Iterable[str], unwanted: Iterable[str]) -> Path:
+        found = snapshot_download(
+            repository_of(model.name)[0],
+            revision=model.revision,
+            **_hub(access.secret),
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
         )
+        return Path(found)
+
+    with _hub_errors(model.name):
+        if not model.is_pipeline:
+            return download(WANTED_FILES, UNWANTED_OF_MODELS)
+        folder = download(WANTED_OF_PIPELINES, UNWANTED_OF_PIPELINES)
+        for variant in VARIANTS:
+            if not (lacking := components_without_weights(folder)):
+                break
+            download((f"{component}/*.{variant}*.safetensors*" for component in lacking), ())
+        return folder
+
+
+def components_without_weights(folder: Path) -> list[str]:
+    """The models of a pipeline whose folders have no weights: they may have some in another variant alone."""
+    return sorted(
+        path.parent.name
+        for path in folder.glob("*/config.json")
+        if not any(path.parent.glob("*.safetensors")) and not any(path.parent.glob("*.bin"))
+    )
+
+
+def variant_of(folder: Path, components: Iterable[str], base_model: str) -> str | None:
+    """The variant that a part of a pipeline is loaded in; None where all have plain weights.
+
+    components: those that are loaded. Raises ConfigError if there is none that all of them have.
+    """
+    needed = {name: found for name in components if (found := _only_variants(folder / name))}
+    if not needed:
+        return None
+    for variant in VARIANTS:
+        if all(variant in found for found in needed.values()):
+            return variant
+    listed = ", ".join(f"{name} as {' or '.join(sorted(found))}" for name, found in sorted(needed.items()))
+    raise ConfigError(
+        f"the base model {base_model} has its weights in different variants ({listed}), which cannot be loaded "
+        "together: use a checkpoint with plain *.safetensors",
+        Reason.MODEL_NOT_SUPPORTED,
+    )
+
+
+def _only_variants(folder: Path) -> set[str]:
+    """The variants of a component's weights; empty if it has plain ones, or none at all."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    variants = {name: {variant for variant in VARIANTS if f".{variant}" in name} for name in names}
+    return set().union(*variants.values()) if names and all(variants.values()) else set()
 
 
 def fingerprint(model: BaseModel, folder: Path) -> str:

@@ -113,9 +113,9 @@ def _destination(config: TrainerConfig, access: OutputAccess, stop: Stop) -> Des
 
 def _validate(uri: str, access: DatasetAccess, needs: Needs, max_skipped_share: float, stop: Stop) -> Store:
     emit("validating", dataset=uri)
-    source = open_source(uri, access, stop.check, videos=needs.clips > 0)
+    source = open_source(uri, access, stop.check, needs)
     store = ingest(source, needs, access.cache_dir, max_skipped_share, stop.check)
-    emit("dataset", **{name: value for name, value in store.summary.items() if name != "problems"})
+    emit("dataset", **{name: value for name, value in store.summary.items() if name not in ("problems", "rowNames")})
     return store
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
+from finetune_operator.api.uri_paths import decoded_path, encoded_path
+
 _NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
 
@@ -14,7 +16,7 @@ _NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 class Repository:
     """hf://datasets/org/name[@revision][/path], or hf://[models/]org/name[@revision][/path]. `kind`: with its s.
 
-    A revision with slashes (refs/pr/1) is percent-encoded in the URI and plain here.
+    A revision with slashes (refs/pr/1) and a path with spaces are percent-encoded in the URI and plain here.
     """
 
     kind: str
@@ -35,7 +37,12 @@ class Repository:
         name, _, revision = (parts[1] if len(parts) > 1 else "").partition("@")
         if not parts or not _NAME.match(parts[0]) or not _NAME.match(name):
             raise ValueError(f"{uri}: write hf://…organisation/name[@revision][/path]")
-        return cls(kind, f"{parts[0]}/{name}", unquote(revision) or "main", "/".join(parts[2:]))
+        try:
+            path = decoded_path("/".join(parts[2:]))
+        except ValueError as error:
+            raise ValueError(f"{uri}: {error}") from None
+        return cls(kind, f"{parts[0]}/{name}", unquote(revision) or "main", path)
 
     def __str__(self) -> str:
-        return "hf://" + "/".join(filter(None, ["datasets" if self.kind == "datasets" else "", self.id, self.path]))
+        kind = "datasets" if self.kind == "datasets" else ""
+        return "hf://" + "/".join(filter(None, [kind, self.id, encoded_path(self.path)]))

@@ -67,8 +67,9 @@ class Dataset(SpecModel):
             "folder. A folder holds either tables, or media files with a caption file of the same name beside each "
             "(a.png and a.txt); the recordings of recipe voice need no captions. The URI has one of the forms "
             "hf://datasets/organisation/name[@revision][/path], s3://bucket/key, https://host/path, pvc://claim/path "
-            "and oxen://namespace/repository/branch/path. An https:// URI must name a file, and pvc:// is available "
-            "with backend job only."
+            "and oxen://namespace/repository/branch/path, with spaces percent-encoded (my%20data). An https:// URI "
+            "must name a file, and pvc:// is available with backend job only. Of a folder with several splits, the "
+            "training split is used; of several training splits or configurations, the URI must name one."
         )
     )
     secret_ref: SecretRef | None = Field(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
 from finetune_operator.formats.bounds import memory_bound
+from finetune_operator.formats.cells import Unreadable, cells, plain
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.media import HEAD_BYTES, NO_TABLE, nature
 
@@ -33,11 +34,11 @@ class BadRow:
 class Table(Protocol):
     """One file. What is wrong with the file as a whole is an `Invalid` that names it."""
 
-    def columns(self) -> list[str]:
-        """The names of its columns."""
+    def columns(self, wanted: Sequence[str] = (), /) -> list[str]:
+        """The names of its columns, each once. wanted: are looked for in every row, where a row may have its own."""
 
     def rows(self, wanted: Sequence[str], /) -> Iterator[Row | BadRow]:
-        """Its rows, with at least the wanted columns that exist."""
+        """Its rows, with at least the wanted columns that exist. Raises Invalid for one that is there twice."""
 
 
 def open_table(path: Path, name: str) -> Table:
@@ -76,13 +77,14 @@ class ParquetTable:
         except (ArrowException, OSError, ValueError) as error:
             raise Invalid(f"{name} cannot be read as parquet: {_first_line(error)}") from error
 
-    def columns(self) -> list[str]:
+    def columns(self, _wanted: Sequence[str] = ()) -> list[str]:
         """Top-level columns."""
-        return self._columns
+        return list(dict.fromkeys(self._columns))
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row | BadRow]:
         """Batches of a few rows, from one row group after the other."""
         present = [column for column in dict.fromkeys(wanted) if column in self._columns]
+        _require_single(self._columns, present, self._name)
         first = 0
         for group in range(self._file.num_row_groups):
             yield from self._rows_of(group, first, present)
@@ -113,7 +115,7 @@ class ParquetTable:
     def _read(self, group: int, columns: Sequence[str]) -> Iterator[Row | BadRow]:
         size = self._batch_rows(group, columns)
         for batch in self._file.iter_batches(size, row_groups=[group], columns=list(columns), use_threads=False):
-            yield from (_row_of(batch, index) for index in range(batch.num_rows))
+            yield from _rows_of(batch)
 
     def _batch_rows(self, group: int, columns: Sequence[str]) -> int:
         """Fewer where the footer says that rows are large."""
@@ -143,14 +145,35 @@ def _more_than_allowed() -> str:
     return f"more than the {bound / 2**30:.1f} GiB of memory that a reader may have" if bound else "too much memory"
 
 
-def _row_of(batch: Any, index: int) -> Row | BadRow:
+def _rows_of(batch: Any) -> Iterator[Row | BadRow]:
+    columns = {name: cells(batch.column(name)) for name in batch.schema.names}
+    return (_row_of(columns, index) for index in range(batch.num_rows))
+
+
+def _row_of(columns: dict[str, Any], index: int) -> Row | BadRow:
     row: Row = {}
-    for column in batch.schema.names:
+    for name, column in columns.items():
         try:
-            row[column] = batch.column(column)[index].as_py()
+            row[name] = plain(column[index].as_py(maps_as_pydicts="strict"))
         except UnicodeDecodeError:
-            return BadRow(f"column {column!r} is not UTF-8 text")
+            return BadRow(f"column {name!r} is not UTF-8 text")
+        except KeyError:
+            return BadRow(f"column {name!r} contains a map with one key twice")
+        except RecursionError:
+            return BadRow(f"column {name!r} is nested too deeply")
+        except (Unreadable, ValueError, OverflowError) as error:
+            return BadRow(f"column {name!r} {error if isinstance(error, Unreadable) else _unusual(error)}")
     return row
+
+
+def _unusual(error: Exception) -> str:
+    return f"contains a value that cannot be read: {_first_line(error)}"
+
+
+def _require_single(header: Sequence[str], wanted: Sequence[str], name: str) -> None:
+    doubled = [column for column in wanted if header.count(column) > 1]
+    if doubled:
+        raise Invalid(f"{name} has more than one column {doubled[0]!r}: rename all but one")
 
 
 def _first_line(error: BaseException) -> str:
@@ -164,26 +187,29 @@ class CsvTable:
         self._path, self._name = path, name
         csv.field_size_limit(MAX_RECORD_BYTES)
 
-    def columns(self) -> list[str]:
-        """The header."""
+    def columns(self, _wanted: Sequence[str] = ()) -> list[str]:
+        """The header, without columns that have no name."""
         for header in self._records():
-            doubled = sorted({column for column in header if header.count(column) > 1})
-            if doubled:
-                raise Invalid(f"{self._name} has more than one column {doubled[0]!r}")
-            return header
+            return [column for column in dict.fromkeys(header) if column.strip()]
         raise Invalid(f"{self._name} has no header line")
 
-    def rows(self, _wanted: Sequence[str]) -> Iterator[Row | BadRow]:
-        """Every value is text; an empty field is an empty text."""
+    def rows(self, wanted: Sequence[str]) -> Iterator[Row | BadRow]:
+        """Every value is text; an empty field is an empty text.
+
+        Spreadsheets write commas for empty cells: empty fields beyond the header, fields that are missing where the
+        header has no name, and lines of commas alone mean nothing.
+        """
         records = self._records()
         header = next(records, [])
+        _require_single(header, wanted, self._name)
+        named = max((number for number, column in enumerate(header, 1) if column.strip()), default=0)
         for record in records:
-            if not record:
+            if not any(record) and (len(record) != 1 or len(header) != 1):
                 continue  # a blank line is not a row
-            if len(record) != len(header):
+            if len(record) < named or any(record[len(header) :]):
                 yield BadRow(f"has {len(record)} fields where the header has {len(header)}")
             else:
-                yield dict(zip(header, record, strict=True))
+                yield {column: field for column, field in zip(header, record, strict=False) if column.strip()}
 
     def _records(self) -> Iterator[list[str]]:
         try:
@@ -201,9 +227,9 @@ class JsonLinesTable:
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
 
-    def columns(self) -> list[str]:
-        """The keys seen in the first rows, in order of appearance."""
-        return _first_keys(self.rows(()))
+    def columns(self, wanted: Sequence[str] = ()) -> list[str]:
+        """The keys seen in the first rows, in order of appearance, and those that are wanted and come later."""
+        return _keys(self.rows(()), wanted)
 
     def rows(self, _wanted: Sequence[str]) -> Iterator[Row | BadRow]:
         """Blank lines are not rows; a line that is not an object is a bad row."""
@@ -221,9 +247,9 @@ class JsonArrayTable:
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
 
-    def columns(self) -> list[str]:
-        """The keys seen in the first rows, in order of appearance."""
-        return _first_keys(self.rows(()))
+    def columns(self, wanted: Sequence[str] = ()) -> list[str]:
+        """The keys seen in the first rows, in order of appearance, and those that are wanted and come later."""
+        return _keys(self.rows(()), wanted)
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row | BadRow]:
         """One row per element."""
@@ -296,11 +322,12 @@ def _object(line: bytes) -> Row | BadRow:
     return value if isinstance(value, dict) else BadRow("is not a JSON object")
 
 
-def _first_keys(rows: Iterator[Row | BadRow], limit: int = 100) -> list[str]:
+def _keys(rows: Iterator[Row | BadRow], wanted: Sequence[str], first: int = 100) -> list[str]:
+    """first: rows of which every key counts; each row may have others, as many as it likes."""
     keys: dict[str, None] = {}
-    for index, row in enumerate(rows):
-        if index >= limit:
+    for number, row in enumerate(rows):
+        if number >= first and keys.keys() >= set(wanted):
             break
         if not isinstance(row, BadRow):
-            keys.update(dict.fromkeys(row))
+            keys.update(dict.fromkeys(row if number < first else [key for key in wanted if key in row]))
     return list(keys)

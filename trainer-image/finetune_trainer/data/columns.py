@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_operator.formats.tables import Row
+from finetune_operator.formats.tables import Row, Table
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import DataError
 
@@ -27,12 +27,36 @@ class LocatedRow:
         return self.row.get(self.columns.get(column, column))
 
 
+def columns_of(table: Table, needs: Needs) -> list[str]:
+    """The columns of a table. Where rows have columns of their own (JSON), a required one may come late."""
+    present = table.columns()
+    return present if not _missing(_found(present, needs), needs) else table.columns(needs.columns)
+
+
+def serves(present: Sequence[str], needs: Needs) -> bool:
+    """Whether a table has any column that the recipe requires."""
+    return bool(_found(present, needs))
+
+
 def locate(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
     """The columns of a table by column of the recipe. Raises DataError that names the missing ones.
 
     present: columns of the table. In image folders of the Hugging Face `datasets` library (5.2: metadata.csv,
     metadata.jsonl) the column of `image` is `file_name`, `image_file_name` or, for lists, `image_file_names`.
     """
+    found = _found(present, needs)
+    missing = _missing(found, needs)
+    if missing:
+        listed = ", ".join(map(repr, present[:LISTED])) or "none"
+        raise DataError(f"{table} has no column {', '.join(map(repr, missing))}; its columns are {listed}")
+    return {**found, **{column: column for column in needs.optional if column in present}}
+
+
+def _missing(found: Mapping[str, str], needs: Needs) -> list[str]:
+    return [column for column in needs.columns if column not in found]
+
+
+def _found(present: Sequence[str], needs: Needs) -> dict[str, str]:
     found: dict[str, str] = {}
     for column in needs.columns:
         names = [column]
@@ -42,8 +66,4 @@ def locate(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
         candidates = [name for name in names if name in present]
         if candidates:
             found[column] = candidates[0]
-    missing = [column for column in needs.columns if column not in found]
-    if missing:
-        listed = ", ".join(map(repr, present[:LISTED])) or "none"
-        raise DataError(f"{table} has no column {', '.join(map(repr, missing))}; its columns are {listed}")
     return found

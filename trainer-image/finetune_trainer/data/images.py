@@ -1,10 +1,13 @@
-"""Images in cells, in any form, and their decoding. All input is untrusted."""
+"""Images, and their decoding. All input is untrusted.
 
-import json
+Transparent pixels become white, as in browsers' and most servers' previews: whatever colours lie hidden under them were
+never seen by the people who chose the image.
+"""
+
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -19,43 +22,13 @@ class ImageError(Exception):
 
 
 @dataclass(frozen=True)
-class ImageRef:
-    """An image in a cell: its bytes, or its place, a path relative to the dataset or a URL."""
-
-    data: bytes | None = None
-    place: str | None = None
-
-
-@dataclass(frozen=True)
 class ImageFacts:
     """Facts about a valid image. size: (width, height) in pixels, after EXIF rotation. notes: on conversions."""
 
     size: tuple[int, int]
     notes: tuple[str, ...]
-
-
-def references(cell: Any) -> list[ImageRef]:
-    """The images of a cell: a struct {bytes, path}, bytes, a path, a URL, or a list of these. Raises ImageError."""
-    if cell is None or cell == "":
-        return []
-    if isinstance(cell, (bytes, bytearray, memoryview)):
-        return [ImageRef(data=bytes(cell))]
-    if isinstance(cell, str):
-        if cell.lstrip().startswith("["):  # a list in a csv field
-            try:
-                return references(json.loads(cell))
-            except json.JSONDecodeError:
-                return [ImageRef(place=cell)]
-        return [ImageRef(place=cell)]
-    if isinstance(cell, (list, tuple)):
-        return [reference for part in cell for reference in references(part)]
-    if isinstance(cell, dict) and ("bytes" in cell or "path" in cell):
-        if cell.get("bytes") is not None:
-            if not isinstance(cell["bytes"], (bytes, bytearray)):
-                raise ImageError("the field bytes of the image does not contain bytes")
-            return [ImageRef(data=bytes(cell["bytes"]))]
-        return references(cell.get("path"))
-    raise ImageError(f"contains a value of type {type(cell).__name__} instead of an image")
+    transparent: bool = False
+    """Whether it has transparent pixels, in any frame that is used."""
 
 
 def inspect(data: bytes, needs: Needs) -> ImageFacts:
@@ -72,7 +45,14 @@ def inspect(data: bytes, needs: Needs) -> ImageFacts:
         image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
         _load(image)
         return ImageFacts((width, height), tuple(notes))
-    return ImageFacts(_to_rgb(image).size, tuple(notes))
+    transparent = False
+    for number in range(min(max(1, needs.clips), _count_of_frames(image))):
+        _seek(image, number)
+        _load(image)
+        transparent = transparent or _is_transparent(image)
+    if transparent:
+        notes.append("transparent images were put on a white background")
+    return ImageFacts(_to_rgb(image).size, tuple(notes), transparent)
 
 
 def decode(data: bytes, needs: Needs) -> Image.Image:
@@ -85,12 +65,16 @@ def decode_frames(data: bytes, needs: Needs, most: int) -> list[Image.Image]:
     image = _open(data, needs)
     frames = []
     for number in range(min(most, _count_of_frames(image))):
-        try:
-            image.seek(number)
-        except (EOFError, OSError, ValueError, SyntaxError) as error:
-            raise ImageError(f"frame {number} of the animation is damaged: {error}") from None
+        _seek(image, number)
         frames.append(_to_rgb(image).copy())
     return frames
+
+
+def _seek(image: Image.Image, number: int) -> None:
+    try:
+        image.seek(number)
+    except (EOFError, OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"frame {number} of the animation is damaged: {error}") from None
 
 
 def _open(data: bytes, needs: Needs) -> Image.Image:
@@ -149,7 +133,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if upright.mode.startswith("I") or upright.mode == "F":
         high = 65535.0 if upright.mode.startswith("I;16") or _brightest(upright) > 255 else 255.0
         upright = upright.convert("F").point(lambda value: value * (255.0 / high)).convert("L")
-    return upright.convert("RGB")
+    return _on_white(upright) if _is_transparent(upright) else upright.convert("RGB")
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether a loaded image has a pixel that is not opaque."""
+    if not image.has_transparency_data or image.mode.startswith(("I", "F")):
+        return False
+    lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return isinstance(lowest, (int, float)) and lowest < 255
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    colours = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", colours.size, (255, 255, 255, 255)), colours).convert("RGB")
 
 
 def _brightest(image: Image.Image) -> float:

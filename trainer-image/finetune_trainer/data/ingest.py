@@ -6,7 +6,7 @@ A bad row is reported with its number and one reason; what is unusual but can be
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,11 +16,12 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from finetune_operator.formats.invalid import Invalid
-from finetune_operator.formats.tables import BadRow
-from finetune_trainer.data.columns import LocatedRow, locate
+from finetune_operator.formats.tables import BadRow, Table
+from finetune_trainer.data.columns import LocatedRow, columns_of, locate
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import rows_of_pictures
 from finetune_trainer.data.reader import Reader
+from finetune_trainer.data.row_names import RowNames
 from finetune_trainer.data.rows import examine
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.store import INDEX, RECORDS, SUMMARY, Store, Writer
@@ -29,7 +30,7 @@ from finetune_trainer.errors import DataError
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Part of the store's key: increase it when the format of records changes."""
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
@@ -46,6 +47,10 @@ class Findings:
     bad: int = 0
     problems: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    """On rows, with the number of rows."""
+    remarks: list[str] = field(default_factory=list)
+    """On the dataset as a whole."""
+    names: RowNames = field(default_factory=RowNames)
     cut: bool = False
     """Whether validation stopped before the last row."""
 
@@ -53,7 +58,7 @@ class Findings:
         """Record a bad row."""
         self.bad += 1
         if len(self.problems) < KEPT_PROBLEMS:
-            self.problems.append(f"row {row}: {reason}")
+            self.problems.append(f"{self.names.of(row)}: {reason}")
 
     def check(self, share: float) -> None:
         """Raise DataError unless there are good rows, and no more bad ones than the share."""
@@ -64,8 +69,10 @@ class Findings:
             more = f"; and {self.bad - LISTED_PROBLEMS} more" if self.bad > LISTED_PROBLEMS else ""
             allowed = f", more than the allowed share of {share:g}" if share else ""
             seen = f"the first {self.rows}" if self.cut else str(self.rows)
+            skip = "" if self.bad == self.rows else ", or set advanced.maxSkippedShare to skip them"
             raise DataError(
-                f"{self.bad} of {seen} rows cannot be trained on{allowed} (rows count from 0): {listed}{more}"
+                f"{self.bad} of {seen} rows cannot be trained on{allowed} ({self.names.counting}): {listed}{more}. "
+                f"Correct them{skip}"
             )
 
 
@@ -84,7 +91,10 @@ def ingest(source: Source, needs: Needs, cache: Path, share: float, check: Calla
             _publish(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return Store(final, source.files, needs)
+    store = Store(final, source.files, needs)
+    store.summary["tables"] = list(source.names)
+    store.summary["remarks"] = [*source.notes, *store.summary["remarks"]]
+    return store
 
 
 def _build(source: Source, needs: Needs, folder: Path, share: float, check: Callable[[], None]) -> None:
@@ -92,7 +102,7 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
     pool = ThreadPoolExecutor(source.files.readers)
     try:
         with Reader() as reader, Writer(folder) as writer:
-            rows = _rows(source, needs, reader)
+            rows = _rows(source, needs, reader, findings)
             examined = _ahead(pool, rows, lambda row: examine(row, source, needs), source.files.readers, _weight)
             for number, outcome in enumerate(examined):
                 check()
@@ -121,24 +131,38 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
         "skipped": findings.bad,
         "problems": findings.problems,
         "notes": dict(findings.notes),
+        "remarks": findings.remarks,
+        "rowNames": findings.names.to_json(),
         "fingerprint": f"sha256:{digest.hexdigest()}",
         "bytes": (folder / RECORDS).stat().st_size,
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1))
 
 
-def _rows(source: Source, needs: Needs, reader: Reader) -> Iterator[LocatedRow | BadRow]:
+def _rows(source: Source, needs: Needs, reader: Reader, findings: Findings) -> Iterator[LocatedRow | BadRow]:
     """The rows of all tables, one after another; all columns are checked before the first row."""
     if source.pictures:
         return rows_of_pictures(source.pictures, needs)
     named = zip(source.tables, source.names, strict=True)
     tables = [(reader.table(path, name), name) for path, name in named]
-    places = [locate(table.columns(), name, needs) for table, name in tables]
-    return (
-        LocatedRow(row, place, name) if not isinstance(row, BadRow) else row
-        for (table, name), place in zip(tables, places, strict=True)
-        for row in table.rows(list(place.values()))
-    )
+    places = []
+    for table, name in tables:
+        present = columns_of(table, needs)
+        places.append(locate(present, name, needs))
+        unread = [column for column in needs.unread if column in present]
+        findings.remarks += [f"the column {column!r} of {name} has no effect in this recipe" for column in unread]
+    return _located(tables, places, findings.names)
+
+
+def _located(
+    tables: Sequence[tuple[Table, str]], places: Sequence[Mapping[str, str]], names: RowNames
+) -> Iterator[LocatedRow | BadRow]:
+    count = 0
+    for (table, name), place in zip(tables, places, strict=True):
+        names.begin(name, count)
+        for row in table.rows(list(dict.fromkeys(place.values()))):
+            count += 1
+            yield row if isinstance(row, BadRow) else LocatedRow(row, place, name)
 
 
 def _ahead(

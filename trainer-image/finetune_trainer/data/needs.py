@@ -1,6 +1,10 @@
 """What a recipe needs of its dataset. Validation depends on this alone."""
 
 from dataclasses import dataclass
+from typing import Final
+
+IMAGE_MARK: Final = "<image>"
+"""The place of an image in a text, as in the datasets of LLaVA and LLaMA-Factory."""
 
 
 @dataclass(frozen=True)
@@ -8,13 +12,20 @@ class Needs:
     """Columns and limits of a dataset.
 
     text: columns of non-empty text. images: columns of images. values: columns of JSON values (chat messages).
-    reserved: tokens that no text may contain.
+    optional: columns of JSON values that a row may have. reserved: tokens that no text may contain.
     """
 
     text: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Columns that belong to the same format, but mean nothing to the recipe: a note says so."""
     reserved: tuple[str, ...] = ()
+    interleaved: tuple[str, ...] = ()
+    """Columns of text in which `<image>` marks the place of an image."""
+    single: tuple[str, ...] = ()
+    """Columns with exactly one image in every row."""
     image_in_every_column: bool = False
     """Whether a row needs an image in every column, not only in one of them."""
     clips: int = 0

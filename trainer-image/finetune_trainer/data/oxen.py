@@ -20,6 +20,7 @@ from uuid import uuid4
 import httpx
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.uri_paths import decoded_path
 from finetune_operator.formats.layout import suffix_of
 from finetune_trainer.data.downloads import ATTEMPTS, Downloads, Interrupted, Unreachable
 from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, checked_listing
@@ -47,7 +48,11 @@ class OxenDataset:
         backoff_s: float = 0.5,
     ) -> None:
         namespace, _, rest = uri.removeprefix("oxen://").strip("/").partition("/")
-        repository, _, resource = rest.partition("/")
+        repository, _, encoded = rest.partition("/")
+        try:
+            resource = decoded_path(encoded)
+        except ValueError as error:
+            raise ConfigError(f"{uri}: {error}") from None
         if not namespace or not repository or not resource:
             raise ConfigError(f"{uri}: write oxen://namespace/repository/branch[/path]")
         self.title, self.file = uri, file

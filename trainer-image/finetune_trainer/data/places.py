@@ -15,6 +15,8 @@ from finetune_trainer.data.images import ImageError
 
 DECODERS: Final = max(2, min(8, os.cpu_count() or 1))
 FETCHERS: Final = 32
+MAX_SHOWN: Final = 200
+"""Characters of a place in a message."""
 
 
 class Files(Protocol):
@@ -50,18 +52,18 @@ class Folder:
         if is_url(place):
             return fetch(self._fetcher, place, limit)
         if place.startswith("/") or "\0" in place:
-            raise ImageError(f"{place!r} is not a path relative to the dataset")
+            raise ImageError(f"{shown(place)!r} is not a path relative to the dataset")
         try:
             path = (self._root / place).resolve()
             if not path.is_relative_to(self._root):
-                raise ImageError(f"{place!r} leads out of the dataset's folder")
+                raise ImageError(f"{shown(place)!r} leads out of the dataset's folder")
             if not path.is_file():
-                raise ImageError(f"the file {place!r} does not exist in the dataset's folder")
+                raise ImageError(f"the file {shown(place)!r} does not exist in the dataset's folder")
             if path.stat().st_size > limit:
-                raise ImageError(f"the file {place!r} is larger than {limit} bytes")
+                raise ImageError(f"the file {shown(place)!r} is larger than {limit} bytes")
             return path.read_bytes()
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
-            raise ImageError(f"the file {place!r} cannot be read: {error}") from None
+            raise ImageError(f"the file {shown(place)!r} cannot be read: {error}") from None
 
     def _has(self, name: str) -> bool:
         try:
@@ -88,7 +90,7 @@ class Web:
         if is_url(place):
             return fetch(self._fetcher, place, limit)
         if place.startswith("/") or ".." in PurePosixPath(unquote(urlsplit(place).path)).parts:
-            raise ImageError(f"{place!r} leads out of the dataset's folder")
+            raise ImageError(f"{shown(place)!r} leads out of the dataset's folder")
         return fetch(self._fetcher, urljoin(self._base, place), limit)
 
 
@@ -113,7 +115,7 @@ class Zipped:
         try:
             name = checked_name(place)
             if name not in self._names:
-                raise ImageError(f"the file {place!r} does not exist in the archive")
+                raise ImageError(f"the file {shown(place)!r} does not exist in the archive")
             return self._archive.read(name, limit)
         except Invalid as error:
             raise ImageError(str(error)) from None
@@ -126,6 +128,12 @@ def nearest(place: str, table: str, exists: Callable[[str], bool]) -> str:
         return place
     beside = posixpath.normpath(posixpath.join(folder, place))
     return beside if exists(beside) else place
+
+
+def shown(place: str) -> str:
+    """A place for messages: without the query of a URL, which may be a signature, and not longer than a path is."""
+    text = place.partition("?")[0] if is_url(place) else place
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def is_url(place: str) -> bool:

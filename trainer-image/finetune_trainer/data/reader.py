@@ -151,7 +151,7 @@ class _ChildTable:
     def __init__(self, reader: Reader, path: Path, name: str) -> None:
         self._reader, self._path, self._name = reader, path, name
 
-    def columns(self) -> list[str]:
+    def columns(self, _wanted: Sequence[str] = (), /) -> list[str]:
         """The top-level columns."""
         [(kind, content)] = self._request()
         assert kind == COLUMNS

@@ -14,7 +14,7 @@ from finetune_operator.formats.layout import checked_name, hidden
 from finetune_trainer.data.downloads import TooLarge
 from finetune_trainer.data.fetch import Fetcher
 from finetune_trainer.data.images import ImageError
-from finetune_trainer.data.places import FETCHERS, fetch, is_url, nearest
+from finetune_trainer.data.places import FETCHERS, fetch, is_url, nearest, shown
 from finetune_trainer.errors import DataError
 
 MAX_FILES: Final = 1_000_000
@@ -76,7 +76,7 @@ class RemoteFiles:
         except (Invalid, TooLarge) as error:
             raise ImageError(str(error)) from None
         except NotFound:
-            raise ImageError(f"the file {place!r} does not exist in the dataset") from None
+            raise ImageError(f"the file {shown(place)!r} does not exist in the dataset") from None
 
     def path(self, name: str, limit: int | None = None) -> Path:
         """The local copy of a file. Raises NotFound, TooLarge, and what the store raises."""

@@ -13,12 +13,14 @@ from finetune_trainer.data.remote import MAX_FILES, Entry, NotFound, checked_lis
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.stop import interruptible
 from finetune_trainer.stores import s3
+from finetune_trainer.stores.s3_requests import S3Requests, list_objects
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
 
 CHUNK: Final = 1 << 20
 PAGE: Final = 1000
+ODD_KEY: Final = "contained empty path segment"
 REASONS: Final = (Reason.DATASET_UNAVAILABLE, Reason.DATASET_ACCESS_DENIED)
 
 
@@ -34,6 +36,7 @@ class S3Dataset:
         if self._folder.key == ".":
             self._folder = s3.S3Location(location.bucket, "")
         self._bucket = s3.open_bucket(location, secret)
+        self._secret = secret
         self._address = f"{secret.get('AWS_ENDPOINT_URL', '')} {self._folder}"
         self._downloads, self._check = downloads, check
 
@@ -47,11 +50,34 @@ class S3Dataset:
                     key = self._folder.below(self.file)
                     meta = interruptible(lambda: obstore.head(self._bucket, key), self._check)
                     return {self.file: _entry(self.file, meta)}
-                return checked_listing(interruptible(self._listing, self._check), self.title)
+                return checked_listing(self._all_entries(), self.title)
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise
                 raise DataError(f"{self.title} does not exist", Reason.DATASET_NOT_FOUND) from None
+
+    def _all_entries(self) -> dict[str, Entry]:
+        """The entries of the prefix; obstore refuses all of them if one key is no path (`a//b`)."""
+        from obstore.exceptions import BaseError, InvalidPathError
+
+        try:
+            return interruptible(self._listing, self._check)
+        except BaseError as error:
+            if not isinstance(error, InvalidPathError) and ODD_KEY not in str(error):
+                raise
+            keys = s3.signing_keys(self._secret)
+            if keys is None and s3.has_pod_identity():
+                raise ConfigError(f"{self.title}: {_first_line(error)}: rename that object, or remove it") from None
+            endpoint, credentials = keys or (s3.endpoint_of(self._secret), None)
+            requests = S3Requests(self._folder.bucket, endpoint, credentials, Reason.DATASET_UNAVAILABLE)
+            start = f"{self._folder.key}/" if self._folder.key else ""
+            found = {}
+            for each in list_objects(requests, start, self._check):
+                name = each.key.removeprefix(start)
+                found[name] = Entry(name, each.version, each.size)
+                if len(found) > MAX_FILES:
+                    break
+            return found
 
     def _listing(self) -> dict[str, Entry]:
         import obstore
@@ -105,3 +131,7 @@ class S3Dataset:
 
 def _entry(name: str, meta: ObjectMeta | Mapping[str, Any]) -> Entry:
     return Entry(name, meta["e_tag"] or f"{meta['last_modified'].isoformat()} {meta['size']}", meta["size"])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["a key is no path"])[0][:300]

@@ -10,16 +10,31 @@ from urllib.parse import unquote, urlsplit
 from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.archive import Archive
 from finetune_operator.formats.invalid import Invalid
-from finetune_operator.formats.layout import caption_of, checked_name, pictures_in, suffix_of, tables_in
+from finetune_operator.formats.layout import (
+    Chosen,
+    caption_of,
+    checked_name,
+    choose_pictures,
+    choose_tables,
+    hidden,
+    listed,
+    suffix_of,
+)
 from finetune_operator.formats.media import IMAGE_SUFFIXES, TABLE_SUFFIXES, VIDEO_SUFFIXES
+from finetune_operator.formats.tables import open_table
+from finetune_trainer.data.columns import columns_of, serves
 from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
+from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.places import Files, Folder, Web, Zipped
+from finetune_trainer.data.reader import Reader
 from finetune_trainer.data.remote import NotFound, Remote, RemoteFiles
 from finetune_trainer.environment import DatasetAccess
 from finetune_trainer.errors import ConfigError, DataError
 
 ARCHIVE: Final = ".zip"
+PARQUET: Final = ".parquet"
+JSON: Final = ".json"
 FILE_SUFFIXES: Final = (*TABLE_SUFFIXES, ARCHIVE)
 MAX_MEMBERS: Final = 200_000
 MAX_FILES: Final = 1_000_000
@@ -39,6 +54,8 @@ class Source:
     files: Files
     pictures: tuple[tuple[str, str | None], ...] = ()
     version: str = ""
+    notes: tuple[str, ...] = ()
+    """Which files of the dataset are not read, and why."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +65,54 @@ class _Opening:
     uri: str
     access: DatasetAccess
     check: Callable[[], None]
-    videos: bool
+    needs: Needs | None
+    reader: Reader
     fetcher: Fetcher = field(init=False)
     downloads: Downloads = field(init=False)
+    _served: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fetcher", Fetcher(self.access.allowed_hosts, check=self.check))
         object.__setattr__(self, "downloads", Downloads(self.access.cache_dir, self.check))
 
+    @property
+    def videos(self) -> bool:
+        """Whether videos count as images."""
+        return self.needs is not None and self.needs.clips > 0
+
+    def serves(self, name: str, path: Path) -> bool:
+        """Whether a table has a column that is needed. One that cannot be read at all is for the reader to refuse."""
+        if self.needs is None:
+            return True
+        if name not in self._served:
+            self.check()
+            self._served[name] = self._serves(name, path, self.needs)
+        return self._served[name]
+
+    def _serves(self, name: str, path: Path, needs: Needs) -> bool:
+        try:
+            table = (self.reader.table if suffix_of(name) == PARQUET else open_table)(path, name)
+            return serves(columns_of(table, needs), needs)
+        except Invalid:
+            return suffix_of(name) != JSON
+
 
 def open_source(
-    uri: str, access: DatasetAccess, check: Callable[[], None] = lambda: None, *, videos: bool = False
+    uri: str, access: DatasetAccess, check: Callable[[], None] = lambda: None, needs: Needs | None = None
 ) -> Source:
     """Locate a dataset, and download its tables.
 
-    check: called often; raises Preempted to stop. videos: whether videos count as images. Raises ConfigError (scheme,
-    claim, credentials), DataError (not found, no table, invalid archive) or Unreachable.
+    check: called often; raises Preempted to stop. needs: of the recipe, by which tables are told from other files. None
+    takes every table. Raises ConfigError (scheme, claim, credentials), DataError (not found, no table, invalid archive)
+    or Unreachable.
     """
     scheme = uri.partition("://")[0]
     opener = SCHEMES.get(scheme)
     if opener is None:
         raise ConfigError(f"datasets cannot be read from {scheme}://; the trainer supports {', '.join(SCHEMES)}")
     try:
-        return opener(_Opening(uri, access, check, videos))
+        with Reader() as reader:
+            return opener(_Opening(uri, access, check, needs, reader))
     except (Invalid, TooLarge) as error:
         raise DataError(str(error)) from None
 
@@ -82,10 +124,11 @@ def _claim(opening: _Opening) -> Source:
     if not path.is_dir():
         raise DataError(f"{uri} does not exist", Reason.DATASET_NOT_FOUND)
     files = Folder(path, opening.fetcher)
-    top = [each.name for each in path.iterdir() if each.is_file()]
-    tables = tables_in(top, uri)
-    if tables:  # without listing thousands of images below
-        return _of_tables(files, {name: path / name for name in tables})
+    top = [each.name for each in path.iterdir() if each.is_file() and not hidden(each.name)]
+    if any(suffix_of(name) in TABLE_SUFFIXES for name in top):  # without listing thousands of images below
+        chosen = choose_tables(top, uri, lambda name: opening.serves(name, path / name))
+        if chosen.names and not chosen.held_out and all(opening.serves(name, path / name) for name in chosen.names):
+            return _of_tables(files, {name: path / name for name in chosen.names}, chosen)
     names = list(_below(path, opening.check))
     return _of_names(
         opening,
@@ -129,21 +172,21 @@ def _web(opening: _Opening) -> Source:
 def _s3(opening: _Opening) -> Source:
     from finetune_trainer.data.s3 import S3Dataset
 
-    file = _file_name(opening.uri)
+    file = _file_name(unquote(opening.uri))
     return _remote(opening, S3Dataset(opening.uri, file, opening.access.secret, opening.downloads, opening.check))
 
 
 def _hub(opening: _Opening) -> Source:
     from finetune_trainer.data.hub import HubDataset
 
-    file, cache = _file_name(opening.uri), opening.access.cache_dir / "hf" / "hub"
+    file, cache = _file_name(unquote(opening.uri)), opening.access.cache_dir / "hf" / "hub"
     return _remote(opening, HubDataset(opening.uri, file, opening.access.secret, cache, opening.check))
 
 
 def _oxen(opening: _Opening) -> Source:
     from finetune_trainer.data.oxen import OxenDataset
 
-    file = _file_name(opening.uri)
+    file = _file_name(unquote(opening.uri))
     return _remote(opening, OxenDataset(opening.uri, file, opening.access.secret, opening.downloads, opening.check))
 
 
@@ -188,11 +231,12 @@ def _of_names(
 ) -> Source:
     """The content of a folder or archive: tables, or images with captions. Raises DataError, Invalid."""
     safe = [name for name in names if _safe(name)]
-    if tables := tables_in(safe, title):
-        return _of_tables(files, {name: local(name) for name in tables}, version(tables))
+    tables = choose_tables(safe, title, lambda name: opening.serves(name, local(name)))
+    if tables.names:
+        return _of_tables(files, {name: local(name) for name in tables.names}, tables, version(tables.names))
     existing = frozenset(safe)
-    found = pictures_in(safe, IMAGE_SUFFIXES | VIDEO_SUFFIXES if opening.videos else IMAGE_SUFFIXES)
-    pictures = tuple((name, caption if (caption := caption_of(name)) in existing else None) for name in found)
+    found = choose_pictures(safe, title, IMAGE_SUFFIXES | VIDEO_SUFFIXES if opening.videos else IMAGE_SUFFIXES)
+    pictures = tuple((name, caption if (caption := caption_of(name)) in existing else None) for name in found.names)
     if not pictures:
         wanted = "clips or images" if opening.videos else "images"
         raise DataError(
@@ -200,11 +244,25 @@ def _of_names(
             Reason.DATASET_NOT_FOUND,
         )
     every = [name for pair in pictures for name in pair if name]
-    return Source((), (), files, pictures, version(every))
+    return Source((), (), files, pictures, version(every), _notes(found))
 
 
-def _of_tables(files: Files, tables: Mapping[str, Path], version: str = "") -> Source:
-    return Source(tuple(tables.values()), tuple(tables), files, version=version or _digest(map(_stat, tables.values())))
+def _of_tables(files: Files, tables: Mapping[str, Path], chosen: Chosen, version: str = "") -> Source:
+    found = version or _digest(map(_stat, tables.values()))
+    return Source(tuple(tables.values()), tuple(tables), files, version=found, notes=_notes(chosen))
+
+
+def _notes(chosen: Chosen) -> tuple[str, ...]:
+    """What is not read of the dataset, and what is although its name says otherwise."""
+    notes = []
+    if chosen.left_out:
+        notes.append(
+            f"{len(chosen.left_out)} files of the dataset were left out, because they belong to other splits or have "
+            f"none of the columns: {listed(chosen.left_out)}"
+        )
+    if chosen.held_out:
+        notes.append(f"the dataset has no files for training but {listed(chosen.names)}: they were trained on")
+    return tuple(notes)
 
 
 def _safe(name: str) -> bool:

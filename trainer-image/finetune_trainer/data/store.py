@@ -18,6 +18,7 @@ from finetune_trainer.data.clips import decode_frames
 from finetune_trainer.data.images import ImageError, decode
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.places import Files
+from finetune_trainer.data.row_names import RowNames
 from finetune_trainer.errors import DataError
 
 _Decoded = TypeVar("_Decoded")
@@ -73,6 +74,7 @@ class Store:
     def __init__(self, folder: Path, files: Files, needs: Needs) -> None:
         self._files, self._needs = files, needs
         self.summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+        self.names = RowNames.from_json(self.summary["rowNames"])
         self._offsets = array("Q")
         self._offsets.frombytes((folder / INDEX).read_bytes())
         self._descriptor = os.open(folder / RECORDS, os.O_RDONLY)
@@ -109,4 +111,4 @@ class Store:
                 return read(os.pread(self._descriptor, size, sample._blobs + offset))
             return read(self._files.read(image["place"], self._needs.max_image_bytes))
         except ImageError as error:
-            raise DataError(f"row {sample.row}: {error} (it was valid when the run started)") from error
+            raise DataError(f"{self.names.of(sample.row)}: {error} (it was valid when the run started)") from error

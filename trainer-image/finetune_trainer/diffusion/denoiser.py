@@ -17,7 +17,7 @@ from finetune_operator.api.advanced import Advanced
 from finetune_trainer.data.clips import LOWEST_RATE
 from finetune_trainer.diffusion.areas import Areas, Size, fitted
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.models import check_weights, read_json
+from finetune_trainer.models import check_weights, read_json, variant_of
 
 Tensors = dict[str, torch.Tensor]
 EMBEDS: Final = "embeds"
@@ -96,6 +96,10 @@ class Denoiser(ABC):
     """Whether the model gets the first frame of the target, in place of an image to edit."""
     requires_image: ClassVar[bool] = False
     """Whether the pipeline requires an image to edit."""
+    window: ClassVar[int] = 0
+    """Tokens of a caption that the text encoder reads; 0 if it reads all."""
+    tokenizer: ClassVar[str] = "tokenizer"
+    """The component that counts them."""
     conditioning_frames: int = 1
     """Frames of an image or clip, at most, for the text encoder and for a sample."""
     notes: tuple[str, ...] = ()
@@ -113,6 +117,7 @@ class Denoiser(ABC):
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.requires_grad_(False)
         self._text_pipeline: Any = None
+        self._token_pipeline: Any = None
         self._vae_offloaded = False
         self._vae_lock = RLock()
         self.parts: dict[str, str] = {self.part: ""}
@@ -150,6 +155,18 @@ class Denoiser(ABC):
         if self._text_pipeline is None:
             self._text_pipeline = self._pipeline(set(self._components()) - {"vae", *self._trained_components()})
         return self._text_pipeline
+
+    def tokens_beyond_window(self, prompt: str) -> int:
+        """The tokens at the end of a caption that the text encoder does not read. The encoder is not loaded."""
+        if not self.window:
+            return 0
+        if self._token_pipeline is None:
+            self._token_pipeline = self._pipeline({self.tokenizer})
+        return max(0, self.count_tokens(self._token_pipeline, prompt) - self.window)
+
+    def count_tokens(self, pipe: Any, prompt: str) -> int:
+        """The tokens of a caption, with those that the pipeline puts around it. pipe: with the tokenizer alone."""
+        return len(getattr(pipe, self.tokenizer)(prompt, verbose=False)["input_ids"])
 
     def encoders(self) -> dict[str, torch.nn.Module]:
         """The loaded frozen encoders, by component."""
@@ -291,7 +308,11 @@ class Denoiser(ABC):
         absent = {name: None for name, value in self._index.items() if isinstance(value, list) and name not in wanted}
         with as_config_error(self.base.name):
             pipe = getattr(diffusers, self.pipeline).from_pretrained(
-                self.base.folder, dtype=self.base.dtype, local_files_only=True, **absent
+                self.base.folder,
+                dtype=self.base.dtype,
+                local_files_only=True,
+                variant=variant_of(self.base.folder, wanted, self.base.name),
+                **absent,
             )
         return pipe.to(self.base.device)
 
@@ -312,6 +333,7 @@ class Denoiser(ABC):
                 dtype=dtype or self.base.dtype,
                 local_files_only=True,
                 output_loading_info=True,
+                variant=variant_of(folder, {part}, name),
             )
         lost = [*info["missing_keys"], *info["mismatched_keys"]]
         if lost:

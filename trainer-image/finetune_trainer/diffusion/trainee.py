@@ -63,10 +63,10 @@ class DiffusionTrainee:
             (self._recipe.image_column,) if self._denoiser.takes_first_frame else ()
         )
         self.notes: list[str] = list(self._denoiser.notes)
-        self._require_one_target()
         self._row = lru_cache(maxsize=4096)(self._read_row)
         self._conditions = Conditions(self._denoiser, TensorCache(inputs.cache_dir / CACHE))
         self._samples = Samples(inputs, self._denoiser, self._conditions, self._row(0), self.notes)
+        self._count_cut_captions()
         self._encode_all(texts_now=parameter(self._recipe, "cache_text_embeddings") is not False)
         self._denoiser.load_model()
         self._choose_weights()
@@ -220,16 +220,17 @@ class DiffusionTrainee:
         group = self._inputs.group
         if group.first:
             self._samples.encode()
+        stills = 0
         for number in range(group.rank, len(self.rows), group.world_size):
             self._inputs.check()
             row = self._row(number)
-            self._require_motion(number, self._conditions.target(row))
+            stills += self._is_still(number, self._conditions.target(row))
             self._conditions.controls(row)
             if texts_now:
                 self._conditions.text(row.caption, row.controls)
             if number % 100 > 99 - group.world_size:
                 emit("encoding", rows=number + 1, of=len(self.rows))
-        group.barrier()
+        self._note_stills(sum(count for (count,) in group.all_gather(stills)))
         self._texts_cached = texts_now
         if texts_now:
             self._denoiser.free_text_encoders()
@@ -253,18 +254,34 @@ class DiffusionTrainee:
         store = self._inputs.store
         return store.load_frames(store[index], column, place, most, self._denoiser.rate)
 
-    def _require_motion(self, number: int, latent: torch.Tensor) -> None:
-        if self._denoiser.takes_first_frame and latent.shape[1] == 1:
+    def _is_still(self, number: int, latent: torch.Tensor) -> bool:
+        """Whether a clip became a single frame. Raises DataError where the model needs more."""
+        if self._denoiser.frames == 1 or not self._denoiser.clips or latent.shape[1] > 1:
+            return False
+        if self._denoiser.takes_first_frame:
             row, column = self._inputs.store[self.rows[number]].row, self._recipe.image_column
-            raise DataError(f"row {row}: column {column!r} has too few frames: those after the first are trained on")
+            name = self._inputs.store.names.of(row)
+            raise DataError(f"{name}: column {column!r} has too few frames: those after the first are trained on")
+        return True
 
-    def _require_one_target(self) -> None:
-        column, store = self._recipe.image_column, self._inputs.store
-        wrong = [store[index].row for index in self.rows if len(store[index].images[column]) != 1]
-        if wrong:
-            listed = ", ".join(map(str, wrong[:20]))
-            raise DataError(
-                f"column {column!r} has several images in {len(wrong)} rows, but a row has one target: {listed}"
+    def _note_stills(self, count: int) -> None:
+        note = f"{count} clips have one frame, or too few for the autoencoder: they are trained on as stills"
+        if count and note not in self.notes:  # what is encoded later is not counted twice
+            self.notes.append(note)
+
+    def _count_cut_captions(self) -> None:
+        """Note the captions that end beyond what the text encoder reads."""
+        if not self._inputs.group.first or not self._denoiser.window:
+            return
+        cut = []
+        for number in range(len(self.rows)):
+            self._inputs.check()
+            if self._denoiser.tokens_beyond_window(self._row(number).caption):
+                cut.append(self._inputs.store.names.of(self._inputs.store[self.rows[number]].row))
+        if cut:
+            self.notes.append(
+                f"{len(cut)} captions are longer than the {self._denoiser.window} tokens that the text encoder reads "
+                f"(the first: {cut[0]}): what comes after them has no effect"
             )
 
 

@@ -41,6 +41,8 @@ class Diffusion:
     denoiser: str
     reserved: tuple[str, ...] = ()
     clips: bool = False
+    one_control: bool = False
+    """Whether it edits exactly one image."""
 
     def needs(self, recipe: Recipe, advanced: Advanced) -> Needs:
         """A caption, an image, and every image to edit."""
@@ -50,6 +52,7 @@ class Diffusion:
             images=(recipe.image_column, *control_columns(recipe)),
             reserved=self.reserved,
             image_in_every_column=True,
+            single=(recipe.image_column, *(control_columns(recipe) if self.one_control else ())),
             clips=(parameter(recipe, "num_frames") or 1) if self.clips else 0,
             max_pixels=advanced.max_image_pixels,
         )
@@ -75,10 +78,17 @@ WAN: Final = frozenset({"WanPipeline", "WanImageToVideoPipeline"})
 GENERATION: Final = frozenset({"imageGeneration"})
 DIFFUSION: Final = (
     Diffusion(frozenset({"QwenImageEditPlusPipeline"}), EDITING, "qwen_image_edit", "QwenImageEditPlus", QWEN_RESERVED),
-    Diffusion(frozenset({"QwenImageEditPipeline"}), ONE_IMAGE, "qwen_image_edit", "QwenImageEdit", QWEN_RESERVED),
+    Diffusion(
+        frozenset({"QwenImageEditPipeline"}),
+        ONE_IMAGE,
+        "qwen_image_edit",
+        "QwenImageEdit",
+        QWEN_RESERVED,
+        one_control=True,
+    ),
     Diffusion(frozenset({"QwenImagePipeline"}), GENERATION, "qwen_image", "QwenImage", QWEN_RESERVED),
     Diffusion(frozenset({"FluxPipeline"}), GENERATION, "flux", "Flux"),
-    Diffusion(frozenset({"FluxKontextPipeline"}), ONE_IMAGE, "flux", "FluxKontext"),
+    Diffusion(frozenset({"FluxKontextPipeline"}), ONE_IMAGE, "flux", "FluxKontext", one_control=True),
     Diffusion(frozenset({"StableDiffusionXLPipeline"}), GENERATION, "stable_diffusion", "StableDiffusionXL"),
     Diffusion(frozenset({"StableDiffusionPipeline"}), GENERATION, "stable_diffusion", "StableDiffusion"),
     Diffusion(frozenset({"ZImagePipeline"}), GENERATION, "z_image", "ZImage", QWEN_RESERVED),

@@ -29,6 +29,8 @@ class Flux(Denoiser):
 
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     guidance: ClassVar[float] = 3.5
+    window: ClassVar[int] = 512
+    tokenizer: ClassVar[str] = "tokenizer_2"
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """512 tokens of T5, and CLIP's pooled vector."""

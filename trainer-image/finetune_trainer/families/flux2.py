@@ -17,12 +17,21 @@ class Flux2(Denoiser):
 
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     guidance: ClassVar[float] = 4.0
+    window: ClassVar[int] = 512
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """Hidden states of three layers, concatenated."""
         del controls
         embeds, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0]}
+
+    def count_tokens(self, pipe: Any, prompt: str) -> int:
+        """With the system message of the pipeline."""
+        from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+        (messages,) = format_input([prompt])
+        encoded = pipe.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+        return len(_flat(encoded["input_ids"]))
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """2x2 patches, (x - mean) / std per channel."""
@@ -61,9 +70,20 @@ class Flux2(Denoiser):
 class Flux2Klein(Flux2):
     """FLUX.2 klein: classifier-free guidance instead of a guidance embedding; distilled models ignore it."""
 
+    def count_tokens(self, pipe: Any, prompt: str) -> int:
+        """With the template of the text encoder."""
+        messages = [{"role": "user", "content": prompt}]
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        return len(pipe.tokenizer(pipe.tokenizer.apply_chat_template(messages, **options))["input_ids"])
+
     def pipeline_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """With the empty prompt's embedding."""
         return {
             **super().pipeline_arguments(request),
             "negative_prompt_embeds": request.negative[EMBEDS][None].to(self.base.device),
         }
+
+
+def _flat(ids: Any) -> Any:
+    """The ids of one text: a processor returns a batch, a tokenizer does not."""
+    return ids[0] if len(ids) == 1 and isinstance(ids[0], list) else ids

@@ -41,6 +41,7 @@ class Qwen3VL:
             text=(recipe.question_column, recipe.answer_column),
             images=tuple(recipe.image_columns),
             reserved=RESERVED,
+            interleaved=(recipe.question_column,),
             max_pixels=advanced.max_image_pixels,
         )
 

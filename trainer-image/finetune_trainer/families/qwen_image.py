@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -17,12 +17,18 @@ class QwenImage(Denoiser):
     """Qwen-Image. Latents are (channels, 1, height, width)."""
 
     negative_prompt = " "
+    window: ClassVar[int] = 1024
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """The last hidden states after the template's own tokens, at most as many as the pipeline uses."""
         del controls
         embeds, _ = self.text_pipeline().encode_prompt(prompt, device=self.base.device)
         return {EMBEDS: embeds[0]}
+
+    def count_tokens(self, pipe: Any, prompt: str) -> int:
+        """Without the template's own tokens, which the pipeline counts apart."""
+        text = pipe.prompt_template_encode.format(prompt)
+        return super().count_tokens(pipe, text) - int(pipe.prompt_template_encode_start_idx)
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std per channel."""

@@ -25,6 +25,7 @@ class QwenImageEdit(QwenImage):
     """Qwen-Image-Edit: one image, of the same size for the text encoder and the autoencoder."""
 
     requires_image: ClassVar[bool] = True
+    window: ClassVar[int] = 0
     notes: tuple[str, ...] = (
         "prompts are encoded with the token types of the images to edit; diffusers 0.42 omits them under "
         "transformers 5, so that its own prompt embeddings differ slightly",

@@ -23,6 +23,7 @@ class StableDiffusion(Denoiser):
     areas: ClassVar[Areas] = Areas(512**2, 512**2)
     multiple: ClassVar[int] = 64
     guidance: ClassVar[float] = 7.5
+    window: ClassVar[int] = 77
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         from diffusers import DDPMScheduler

@@ -19,6 +19,7 @@ from finetune_operator.api.recipes import Recipe, TextChatMessages, TextGenerati
 from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.language.messages import OPTIONAL, UNREAD, conversation, template_options
 from finetune_trainer.models import read_json
 from finetune_trainer.settings import parameter
 
@@ -59,7 +60,9 @@ class TextFamily:
     def needs(self, recipe: Recipe, _advanced: Advanced) -> Needs:
         """Two columns of text, or one of messages."""
         if isinstance(recipe, TextChatMessages):
-            return Needs(values=(recipe.messages_column,))
+            messages = recipe.messages_column
+            optional = tuple(column for column in OPTIONAL if column != messages)
+            return Needs(values=(messages,), optional=optional, unread=tuple(c for c in UNREAD if c != messages))
         recipe = cast(TextGeneration, recipe)
         return Needs(text=(recipe.question_column, recipe.answer_column))
 
@@ -103,7 +106,7 @@ class TextReader:
 
         from finetune_trainer.training.packing import Row
 
-        input_ids, labels = self._encoder.encode(self._messages(self._inputs.store[index]))
+        input_ids, labels = self._encoder.encode(*self._conversation(self._inputs.store[index]))
         return Row(input_ids, labels, torch.arange(len(input_ids))[None])
 
     def save(self, folder: Path) -> None:
@@ -111,18 +114,20 @@ class TextReader:
         self._tokenizer.save_pretrained(folder)
 
     def _fit(self, sample: Sample) -> Fit:
-        return self._encoder.fit(self._messages(sample))
+        return self._encoder.fit(*self._conversation(sample))
 
-    def _messages(self, sample: Sample) -> list[Message]:
-        from finetune_trainer.language.messages import conversation
-
+    def _conversation(self, sample: Sample) -> tuple[list[Message], dict[str, Any]]:
+        """The messages of a row, and what it gives the chat template beside them."""
         if isinstance(self._recipe, TextChatMessages):
-            return conversation(sample.values[self._recipe.messages_column])
+            column = self._recipe.messages_column
+            options = {name: cell for name, cell in sample.values.items() if name != column}
+            return conversation(sample.values[column]), template_options(options)
         recipe = cast(TextGeneration, self._recipe)
-        return [
+        messages: list[Message] = [
             {"role": "user", "content": sample.text[recipe.question_column]},
             {"role": "assistant", "content": sample.text[recipe.answer_column]},
         ]
+        return messages, {}
 
 
 def _unpacking(inputs: Inputs, notes: list[str]) -> Any:

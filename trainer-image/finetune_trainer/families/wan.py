@@ -71,6 +71,7 @@ class Wan(Denoiser):
     areas: ClassVar[Areas] = Areas(480 * 832, 480 * 832)
     multiple: ClassVar[int] = 32
     clips: ClassVar[bool] = True
+    window: ClassVar[int] = 512
 
     def __init__(self, base: Base, advanced: Advanced, frames: int = 1) -> None:
         super().__init__(base, advanced, frames)

@@ -16,6 +16,7 @@ class ZImage(Denoiser):
     """Z-Image. Latents are (channels, height, width)."""
 
     blocks: ClassVar[tuple[str, ...]] = ("layers",)
+    window: ClassVar[int] = 512
 
     def encode_text(self, prompt: str, controls: Sequence[Image.Image]) -> Tensors:
         """The hidden states before the last layer, without padding."""
@@ -24,6 +25,12 @@ class ZImage(Denoiser):
             prompt, device=self.base.device, do_classifier_free_guidance=False
         )
         return {EMBEDS: embeds[0]}
+
+    def count_tokens(self, pipe: Any, prompt: str) -> int:
+        """With the template of the text encoder."""
+        messages = [{"role": "user", "content": prompt}]
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+        return super().count_tokens(pipe, pipe.tokenizer.apply_chat_template(messages, **options))
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(x - shift) * scale."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from finetune_trainer.errors import DataError
+from finetune_trainer.reporting.faults import fault
 
 if TYPE_CHECKING:
     from finetune_trainer.contract import Inputs
@@ -47,16 +48,20 @@ class Plan:
 def plan_rows(inputs: Inputs, fit: Callable[[Sample], Fit]) -> Plan:
     """Measure every row. fit: of one sample. Raises DataError with row numbers, unless bad rows may be skipped."""
     plan, too_long, unfit, smaller = Plan(), [], [], 0
+    names = inputs.store.names
     for index in range(len(inputs.store)):
         inputs.check()
         sample = inputs.store[index]
         try:
             found = fit(sample)
         except RowTooLongError as error:
-            too_long.append(f"row {sample.row}: {error}")
+            too_long.append(f"{names.of(sample.row)}: {error}")
             continue
         except RowUnfitError as error:
-            unfit.append(f"row {sample.row}: {error}")
+            unfit.append(f"{names.of(sample.row)}: {error}")
+            continue
+        except Exception as error:  # a retry would fail the same way: this is about the row
+            unfit.append(f"{names.of(sample.row)}: {fault(error)}")
             continue
         smaller += found.max_pixels is not None
         plan.rows.append(index)
@@ -72,14 +77,18 @@ def plan_rows(inputs: Inputs, fit: Callable[[Sample], Fit]) -> Plan:
 
 
 def _check(inputs: Inputs, too_long: list[str], unfit: list[str], any_left: bool) -> None:
-    rows, allowed = len(inputs.store), inputs.advanced.max_skipped_share * len(inputs.store)
+    counting, rows, allowed = (
+        inputs.store.names.counting,
+        len(inputs.store),
+        inputs.advanced.max_skipped_share * len(inputs.store),
+    )
     if unfit and (len(unfit) > allowed or not any_left):
         raise DataError(
-            f"{len(unfit)} of {rows} rows cannot be trained on (rows count from 0): {'; '.join(unfit[:LISTED_ROWS])}. "
+            f"{len(unfit)} of {rows} rows cannot be trained on ({counting}): {'; '.join(unfit[:LISTED_ROWS])}. "
             "Correct them, or set advanced.maxSkippedShare to skip them"
         )
     if too_long and ((inputs.advanced.too_long != "skip" and len(too_long) > allowed) or not any_left):
         raise DataError(
-            f"{len(too_long)} of {rows} rows are too long (rows count from 0): {'; '.join(too_long[:LISTED_ROWS])}. "
+            f"{len(too_long)} of {rows} rows are too long ({counting}): {'; '.join(too_long[:LISTED_ROWS])}. "
             "Increase seqLength, shorten the texts, or set advanced.tooLong or advanced.maxSkippedShare to skip rows"
         )

@@ -1,7 +1,9 @@
 """One row of an image-to-text dataset as tokens, labels and pixels, with the checkpoint's own processor and template.
 
-The images come first, then the question; the answer and the end of the turn are tokenized separately, and are the only
-labels. The images of a row that is too long are downscaled, never cropped.
+The images come first, then the question, unless the question has marks for their places. What the model writes after
+the generation prompt is tokenized separately, and is the only label: the answer and the end of the turn, and whatever
+the template writes before the answer (a model that thinks closes its thinking block first). The images of a row that is
+too long are downscaled, never cropped.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from finetune_trainer.data.needs import IMAGE_MARK
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.language.rows import Fit, RowTooLongError
+from finetune_trainer.language.messages import THINKING_END
+from finetune_trainer.language.rows import Fit, RowTooLongError, RowUnfitError
 from finetune_trainer.training.packing import IGNORED
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _MARKER: Final = "finetune-answer-mark"
+_THINKING_START: Final = "<think>"
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,14 @@ class RowEncoder:
         self._cell = (image_processor.patch_size * image_processor.merge_size) ** 2
         self._merge = image_processor.merge_size**2
         self._min_pixels = image_processor.size["shortest_edge"]
-        self.turn_end = self._turn_end()
+        self._turn_start, self.turn_end = self._around_answer()
 
     def thinking_matters(self) -> bool:
         """Whether enable_thinking has an effect in the template."""
         return self._render("x", 0, enable_thinking=True) != self._render("x", 0, enable_thinking=False)
 
     def fit(self, question: str, answer: str, sizes: list[tuple[int, int]]) -> Fit:
-        """The row's length in tokens. sizes: (width, height) of its images. Raises RowTooLongError."""
+        """The row's length in tokens. sizes: (width, height) of its images. Raises RowTooLongError, RowUnfitError."""
         text = self._text_tokens(question, answer, len(sizes))
         tokens = text + self._image_tokens(sizes, None)
         if tokens <= self._seq_length:
@@ -82,7 +87,7 @@ class RowEncoder:
         arguments = {} if fit.max_pixels is None else {"images_kwargs": {"size": self._size(fit.max_pixels)}}
         encoded = self._processor(text=[prompt], images=images or None, return_tensors="pt", **arguments)
         ids = encoded["input_ids"][0]
-        completion = torch.tensor(self._tokens(answer + self.turn_end))
+        completion = torch.tensor(self._tokens(self._completion(question, answer, len(images))))
         input_ids = torch.cat([ids, completion])
         if len(input_ids) != fit.tokens:
             raise RuntimeError(f"a row was expected to have {fit.tokens} tokens, but has {len(input_ids)}")
@@ -96,21 +101,41 @@ class RowEncoder:
         )
 
     def _render(self, question: str, images: int, **options: bool) -> str:
-        content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": question}]
         options = options or {"enable_thinking": self.enable_thinking}
-        return self._apply([{"role": "user", "content": content}], add_generation_prompt=True, **options)
+        return self._apply([_asked(question, images)], add_generation_prompt=True, **options)
 
-    def _turn_end(self) -> str:
-        # What the template appends to an answer: `<|im_end|>\n` for Qwen.
-        turns = [
-            {"role": "user", "content": [{"type": "text", "text": "x"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": _MARKER}]},
-        ]
-        text = self._apply(turns)
-        before, marker, after = text.rpartition(_MARKER)
+    def _completion(self, question: str, answer: str, images: int) -> str:
+        """What the model writes after the generation prompt. Raises RowUnfitError."""
+        if _THINKING_START not in answer and THINKING_END not in answer:
+            return self._turn_start + answer + self.turn_end
+        prompt = self._render(question, images)
+        whole = self._apply([_asked(question, images), _answered(answer)], enable_thinking=self.enable_thinking)
+        completion = whole.removeprefix(prompt) if whole.startswith(prompt) else answer + self.turn_end
+        opened = self._apply([_asked(question, images)]).count(_THINKING_START)
+        if (prompt + completion).count(_THINKING_START) - opened > 1:
+            raise RowUnfitError("the answer has a thinking block, and the chat template writes another: remove it")
+        if answer.rpartition(THINKING_END)[2].strip() not in completion:
+            raise RowUnfitError("the chat template leaves out a part of the answer, which has a thinking block")
+        return completion
+
+    def _around_answer(self) -> tuple[str, str]:
+        """What the template writes around an answer, after the generation prompt: for Qwen `` and `<|im_end|>\\n`.
+
+        Raises ConfigError if the generation prompt opens a thinking block that the turn does not close.
+        """
+        turns = [_asked("x", 0), _answered(_MARKER)]
+        before, marker, after = self._apply(turns, enable_thinking=self.enable_thinking).rpartition(_MARKER)
         if not marker or not before:
             raise ConfigError("the chat template of the base model drops the assistant's answer")
-        return after
+        prompt = self._render("x", 0)
+        start = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        told = prompt + start
+        if told.count(_THINKING_START) > told.count(THINKING_END):
+            raise ConfigError(
+                "the generation prompt of the base model's chat template opens a thinking block, and its turns do not "
+                "close it: use the variant of the model that does not think (Instruct)"
+            )
+        return start, after
 
     def _apply(self, turns: list[dict[str, Any]], **options: bool) -> str:
         template = self._processor.chat_template
@@ -120,7 +145,8 @@ class RowEncoder:
 
     def _text_tokens(self, question: str, answer: str, images: int) -> int:
         # The template renders one placeholder token per image, which the image's tokens replace.
-        return len(self._tokens(self._render(question, images))) - images + len(self._tokens(answer + self.turn_end))
+        completion = self._completion(question, answer, images)
+        return len(self._tokens(self._render(question, images))) - images + len(self._tokens(completion))
 
     def _image_tokens(self, sizes: list[tuple[int, int]], max_pixels: int | None) -> int:
         options: dict[str, int] = {}
@@ -136,3 +162,16 @@ class RowEncoder:
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _asked(question: str, images: int) -> dict[str, Any]:
+    """The user's turn: each image in place of its mark, or all of them before the question."""
+    texts = question.split(IMAGE_MARK)
+    if images and len(texts) == images + 1:
+        parts = [part for text in texts for part in ({"type": "text", "text": text}, {"type": "image"})][:-1]
+        return {"role": "user", "content": [part for part in parts if part.get("text") != ""]}
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": question}]}
+
+
+def _answered(answer: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": answer}]}

@@ -12,6 +12,7 @@ from finetune_trainer.outputs.export import artifacts, export, write_manifest
 from finetune_trainer.reporting.metrics import METRICS
 from finetune_trainer.reporting.plots import LOSS, SHEET, draw_loss, draw_sheet
 from finetune_trainer.reporting.progress import emit
+from finetune_trainer.reporting.redact import redacted
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.training.setup import Training
 from finetune_trainer.training.versions import versions
@@ -30,7 +31,7 @@ def finish(
     export(training.trainee, training.probe, output)
     pictures = _draw(config, output, reporter)
     loss = {"before": training.loss_before, "after": loss_after, "probeRows": training.probe.rows}
-    write_manifest(output, _manifest(config, training, loss, pictures, reporter.notes))
+    write_manifest(output, redacted(_manifest(config, training, loss, pictures, reporter.notes)))
     kept = storage.uri(output)
     uri = kept or output.as_uri()
     if destination is not None and config.output is not None:
@@ -57,6 +58,7 @@ def _manifest(
         "dataset": {
             "uri": config.dataset.uri,
             "fingerprint": summary["fingerprint"],
+            "tables": summary["tables"],
             "rows": rows,
             "skipped": summary["skipped"] + len(inputs.store) - rows,
         },
@@ -67,7 +69,11 @@ def _manifest(
         "loss": loss,
         "pictures": pictures,
         "memory": training.memory,
-        "notes": [*notes, *summary["notes"]],
+        "notes": [
+            *notes,
+            *summary["remarks"],
+            *(f"{note} (rows: {count})" for note, count in summary["notes"].items()),
+        ],
         "versions": versions(),
     }
 

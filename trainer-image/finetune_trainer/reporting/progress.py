@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from finetune_operator.api import plain_text
+from finetune_trainer.reporting.redact import redact
 
 POST_TIMEOUT_S: Final = 5.0
 
@@ -81,12 +82,18 @@ class Progress:
 
 def emit(event: str, **fields: Any) -> None:
     """Print an event, one line of JSON, on stdout."""
-    print(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str), flush=True)
+    text = redact(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str))
+    print(_printable(text), flush=True)
 
 
 def print_line(text: str) -> None:
     """Print a line for people on stderr. What it quotes of a dataset or a server does not steer a terminal."""
-    print(plain_text.lines(text), file=sys.stderr, flush=True)
+    print(_printable(plain_text.lines(redact(text))), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Without half characters, which names of files may have, and no output can."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Poster:

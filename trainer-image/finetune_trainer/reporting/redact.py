@@ -2,17 +2,26 @@
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from finetune_operator.api.redaction import Finder
 
 MASK: Final = "***"
 SHORTEST: Final = 4
 """Shorter values are not looked for: they would eat ordinary words, and protect nothing."""
-_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]*")  # signed URLs carry their key there
+_USERINFO: Final = re.compile(r"(?<=://)[^/\s@]+@")
+_QUERY = re.compile(r"(?i)(https?://[^\s?#'\"]+)\?[^\s'\"]*")  # signed URLs carry their key there
 _BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def redacted(document: Any) -> Any:
+    """A JSON document in which every text is redacted."""
+    if isinstance(document, str):
+        return redact(document)
+    if isinstance(document, dict):
+        return {key: redacted(value) for key, value in document.items()}
+    return [redacted(value) for value in document] if isinstance(document, list | tuple) else document
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import Credentials
+from finetune_operator.api.uri_paths import decoded_path, encoded_path
 from finetune_trainer.errors import AnyReason, ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -43,14 +44,20 @@ class S3Location:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not bucket or "?" in bucket or "#" in bucket:
             raise ConfigError(f"{uri} has no bucket: write s3://bucket/key")
-        return cls(bucket, key.strip("/"))
+        try:
+            plain = decoded_path(key)
+        except ValueError as error:
+            raise ConfigError(f"{uri}: {error}") from None
+        if "//" in f"/{plain}" or any(part in (".", "..") for part in plain.split("/")):
+            raise ConfigError(f"{uri}: keys with empty parts, '.' or '..' between slashes cannot be read: rename them")
+        return cls(bucket, plain.strip("/"))
 
     def below(self, name: str) -> str:
         """The key of a file below this location."""
         return f"{self.key}/{name}".strip("/")
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+        return f"s3://{self.bucket}/{encoded_path(self.key)}"
 
 
 def open_bucket(location: S3Location, secret: Mapping[str, str]) -> S3Store:
@@ -70,7 +77,7 @@ def open_bucket(location: S3Location, secret: Mapping[str, str]) -> S3Store:
         config |= {"access_key_id": access, "secret_access_key": key}
         if token := secret.get("AWS_SESSION_TOKEN"):
             config["session_token"] = token
-    elif not any(os.environ.get(name) for name in POD_IDENTITY):
+    elif not has_pod_identity():
         config["skip_signature"] = True
     options: Any = {
         "allow_http": endpoint.startswith("http://"),
@@ -90,10 +97,18 @@ def signing_keys(secret: Mapping[str, str]) -> tuple[str, Credentials] | None:
     access, key = holder.get("AWS_ACCESS_KEY_ID"), holder.get("AWS_SECRET_ACCESS_KEY")
     if not access or not key:
         return None
-    region = _region(secret)
+    return endpoint_of(secret), Credentials(access, key, holder.get("AWS_SESSION_TOKEN") or "", _region(secret))
+
+
+def endpoint_of(secret: Mapping[str, str]) -> str:
+    """The address of the store."""
     endpoint = secret.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
-    address = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/")
-    return address, Credentials(access, key, holder.get("AWS_SESSION_TOKEN") or "", region)
+    return (endpoint or f"https://s3.{_region(secret)}.amazonaws.com").rstrip("/")
+
+
+def has_pod_identity() -> bool:
+    """Whether requests without keys are signed with the pod's own identity."""
+    return any(os.environ.get(name) for name in POD_IDENTITY)
 
 
 def _region(secret: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ def layout_of(names: Iterable[str], needs: Needs, title: str) -> Layout:
             f"{title} holds no table ({', '.join(TABLE_SUFFIXES)}): pairs need one, with columns for the source, "
             "the target and the instruction"
         )
-    pictures = pictures_in(visible)
+    pictures = pictures_in(visible, title)
     if not pictures:
         raise Invalid(f"{title} holds neither a table ({', '.join(TABLE_SUFFIXES)}) nor pictures")
     return Layout(media=tuple(_captioned(pictures, frozenset(visible), needs, title)))

@@ -13,7 +13,7 @@ from finetune_operator.backends.datasets.needs import Kind, Needs
 from finetune_operator.formats.archive import Archive
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name
-from finetune_operator.formats.tables import BadRow, Row, open_table
+from finetune_operator.formats.tables import BadRow, Row, Table, open_table
 
 LISTED_PROBLEMS: Final = 10
 MOST_BAD_ROWS: Final = 1000
@@ -165,7 +165,7 @@ def _of_tables(folder: Folder, tables: Sequence[str], needs: Needs) -> Iterator[
     problems = _Problems()
     for name in tables:
         table = open_table(Path(folder.reference(name)["file"]), name)
-        columns = _columns(table.columns(), name, needs)
+        columns = _columns(_present(table, needs), name, needs)
         for number, row in enumerate(table.rows([column for column in columns if column])):
             if problems.good >= needs.max_examples:
                 raise _too_many(folder.request.title, needs)
@@ -215,6 +215,13 @@ class _Problems:
             raise Invalid(f"{rows}: {'; '.join(self._listed)}{more}")
         if not self.good:
             raise Invalid(f"{title} has no rows")
+
+
+def _present(table: Table, needs: Needs) -> list[str]:
+    """The columns of a table; where rows have columns of their own (JSON), a required one may come late."""
+    present = table.columns()
+    wanted = [column for column in (needs.image_column, needs.caption_column, needs.control_column) if column]
+    return present if set(wanted) <= {*present} else table.columns(wanted)
 
 
 def _columns(present: list[str], name: str, needs: Needs) -> tuple[str, str, str]:
@@ -319,7 +326,7 @@ def _check_tables(folder: Folder, request: Request) -> None:
     problems = _Problems()
     for name in names:
         table = open_table(Path(folder.reference(name)["file"]), name)
-        _require(request.columns, table.columns(), name)
+        _require(request.columns, table.columns(request.columns), name)
         for number, row in enumerate(table.rows(request.columns)):
             if problems.full:
                 break

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.artifacts.reader_pod import (
@@ -192,7 +193,7 @@ def why(pod: Object) -> str:
 
 def _path(record: Record) -> str:
     """Below the claim."""
-    path = record.uri.removeprefix("pvc://").partition("/")[2]
+    path = unquote(record.uri.removeprefix("pvc://").partition("/")[2])
     if not path or ".." in path.split("/"):
         raise CommandError(f"{record.uri} names no file on a claim", "Leave it out: --only with the names of others.")
     return path

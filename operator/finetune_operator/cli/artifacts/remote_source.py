@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from finetune_operator.api.sigv4 import Credentials, quoted, signed
 from finetune_operator.cli.artifacts.records import Record
@@ -60,7 +60,7 @@ class S3Source:
 
     def open(self, record: Record) -> Iterator[bytes]:
         """Raises CommandError for anything but a 200."""
-        url = f"{self._endpoint}{quoted('/' + record.uri.removeprefix('s3://'), safe='/')}"
+        url = f"{self._endpoint}{quoted('/' + unquote(record.uri.removeprefix('s3://')), safe='/')}"
         headers = signed("GET", url, self._credentials, datetime.now(UTC)) if self._credentials else {}
         yield from _streamed(url, headers, record, "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
 
@@ -79,7 +79,8 @@ class HubSource:
         """The hub redirects to its storage; the token does not go along."""
         owner, name, *path = record.uri.removeprefix("hf://").removeprefix("models/").split("/")
         name, _, revision = name.partition("@")
-        place = f"{quote(owner)}/{quote(name)}/resolve/{quote(revision or 'main', safe='')}/{quote('/'.join(path))}"
+        file = quote(unquote("/".join(path)))
+        place = f"{quote(owner)}/{quote(name)}/resolve/{quote(revision or 'main', safe='')}/{file}"
         yield from _streamed(f"{self._endpoint}/{place}", self._headers, record, "HF_TOKEN")
 
 

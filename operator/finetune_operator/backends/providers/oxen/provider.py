@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from finetune_operator.api.providers.oxen.wire import to_oxen
 from finetune_operator.api.reasons import Reason
@@ -72,7 +72,7 @@ class OxenUpstream:
         oxen = backend_of(run)
         home = f"oxen://{oxen.namespace}/{oxen.repository}/"
         if run.spec.dataset.uri.startswith(home):
-            resource = run.spec.dataset.uri.removeprefix(home)
+            resource = unquote(run.spec.dataset.uri.removeprefix(home))
             await check_dataset(run, resource, columns_of(run.spec.recipe), context)
             return Outcome(resource=resource)
         return Outcome(resource=await upload_dataset(run, context))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
+from finetune_operator.api.uri_paths import decoded_path, encoded_path
 from finetune_operator.backends.errors import Blocked, Permanent, Transient, UpstreamError
 from finetune_operator.backends.http.documents import TooHeavy, xml_of
 from finetune_operator.backends.http.fetcher import Fetcher
@@ -52,14 +53,17 @@ class Place:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not bucket or "?" in bucket:
             raise Permanent(f"{uri} names no bucket: write s3://bucket/key", reason=Reason.INVALID_SPEC)
-        return cls(bucket, key.strip("/"))
+        try:
+            return cls(bucket, decoded_path(key).strip("/"))
+        except ValueError as error:
+            raise Permanent(f"{uri}: {error}", reason=Reason.INVALID_SPEC) from None
 
     def below(self, name: str) -> Place:
         """A key in this folder."""
         return Place(self.bucket, f"{self.key}/{name}".strip("/"))
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+        return f"s3://{self.bucket}/{encoded_path(self.key)}"
 
 
 class Bucket:
