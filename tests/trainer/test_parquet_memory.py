@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune_operator.formats.tables import BadRow
 from finetune_trainer.data import ingest, reader
 from finetune_trainer.data.reader import Reader, memory_for_reading
 from tests.trainer.runs import Result, TrainerRun
@@ -161,7 +162,6 @@ def test_nothing_but_plain_values_is_taken_from_the_reader() -> None:
     import pickle
 
     from finetune_operator.formats.invalid import Invalid
-from finetune_operator.formats.tables import BadRow
 
     for content in (pickle.dumps({"a": Path("/")}), pickle.dumps([1]), b"\x80", b""):
         with pytest.raises(Invalid, match="sent something other than a row"):
