@@ -128,14 +128,14 @@ async def test_a_child_with_a_member_that_nobody_knows_is_refused_by_its_name(de
 async def test_a_status_that_was_decided_on_something_older_does_not_land(desk: Desk) -> None:
     """Nothing is counted or announced either; what is newer is in the cache after one read, and decided on anew."""
     old = desk.look()
-    assert patch(desk.plane, desk.name, {"metadata": {"annotations": {"mine": "1"}}}) == ""
+    assert patch(desk.plane, desk.name, {"metadata": {"annotations": {"finetune.dev/display-name": "1"}}}) == ""
     assert await desk.act(old, status=PENDING, announcement=WARNING)
     assert desk.calls == ["PATCH 422", "GET 200"]
     assert "status" not in desk.stored()
     assert desk.landed == []
     assert await desk.events() == []
     new = desk.look()
-    assert new.finetune.annotations == {"mine": "1"}
+    assert new.finetune.annotations == {"finetune.dev/display-name": "1"}
     assert not await desk.act(new, status=PENDING)
     assert desk.stored()["status"] == PENDING
 
