@@ -19,6 +19,7 @@ from tests.unit.observations import (
     changed,
     claim,
     conditions,
+    ended_pod,
     finetune,
     job,
     observe,
@@ -222,8 +223,18 @@ class TestClaimThatIsGone:
         assert decision.status is not None
         assert decision.status["reason"] == "VolumeNotReady"
         assert "The claim sample-1 was deleted" in decision.status["message"]
-        assert "checkpoint" not in decision.status
+        assert decision.status["checkpoint"] == {"step": 0, "time": at(0)}
         assert decision.announcement is not None
+
+    def test_what_an_ended_pod_had_saved_in_the_claim_that_is_gone_is_not_told_again(self) -> None:
+        said = '{"state":"Preempted","reason":"Signal","checkpoint":{"step":4,"uri":"pvc://sample-1/4"}}'
+        pods = (ended_pod(75, said), *(self.WAITING.pods or ()))
+        began_anew = planned(self.WAITING, {"run": 1, "checkpoint": {"step": 4}}).status
+        assert began_anew is not None
+        later = observe(job=job(status={"active": 1, "ready": 0, "failed": 1}), pods=pods)
+        after = planned(later, began_anew).status
+        assert after is not None
+        assert after["checkpoint"]["step"] == 0
 
     def test_the_users_own_claim_is_not_made(self) -> None:
         owner = read_finetune(changed(body(), "spec.backend.job.storage", {"claimName": "mine"}))

@@ -21,6 +21,7 @@ from finetune_operator.controller.ownership import is_ours, is_predecessors, is_
 from finetune_operator.controller.policies.job.changes import change
 from finetune_operator.controller.policies.job.lifetime import DEADLINE, left_at_creation, wanted_deadline
 from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
+from finetune_operator.controller.times import stamp
 
 
 def ensure(observation: Observation, draft: Draft) -> Next:
@@ -57,7 +58,8 @@ def _replace_claim(observation: Observation, draft: Draft) -> None:
     if claim is None or draft.state is None:
         return
     draft.actions.append(Create(claim))
-    draft.status.pop("checkpoint", None)
+    if "checkpoint" in draft.status:  # older words of ended pods are of the claim that is gone
+        draft.status["checkpoint"] = {"step": 0, "time": stamp(observation.now)}
     message = (
         f"The claim {identity.job_name} was deleted, with all that the run had saved; another one is made, empty, and "
         "the run begins anew."
