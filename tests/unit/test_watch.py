@@ -360,7 +360,7 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(
     server.items = [orjson.dumps(_finetune(f"listed-{number:03}")) for number in range(300)]
     server.lines = [[]]
     monkeypatch.setattr(watch, "MAX_PAGE", 60 * len(server.items[0]))
-    names = set()
+    names = set[str]()
     async with asyncio.timeout(20):
         await watches.listed()
         while len(names) < 300:
