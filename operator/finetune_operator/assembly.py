@@ -260,6 +260,7 @@ def _rules(settings: Settings) -> Rules:
         settling_window=settings.settling_window,
         cancel_bound=settings.cancel_bound,
         upstream_timeout=settings.upstream_timeout,
+        require_kueue=settings.require_kueue,
         base_urls=frozenset(settings.allow_base_url),
     )
 

@@ -254,6 +254,12 @@ class Settings:
         _seconds(0, 600),
         chart="volumeGrace",
     )
+    require_kueue: bool = _setting(
+        True,
+        "Refuse FineTunes with Kueue's labels where Kueue is not installed; false: something else reads the labels.",
+        _switch,
+        chart="requireKueue",
+    )
     drain_timeout: float = _setting(
         20.0, "On SIGTERM, how long reconciles in progress may take to finish.", _seconds(0, 600), chart="drainTimeout"
     )

@@ -466,3 +466,12 @@ def test_bf16_as_on_a_gpu_trains_samples_and_exports(
     assert losses(run) == pytest.approx(exact, abs=0.05)
     assert (run.output_dir / "samples" / f"step-3-0.{kind}").exists()
     assert (run.output_dir / "comfyui.safetensors").exists()
+
+
+@pytest.mark.parametrize(("recipe", "told"), [({}, 1), ({"samples": []}, 0)])
+def test_a_documented_default_that_is_not_applied_is_noted(new: NewRun, recipe: dict[str, Any], told: int) -> None:
+    run = new("multi", **{"steps": 1, **recipe})
+    assert run.kind == "multiImageEditing"
+    losses(run)
+    notes = run.manifest()["notes"]
+    assert len([note for note in notes if note.startswith("no samples were made: the documented default")]) == told

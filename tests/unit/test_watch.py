@@ -22,7 +22,7 @@ from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key, read_finetune
 from finetune_operator.controller.plan import plan
 from finetune_operator.controller.queue import RetryQueue
-from finetune_operator.controller.watch import Watches
+from finetune_operator.controller.watch import FINETUNES, Watches
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.documents import Unreadable
 from tests.unit.observations import RUNNING, body, changed, conditions, job, observe
@@ -253,6 +253,8 @@ class ApiServer:
     """Lists and watches of FineTunes, byte for byte: a real one makes no faults."""
 
     def __init__(self) -> None:
+        self.instead: list[bytes] = []
+        """Answers to the first lists of FineTunes."""
         self.items: list[bytes] = []
         self.lines: list[list[bytes]] = []
         """Of each watch."""
@@ -264,6 +266,8 @@ class ApiServer:
         finetunes = request.path.endswith("/finetunes")
         if "watch" not in request.query:
             self.lists += finetunes
+            if finetunes and self.lists <= len(self.instead):
+                return web.Response(body=self.instead[self.lists - 1], content_type="application/json")
             self.limits.append(int(request.query["limit"]))
             start, end = (int(request.query.get("continue", 0)), self.limits[-1]) if finetunes else (0, 0)
             items = b",".join(self.items[start : start + end])
@@ -360,7 +364,7 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(
     server.items = [orjson.dumps(_finetune(f"listed-{number:03}")) for number in range(300)]
     server.lines = [[]]
     monkeypatch.setattr(watch, "MAX_PAGE", 60 * len(server.items[0]))
-    names = set[str]()
+    names: set[str] = set()
     async with asyncio.timeout(20):
         await watches.listed()
         while len(names) < 300:
@@ -371,6 +375,26 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(
     finetunes = watches.streams[0]
     assert {500, 125, 31} <= set(server.limits)
     assert finetunes.page == 62  # somewhat larger ones are tried at the next list
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"metadata":{"resourceVersion":"9"}}', b'{"items":{}}', b"[]", b"null"])
+async def test_a_list_that_is_none_says_nothing_of_what_is_there(
+    answer: bytes, served: tuple[ApiServer, Watches, RetryQueue[Key]]
+) -> None:
+    """A proxy has answered 200 with something else: nobody is deleted by it."""
+    server, watches, queue = served
+    for stream in watches.streams:
+        if stream.resource is FINETUNES:
+            stream.store.put(_finetune("known"))
+    server.instead = [answer]
+    server.items = [orjson.dumps(_finetune(name)) for name in ("known", "listed")]
+    server.lines = [[], []]
+    async with asyncio.timeout(10):
+        while (key := await queue.get()) is not None and key.name != "listed":
+            assert key.name == "known"
+            assert server.lists == 2
+            queue.done(key)
+    assert server.lists == 2
 
 
 class Clock:

@@ -92,6 +92,9 @@ def _failed(state: RunState | None) -> Verdict:
     return Verdict(False, Reason.NOT_FAILED)
 
 
+_OF_A_QUEUE = (Reason.QUEUED_BY_KUEUE, Reason.PREEMPTED)
+
+
 def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]:
     """The one-word summary, and the condition that explains it."""
     complete, failed = verdicts[ConditionType.COMPLETE], verdicts[ConditionType.FAILED]
@@ -106,7 +109,7 @@ def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]
     if running.status is not False:
         return Phase.RUNNING, running
     if suspended.status:
-        return (Phase.SUSPENDED if suspended.reason == Reason.SUSPENDED_BY_SPEC else Phase.QUEUED), suspended
+        return (Phase.QUEUED if suspended.reason in _OF_A_QUEUE else Phase.SUSPENDED), suspended
     return Phase.PENDING, (running if accepted.status else accepted)
 
 
