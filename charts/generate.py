@@ -22,6 +22,8 @@ from finetune_operator.settings import Definition, definitions
 
 CHART: Final = Path(__file__).with_name("finetune-operator")
 ARGO: Final = CHART.with_name("argo-cd")
+LONGEST_DEFAULT: Final = 300
+"""Characters in the table of values."""
 CRD: Final = CHART.parents[1] / "crds" / "finetune.dev_finetunes.yaml"
 
 Schema = dict[str, Any]
@@ -170,7 +172,8 @@ def _leaves(value: Value) -> Iterator[Value]:
 
 
 def _default(default: Any) -> str:
-    return f"`{json.dumps(default, ensure_ascii=False)}`".replace("|", "\\|")
+    text = json.dumps(default, ensure_ascii=False)
+    return f"`{text}`".replace("|", "\\|") if len(text) <= LONGEST_DEFAULT else "see values.yaml"
 
 
 def _cell(text: str) -> str:
