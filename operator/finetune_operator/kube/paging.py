@@ -36,7 +36,7 @@ async def pages(
             if not token:
                 raise
             raise TooLarge(f"GET {path}: it took too long to read all pages") from None
-        yield [each for each in answer.get("items") or () if isinstance(each, dict)]
+        yield [each for each in answer["items"] if isinstance(each, dict)]
         token = _continue(answer)
         if not token:
             return
