@@ -183,7 +183,15 @@ async def assembled(settings: Settings, client_class: type[KubeClient] = KubeCli
                     in_a_burst=burst.is_on,
                     runner=runner,
                 ),
-                Actor(client, cache, RunMetrics(metrics).status_written, runner, burst.created, watches.age),
+                Actor(
+                    client,
+                    cache,
+                    RunMetrics(metrics).status_written,
+                    runner,
+                    burst.created,
+                    watches.age,
+                    metrics.upstream_run_left,
+                ),
                 metrics.reconciled,
                 on_gone=gone,
             ),
@@ -252,6 +260,7 @@ def _rules(settings: Settings) -> Rules:
         settling_window=settings.settling_window,
         cancel_bound=settings.cancel_bound,
         upstream_timeout=settings.upstream_timeout,
+        require_kueue=settings.require_kueue,
         base_urls=frozenset(settings.allow_base_url),
     )
 

@@ -254,6 +254,12 @@ class Settings:
         _seconds(0, 600),
         chart="volumeGrace",
     )
+    require_kueue: bool = _setting(
+        True,
+        "Refuse FineTunes with Kueue's labels where Kueue is not installed; false: something else reads the labels.",
+        _switch,
+        chart="requireKueue",
+    )
     drain_timeout: float = _setting(
         20.0, "On SIGTERM, how long reconciles in progress may take to finish.", _seconds(0, 600), chart="drainTimeout"
     )
@@ -353,7 +359,8 @@ class Settings:
     )
     spool_limit: int = _setting(
         2 * 2**30,
-        "Bytes that all of them together may occupy there, and so the largest dataset for a provider.",
+        "Bytes that all of them together may occupy there, and those of one namespace three quarters of it: so large "
+        "a dataset for a provider may be.",
         _bytes(2**20, 2**50),
         chart="upstream.spool.limit",
     )

@@ -248,6 +248,8 @@ def test_retry_raises_the_run_and_clears_the_switches(api: ControlPlane, command
     # The status still speaks of run 1: run 2 has not ended.
     assert command("retry", stored)[0] == 1
     assert command("retry", stored, "--force")[0] == 0
+    assert command("retry", stored, "--force", "--set", "suspend=true")[0] == 0
+    assert get(api, stored)["spec"]["suspend"] is True
 
 
 def test_retry_warns_where_git_will_set_it_back(api: ControlPlane, command: Command, stored: str) -> None:

@@ -173,3 +173,25 @@ def test_json_schema_becomes_structural() -> None:
             "names": {"type": "array", "items": {"type": "string"}},
         },
     }
+
+
+def test_everything_that_a_user_writes_is_bounded() -> None:
+    """Whatever is not may be as large as etcd takes, and costs the operator twenty times that."""
+    spec = open_api_schema()["properties"]["spec"]
+    assert list(_unbounded(spec, "spec")) == []
+
+
+def _unbounded(node: dict[str, Any], path: str) -> Iterator[str]:
+    kind = node.get("type")
+    if kind == "string" and not node.keys() & {"maxLength", "enum"}:
+        yield path
+    if kind == "array" and "maxItems" not in node:
+        yield path
+    free = node.keys() & {"additionalProperties", "x-kubernetes-preserve-unknown-fields"}
+    if free and not all(each.keys() & {"maxProperties", "enum"} for each in node.get("anyOf", [node])):
+        yield path
+    for name, child in node.get("properties", {}).items():
+        yield from _unbounded(child, f"{path}.{name}")
+    for keyword in ("items", "additionalProperties"):
+        if keyword in node:
+            yield from _unbounded(node[keyword], f"{path}[]")

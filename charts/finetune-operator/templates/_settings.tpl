@@ -12,6 +12,7 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_WATCH_SILENCE" .Values.watchSilence) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PENDING_STATUS_DELAY" .Values.pendingStatusDelay) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_VOLUME_GRACE" .Values.volumeGrace) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_REQUIRE_KUEUE" .Values.requireKueue) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_DRAIN_TIMEOUT" .Values.drainTimeout) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_LEADER_ELECTION" .Values.leaderElection.enabled) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_LEASE_NAME" (include "finetune-operator.leaseName" .)) }}

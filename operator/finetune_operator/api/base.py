@@ -99,12 +99,15 @@ Quantity = Annotated[
         }
     ),
 ]
+MAX_ENTRIES: Final = 64
 Anything = Annotated[
     dict[str, Any],
+    Field(max_length=MAX_ENTRIES),
     AfterValidator(_not_too_deep),
-    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
+    WithJsonSchema({"type": "object", "maxProperties": MAX_ENTRIES, "x-kubernetes-preserve-unknown-fields": True}),
 ]
-"""An object whose inside is checked by somebody else; only its depth is checked here."""
+"""An object whose inside is checked by somebody else; only its entries and its depth are checked here. A schema cannot
+bound the rest; the operator does (`controller/trim.py`)."""
 
 
 class SecretRef(SpecModel):

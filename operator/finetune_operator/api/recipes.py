@@ -289,7 +289,7 @@ class Voice(Recipe):
     gender: Annotated[str, Field(max_length=64)] | None = parameter(
         "gender is the gender of the voice, for professional clones."
     )
-    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = parameter(
+    language: Annotated[str, Field(max_length=2, pattern=r"^[a-z]{2}$")] | None = parameter(
         "language is the language of the recordings, as a two-letter ISO 639-1 code, for example en."
     )
     voice_description: Annotated[str, Field(max_length=1024)] | None = parameter(

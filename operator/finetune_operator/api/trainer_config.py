@@ -17,6 +17,8 @@ from finetune_operator.api.recipes import RecipeSpec
 
 SCHEMA_VERSION: Final = 1
 MAX_TERMINATION_MESSAGE_BYTES: Final = 4096
+INDEX: Final = "manifest.json"
+"""The file of a result that lists all the others, with their sizes and digests."""
 
 CONFIG_ENV: Final = "FINETUNE_CONFIG"
 STORAGE_DIR_ENV: Final = "FINETUNE_STORAGE_DIR"
@@ -144,19 +146,37 @@ class TerminationMessage(_Spoken):
     artifacts: list[ArtifactRecord] = Field(default_factory=list)
 
     def to_json(self) -> str:
-        """At most `MAX_TERMINATION_MESSAGE_BYTES` of JSON: the message is cut first, then artifacts from the end."""
-        document = self.wire()
-        while len(text := _ascii(document)) > MAX_TERMINATION_MESSAGE_BYTES:
+        """At most `MAX_TERMINATION_MESSAGE_BYTES` of JSON: the message is cut first, then artifacts from the end.
+
+        The index of all files is the last to go, and the message says how many others are named only there.
+        """
+        document, left_out = self.wire(), 0
+        while len(text := _ascii(_told(document, left_out))) > MAX_TERMINATION_MESSAGE_BYTES:
             excess = len(text) - MAX_TERMINATION_MESSAGE_BYTES
             if len(document["message"]) > 64:
                 # A character takes up to 12 bytes as JSON escapes, so halving the distance may need some rounds.
                 document["message"] = document["message"][: max(63, len(document["message"]) - excess // 12 - 2)] + "…"
             elif document["artifacts"]:
-                document["artifacts"].pop()
+                document["artifacts"].pop(_least(document["artifacts"]))
+                left_out += 1
             else:
-                document["message"] = ""
+                document["message"], left_out = "", 0
                 document.pop("checkpoint", None)
         return text
+
+
+def _told(document: dict[str, Any], left_out: int) -> dict[str, Any]:
+    if not left_out:
+        return document
+    files = "1 more file is" if left_out == 1 else f"{left_out} more files are"
+    where = INDEX if any(each["name"] == INDEX for each in document["artifacts"]) else f"the result's {INDEX}"
+    return {**document, "message": f"{document['message']} ({files} listed in {where} alone)".lstrip()}
+
+
+def _least(artifacts: list[dict[str, Any]]) -> int:
+    """The place of the last one that is not the index; of the index, where there is no other."""
+    others = [place for place, each in enumerate(artifacts) if each["name"] != INDEX]
+    return others[-1] if others else 0
 
 
 def read_termination_message(text: str) -> TerminationMessage | None:

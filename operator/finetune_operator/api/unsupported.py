@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from finetune_operator.api.findings import Finding, alternatives, set_fields
-from finetune_operator.api.matrix import TRAINS, backends_for
+from finetune_operator.api.matrix import NO_TTL, TRAINS, backends_for, no_output
 from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.api.spec import MODEL_OF_PROVIDER, FineTuneSpec
 
@@ -72,6 +72,10 @@ def _upstream(spec: FineTuneSpec) -> Iterator[Finding]:
         )
     if spec.model_secret_ref:
         yield Finding("modelSecretRef", f"backend {spec.backend.kind} uses its own base models; remove modelSecretRef")
+    if spec.output and not PROVIDERS[spec.backend.kind].capabilities.gives_weights:
+        yield Finding("output", no_output(spec.backend.kind))
+    if spec.ttl_seconds_after_finished is not None:
+        yield Finding("ttlSecondsAfterFinished", NO_TTL)
     yield from _unknown_fields(spec)
     yield from PROVIDERS[spec.backend.kind].capabilities.check(spec)
 

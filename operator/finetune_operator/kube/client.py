@@ -20,14 +20,17 @@ import aiohttp
 import orjson
 
 from finetune_operator.api.objects import Object
+from finetune_operator.api.weight import is_heavy
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
-from finetune_operator.kube.documents import parse
-from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
+from finetune_operator.kube.documents import LIGHT, parse
+from finetune_operator.kube.errors import ApiError, TooLarge, Unreachable, from_answer
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 STRICT = {"fieldValidation": "Strict"}
+MAX_ANSWER = 32 << 20
+"""Bytes. An object has at most 1.5 MB; lists are asked for in pages."""
 
 Guard = Callable[[], None]
 """Called before each write; raises where this process may not write any more."""
@@ -81,8 +84,19 @@ class KubeClient:
         return await self._call("GET", path, params=params, accept=accept)
 
     async def list(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> Object:
-        """A list object with `items`. Raises ApiError."""
-        return await self._call("GET", path, params=params, accept=accept)
+        """A list object whose `items` are there: without them nobody knows what is. Raises ApiError."""
+        answer = await self._call("GET", path, params=params, accept=accept)
+        items = answer.get("items", "none")
+        if items is None:  # as Go writes an empty list
+            answer["items"] = []
+        elif not isinstance(items, list):
+            raise ApiError(200, "MalformedAnswer", f"GET {path}: the response is no list: it has no items")
+        return answer
+
+    async def page(self, path: str, params: Mapping[str, str], most: int) -> tuple[Object, int]:
+        """A list object with `items`, and its size in bytes. Raises TooLarge beyond `most` bytes, and ApiError."""
+        answer, size = await self._sized("GET", path, params=params, most=most)
+        return answer, size
 
     async def create(self, path: str, body: Object) -> Object:
         """POST to a collection; the created object. Raises AlreadyExists and other ApiErrors."""
@@ -116,7 +130,10 @@ class KubeClient:
         async with self._slots_of_changes:
             return await self._call("DELETE", path, body=orjson.dumps(options))
 
-    async def _call(
+    async def _call(self, verb: str, path: str, **options: Any) -> Object:
+        return (await self._sized(verb, path, **options))[0]
+
+    async def _sized(
         self,
         verb: str,
         path: str,
@@ -125,7 +142,9 @@ class KubeClient:
         body: bytes | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-    ) -> Object:
+        most: int = MAX_ANSWER,
+    ) -> tuple[Object, int]:
+        """The answer, and its size in bytes."""
         credential = await self._access.credential()
         headers = [("Accept", accept), *self._access.headers(credential)]
         if body is not None:
@@ -146,7 +165,7 @@ class KubeClient:
                     ssl=self._tls_for(credential),
                 ) as response:
                     status = response.status
-                    raw = await response.read()
+                    raw = await _whole(response, f"{verb} {path}", most)
                     retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise Unreachable(f"{verb} {path}: {type(error).__name__}: {error}") from error
@@ -155,12 +174,12 @@ class KubeClient:
                 self._count(verb, path, status)
         if status == 401:
             self._access.source.refuse(credential)  # whoever tries again has another, where there is one
-        answer = _parse(raw)
+        answer = await asyncio.to_thread(_parse, raw) if is_heavy(raw, 4 * LIGHT) else _parse(raw)
         if status >= 300:
             raise from_answer(status, answer, retry_after)
         if not isinstance(answer, dict):
             raise ApiError(status, "MalformedAnswer", f"{verb} {path}: the response is not a JSON object")
-        return answer
+        return answer, len(raw)
 
     def _tls_for(self, credential: Credential) -> ssl.SSLContext | bool:
         """With the certificate of the exec plugin, where it has given one."""
@@ -168,6 +187,17 @@ class KubeClient:
             self._tls = self._access.ssl_context(credential) or True
             self._credential = credential
         return self._tls
+
+
+async def _whole(response: aiohttp.ClientResponse, call: str, most: int) -> bytes:
+    """The body. Raises TooLarge."""
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > most:
+            response.close()
+            raise TooLarge(f"{call}: the response has more than {most} bytes")
+    return bytes(raw)
 
 
 def _parse(raw: bytes) -> Any:

@@ -11,6 +11,7 @@ ApiError
 ├── Invalid            422   (also: a JSON patch whose test failed)
 ├── TooManyRequests    429
 ├── ServerError        5xx
+├── TooLarge           the answer is longer than what is read
 └── Unreachable        no answer: refused, reset or timed out; the call may have been carried out
 """
 
@@ -75,6 +76,13 @@ class Unreachable(ApiError):
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "Unreachable", message)
+
+
+class TooLarge(ApiError):
+    """There is more of it than is read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, "TooLarge", message)
 
 
 class NoCredentials(ApiError):

@@ -68,7 +68,8 @@ def _run(finetune: Object, now: datetime) -> Iterator[tuple[str, str]]:
     spec, status = finetune["spec"], finetune.get("status") or {}
     yield "Run", str(spec.get("run") or 1)
     if status.get("attempts"):
-        yield "Attempts", str(status["attempts"])
+        lost = f" ({status['disruptions']} lost to disruptions)" if status.get("disruptions") else ""
+        yield "Attempts", f"{status['attempts']}{lost}"
     start, end = parsed(status.get("startTime")), parsed(status.get("completionTime"))
     if start:
         yield "Started", f"{status['startTime']} ({age(status['startTime'], now)} ago)"
