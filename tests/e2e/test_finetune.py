@@ -88,6 +88,9 @@ def test_a_killed_pod_is_replaced_and_goes_on_where_it_was(operator: Operated, u
 
 def test_a_run_with_output_alone_goes_on_where_it_was(operator: Operated, uninterrupted: str) -> None:
     """Its own volume goes with the pod; its checkpoints are below the output, and go when the result is there."""
+    results = operator.folder(DATA_CLAIM) / "results"
+    results.mkdir(exist_ok=True)
+    results.chmod(0o777)  # the trainer is not root, and a folder of the host takes no fsGroup
     job = {name: value for name, value in job_backend().items() if name != "storage"}
     operator.create("alone", recipe=LONG, backend={"job": job}, output={"uri": f"pvc://{DATA_CLAIM}/results/alone"})
     operator.at_step("alone", 5)
@@ -97,7 +100,7 @@ def test_a_run_with_output_alone_goes_on_where_it_was(operator: Operated, uninte
     status = operator.finished("alone")
     assert (status["phase"], status["attempts"]) == ("Succeeded", 2), status
     assert "checkpoint" not in status
-    result = operator.folder(DATA_CLAIM) / "results" / "alone"
+    result = results / "alone"
     assert not list(result.glob(".*"))
     assert operator.finished(uninterrupted)["phase"] == "Succeeded"
     same_file(result / "adapter_model.safetensors", operator.adapter(uninterrupted))
