@@ -36,17 +36,18 @@ _SYSTEM: Final = (
 """What libraries read. None of it is a secret, and /proc as a whole is not in it: it shows other processes."""
 
 
-def enter(read: Iterable[Path] = (), write: Iterable[Path] = ()) -> list[str]:
+def enter(write: Iterable[Path] = (), exact: Iterable[Path] = ()) -> list[str]:
     """Confine this process, for ever; what the kernel lacks for it, in words.
 
-    read, write: files, or folders and all below, beside Python and its libraries. To be called before the first
-    thread. The caller sets the limits of `bounds.py` before: they cannot be changed in here.
+    write: files, or folders and all below, to read and to write. exact: files to read, by resolved paths. Beside these,
+    Python and its libraries can be read. To be called before the first thread. The caller sets the limits of
+    `bounds.py` before: they cannot be changed in here.
     """
     lacking = []
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     hide_memory()
     try:
-        landlock.apply([*_python(), *map(Path, _SYSTEM), *read], write)
+        landlock.apply([*_python(), *map(Path, _SYSTEM)], write, exact)
         if landlock.version() < WANTED_LANDLOCK:
             lacking.append(f"Landlock is of version {landlock.version()}, less than {WANTED_LANDLOCK}")
     except OSError as error:
