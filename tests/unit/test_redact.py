@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.backends.http.documents import parsed
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.http.responses import parsed
 from finetune_trainer.reporting.redact import redact
 
 KEY = "sk-0123/456789"

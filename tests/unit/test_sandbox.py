@@ -37,7 +37,7 @@ reader.read = read
 folder = Path(sys.argv[2])
 os.chdir(folder)
 (folder / worker.REQUEST).write_text(json.dumps(
-    {"title": "t", "files": {}, "names": [], "needs": None, "columns": [], "limit": 1000}))
+    {"title": "t", "files": {}, "names": [], "needs": None, "columns": [], "filled": [], "chats": [], "limit": 1000}))
 worker.main(folder, 2**29)
 print((folder / "tried.json").read_text())
 """,

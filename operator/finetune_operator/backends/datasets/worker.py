@@ -38,6 +38,8 @@ def main(folder: Path, memory: int) -> None:
         names=asked["names"],
         needs=Needs.from_wire(asked["needs"]) if asked["needs"] else None,
         columns=asked["columns"],
+        filled=asked["filled"],
+        chats=asked["chats"],
         folder=folder,
         limit=asked["limit"],
     )

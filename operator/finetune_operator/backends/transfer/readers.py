@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from finetune_operator.backends.places import Places
 from finetune_operator.formats.bounds import container_memory, own_memory
 
 MIB: Final = 2**20
@@ -26,8 +25,8 @@ def memory_of_a_reader(limit: int, own: int, readers: int) -> int:
     return min(MOST, max(0, limit - limit // GROWTH - own) // readers)
 
 
-class Readers:
-    """`async with` is one place. `count`: places. `limit`, `own`: bytes, as of now; for tests."""
+class Readers(Places):
+    """Places for readers, one for a namespace. `count`: places. `limit`, `own`: bytes, as of now; for tests."""
 
     def __init__(
         self,
@@ -35,18 +34,13 @@ class Readers:
         limit: Callable[[], int] = container_memory,
         own: Callable[[], int] = own_memory,
     ) -> None:
-        self.count = count
+        super().__init__(count, share=1)
         self._limit, self._own = limit, own
-        self._places = asyncio.Semaphore(count)
 
-    async def __aenter__(self) -> Self:
-        await self._places.acquire()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._places.release()
+    @property
+    def count(self) -> int:
+        """How many may read at once."""
+        return self.places
 
     def memory(self) -> int:
         """Bytes that a reader which starts now may have."""
