@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_operator.formats import landlock, sandbox, seccomp
+from finetune_operator.formats import landlock, seccomp
 from finetune_operator.formats.syscalls import ARCHITECTURES, BOTH
 from tests import escapes
 
@@ -81,7 +81,7 @@ def test_what_is_free_to_every_process_is_to_be_had(tmp_path: Path) -> None:
     assert set(found.values()) == {"done"}, found
 
 
-@pytest.mark.skipif(landlock.version() < sandbox.WANTED_LANDLOCK, reason="this kernel cannot")
+@pytest.mark.skipif(not landlock.version(), reason="this kernel cannot")
 @pytest.mark.parametrize("reader", TAKEN_OVER)
 def test_nothing_of_it_is_left_to_a_reader(reader: str, tmp_path: Path) -> None:
     with escapes.world(tmp_path / "world") as target:

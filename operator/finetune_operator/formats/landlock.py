@@ -10,9 +10,11 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
+
+from finetune_operator.formats.exact import open_exact
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION: Final = 1
@@ -35,8 +37,9 @@ def version() -> int:
     return max(0, _call(_CREATE_RULESET, 0, 0, _VERSION))
 
 
-def apply(read: Iterable[Path], write: Iterable[Path]) -> None:
-    """read, write: files, or folders and all below them; those that do not exist are left out.
+def apply(read: Iterable[Path], write: Iterable[Path], exact: Iterable[Path] = ()) -> None:
+    """read, write: files, or folders and all below them; those that do not exist are left out. exact: files to read
+    whose paths have been resolved; one that has a link in it now is left out.
 
     Files that are open stay so. Needs PR_SET_NO_NEW_PRIVS. Raises OSError: ENOSYS or EOPNOTSUPP without Landlock.
     """
@@ -49,17 +52,17 @@ def apply(read: Iterable[Path], write: Iterable[Path]) -> None:
     buffer = ctypes.create_string_buffer(attributes)
     ruleset = _checked(_call(_CREATE_RULESET, ctypes.addressof(buffer), size, 0))
     try:
-        for paths, rights in ((read, _READ), (write, _WRITE)):
+        for paths, rights, opening in ((read, _READ, os.open), (write, _WRITE, os.open), (exact, _READ, open_exact)):
             for path in paths:
-                _allow(ruleset, path, rights & handled)
+                _allow(ruleset, path, rights & handled, opening)
         _checked(_call(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(ruleset: int, path: Path, rights: int, opening: Callable[[Path, int], int]) -> None:
     try:
-        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        opened = opening(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:

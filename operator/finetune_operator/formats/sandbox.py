@@ -18,6 +18,7 @@ from typing import Final
 from finetune_operator.formats import landlock, seccomp
 
 WANTED_LANDLOCK: Final = 6
+"""Where there is no filter. With one, every version will do: the filter refuses sockets and signals already."""
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _SYSTEM: Final = (
     "/lib",
@@ -36,25 +37,26 @@ _SYSTEM: Final = (
 """What libraries read. None of it is a secret, and /proc as a whole is not in it: it shows other processes."""
 
 
-def enter(read: Iterable[Path] = (), write: Iterable[Path] = ()) -> list[str]:
+def enter(write: Iterable[Path] = (), exact: Iterable[Path] = ()) -> list[str]:
     """Confine this process, for ever; what the kernel lacks for it, in words.
 
-    read, write: files, or folders and all below, beside Python and its libraries. To be called before the first
-    thread. The caller sets the limits of `bounds.py` before: they cannot be changed in here.
+    write: files, or folders and all below, to read and to write. exact: files to read, by resolved paths. Beside these,
+    Python and its libraries can be read. To be called before the first thread. The caller sets the limits of
+    `bounds.py` before: they cannot be changed in here.
     """
     lacking = []
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     hide_memory()
     try:
-        landlock.apply([*_python(), *map(Path, _SYSTEM), *read], write)
-        if landlock.version() < WANTED_LANDLOCK:
-            lacking.append(f"Landlock is of version {landlock.version()}, less than {WANTED_LANDLOCK}")
+        landlock.apply([*_python(), *map(Path, _SYSTEM)], write, exact)
     except OSError as error:
         lacking.append(f"no Landlock ({error.strerror}): files of the same user can be read")
     try:
         seccomp.apply()
     except OSError as error:
         lacking.append(f"no seccomp filter ({error.strerror}): system calls are not restricted")
+        if 0 < landlock.version() < WANTED_LANDLOCK:
+            lacking.append(f"Landlock is of version {landlock.version()}, less than {WANTED_LANDLOCK}: signals get out")
     return lacking
 
 

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote, urljoin, urlsplit
 
 from finetune_operator.formats.archive import Archive
+from finetune_operator.formats.exact import open_exact
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.layout import checked_name
 from finetune_trainer.data.fetch import Fetcher, FetchError
@@ -59,9 +60,10 @@ class Folder:
                 raise ImageError(f"{shown(place)!r} leads out of the dataset's folder")
             if not path.is_file():
                 raise ImageError(f"the file {shown(place)!r} does not exist in the dataset's folder")
-            if path.stat().st_size > limit:
-                raise ImageError(f"the file {shown(place)!r} is larger than {limit} bytes")
-            return path.read_bytes()
+            with open(open_exact(path), "rb") as file:
+                if os.fstat(file.fileno()).st_size > limit:
+                    raise ImageError(f"the file {shown(place)!r} is larger than {limit} bytes")
+                return file.read()
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
             raise ImageError(f"the file {shown(place)!r} cannot be read: {error}") from None
 

@@ -69,7 +69,10 @@ class Reader:
         self._stop()
 
     def table(self, path: Path, name: str) -> Table:
-        """A table, as from `open_table`; rows can be read of one table at a time. Raises Invalid for an empty file."""
+        """A table, as from `open_table`; rows can be read of one table at a time. Raises Invalid for an empty file.
+
+        path: resolved; the child does not get at a file to which a link in it leads.
+        """
         if path.stat().st_size == 0:
             raise Invalid(f"{name} is empty (0 bytes)")
         if str(path.absolute()) not in self._files:

@@ -115,7 +115,7 @@ def confine(memory: int, requests: IO[bytes], responses: IO[bytes]) -> None:
     sandbox.die_first()
     bound_memory(memory)
     bound_files(0)
-    _write(responses, CONFINED, json.dumps(sandbox.enter(read=readable)).encode())
+    _write(responses, CONFINED, json.dumps(sandbox.enter(exact=readable)).encode())
     responses.flush()
 
 

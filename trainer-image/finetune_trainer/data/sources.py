@@ -120,24 +120,36 @@ def open_source(
 def _claim(opening: _Opening) -> Source:
     uri, path = opening.uri, opening.access.claims.path(opening.uri)
     if path.is_file():
-        return _of_file(opening, path, path.name, Folder(path.parent, opening.fetcher), _stat(path))
+        return _of_file(opening, path.resolve(), path.name, Folder(path.parent, opening.fetcher), _stat(path))
     if not path.is_dir():
         raise DataError(f"{uri} does not exist", Reason.DATASET_NOT_FOUND)
     files = Folder(path, opening.fetcher)
     top = [each.name for each in path.iterdir() if each.is_file() and not hidden(each.name)]
     if any(suffix_of(name) in TABLE_SUFFIXES for name in top):  # without listing thousands of images below
-        chosen = choose_tables(top, uri, lambda name: opening.serves(name, path / name))
-        if chosen.names and not chosen.held_out and all(opening.serves(name, path / name) for name in chosen.names):
-            return _of_tables(files, {name: path / name for name in chosen.names}, chosen)
+        chosen = choose_tables(top, uri, lambda name: opening.serves(name, _beneath(path, name, uri)))
+        found = {name: _beneath(path, name, uri) for name in chosen.names}
+        if found and not chosen.held_out and all(opening.serves(name, place) for name, place in found.items()):
+            return _of_tables(files, found, chosen)
     names = list(_below(path, opening.check))
     return _of_names(
         opening,
         names,
         uri,
         files,
-        lambda name: path / name,
+        lambda name: _beneath(path, name, uri),
         lambda chosen: _digest(_stat(path / name) for name in chosen),
     )
+
+
+def _beneath(folder: Path, name: str, uri: str) -> Path:
+    """The resolved path of a table in a folder. Raises DataError where a link leads out of it."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise DataError(
+            f"the table {name!r} of {uri} leads out of the dataset's folder through a symbolic link: put the file "
+            "itself there, or use the URI of the file"
+        )
+    return path
 
 
 def _below(folder: Path, check: Callable[[], None]) -> Iterable[str]:
@@ -166,7 +178,7 @@ def _web(opening: _Opening) -> Source:
         )
     except FetchError as error:
         raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
-    return _of_file(opening, path, name, Web(uri, fetcher), key if facts.validator else _stat(path))
+    return _of_file(opening, path.resolve(), name, Web(uri, fetcher), key if facts.validator else _stat(path))
 
 
 def _s3(opening: _Opening) -> Source:
@@ -198,8 +210,9 @@ def _remote(opening: _Opening, remote: Remote) -> Source:
 
     try:
         if remote.file:
-            return _of_file(opening, files.path(remote.file), remote.file, files, version([remote.file]))
-        return _of_names(opening, list(files.entries), remote.title, files, files.path, version)
+            return _of_file(opening, files.path(remote.file).resolve(), remote.file, files, version([remote.file]))
+        names = list(files.entries)
+        return _of_names(opening, names, remote.title, files, lambda name: files.path(name).resolve(), version)
     except NotFound as error:
         raise DataError(f"{error} no longer exists at {remote.title}", Reason.DATASET_NOT_FOUND) from None
 
@@ -214,9 +227,10 @@ def _of_file(opening: _Opening, path: Path, name: str, files: Files, version: st
 
     def unpacked(member: str) -> Path:
         key, title = f"{opening.uri} {version} {member}", f"{member} in {name}"
-        return opening.downloads.fetch(
+        content = opening.downloads.fetch(
             key, title, limit, lambda _: archive.chunks(member, limit), suffix=suffix_of(member)
         )
+        return content.resolve()
 
     return _of_names(opening, archive.names, name, zipped, unpacked, lambda _: version)
 
