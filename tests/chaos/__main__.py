@@ -29,7 +29,7 @@ from tests.cluster.paths import CHECKOUT
 from tests.faults.gateway import Gateway, stranger
 from tests.faults.user import User
 
-LANES = 3
+LANES = 5
 """Experiments at the same time: each waits for most of its time."""
 
 

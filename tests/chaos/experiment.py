@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tests.chaos.stage import PATIENCE, Stage
 from tests.chaos.verdict import Check, Evaluation, Hypothesis, Trial, evaluate
 from tests.chaos.view import Late
+from tests.faults.user import Refused
 
 SOON = 0.9
 """Seconds within which all is well again after a fault, where nothing of ours has to be waited for."""
@@ -24,6 +25,9 @@ class Turn:
     number: int
     version: int = 0
     """Of the object as the fault has left it: only what is newer has been mended."""
+    uid: str = ""
+    """Of an object that the fault has removed."""
+    lifted: float = 0.0
 
     @property
     def held(self) -> str:
@@ -34,6 +38,15 @@ class Turn:
     def wanted(self) -> str:
         """Its FineTune is applied during the fault."""
         return f"wanted-{self.number}"
+
+    @property
+    def next(self) -> str:
+        """Its FineTune is applied when the fault has been lifted, by those kinds that need it."""
+        return f"next-{self.number}"
+
+    def begin_to_count(self) -> None:
+        """The fault is being lifted: from now on the recovery counts."""
+        self.lifted = time.monotonic()
 
 
 def wanted_has_its_job(turn: Turn) -> bool:
@@ -57,6 +70,8 @@ class Kind:
     recovered: Callable[[Turn], bool] = wanted_has_its_job
     hold: float = 2.0
     """How long the fault lasts."""
+    applied_meanwhile: bool = True
+    """Whether a FineTune can be applied while it lasts; else the injection does it."""
     trials: int = 5
     replicas: int = 1
 
@@ -101,23 +116,24 @@ async def _trial(kind: Kind, turn: Turn, before: Check) -> Trial:
         await stage.runs(turn.held)
         before_looks, before_writes = await stage.reconciles(), stage.writes()
         async with kind.inject(turn):
-            if stage.view.get("finetunes", turn.wanted) is None:
+            if kind.applied_meanwhile and await stage.user.find("finetunes", turn.wanted) is None:
                 await stage.apply(turn.wanted)
             await asyncio.sleep(kind.hold)
-            lifted = time.monotonic()
+            turn.begin_to_count()
             early = kind.hold > 0 and kind.recovered(turn)
-        recovery = 0.0 if early else await _recovery(kind, turn, lifted)
+        recovery = 0.0 if early else await _recovery(kind, turn)
         looks = stage.since(before_looks, await stage.reconciles())
         writes = stage.writes() - before_writes
-    except Late as late:
-        return Trial(before=before, after=Check(str(late)), recovery=None)
-    after = await stage.check(f"after-{turn.number}", turn.held, turn.wanted)
+    except (Late, Refused, AssertionError) as error:
+        return Trial(before=before, after=Check(f"trial {turn.number}: {error}"), recovery=None)
+    names = [name for name in (turn.held, turn.wanted, turn.next) if stage.view.get("finetunes", name)]
+    after = await stage.check(f"after-{turn.number}", *names)
     return Trial(before=before, after=after, recovery=recovery, reconciles=looks, writes=writes)
 
 
-async def _recovery(kind: Kind, turn: Turn, lifted: float) -> float | None:
+async def _recovery(kind: Kind, turn: Turn) -> float | None:
     try:
         await turn.stage.view.until("recovered", lambda: kind.recovered(turn), PATIENCE)
     except Late:
         return None
-    return time.monotonic() - lifted
+    return time.monotonic() - turn.lifted

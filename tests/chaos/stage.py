@@ -11,11 +11,13 @@ import json
 import re
 import time
 from contextlib import AsyncExitStack, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 
+from tests.api.finetunes import changed
 from tests.chaos.installation import Installation, installation
 from tests.chaos.verdict import Check
 from tests.chaos.view import Late, View
@@ -26,6 +28,8 @@ from tests.faults.user import DONE, Refused, User, sample
 
 Object = dict[str, Any]
 
+GRACE = 2
+"""Seconds that pods get to end: a namespace that is deleted waits for half of it, and one more."""
 PATIENCE = 60.0
 """Seconds after which something is not only late."""
 _RECONCILES = re.compile(r"^finetune_operator_reconcile_total\{.*\} (\d+)", re.MULTILINE)
@@ -132,23 +136,23 @@ class Stage:
         return self.replicas[-1]
 
     async def _kubelet(self) -> None:
-        """Start every pod that is waiting."""
-        started: set[str] = set()
+        """Start every pod that is waiting, and end every one that is being deleted."""
+        done: set[tuple[str, bool]] = set()
 
-        def waiting() -> list[Object]:
+        def due() -> list[tuple[Object, bool]]:
+            pods = [(pod, "deletionTimestamp" in pod["metadata"]) for pod in self.view.all("pods")]
             return [
-                pod
-                for pod in self.view.all("pods")
-                if pod["status"].get("phase") == "Pending"
-                and "deletionTimestamp" not in pod["metadata"]
-                and pod["metadata"]["uid"] not in started
+                (pod, leaving)
+                for pod, leaving in pods
+                if (pod["metadata"]["uid"], leaving) not in done
+                and pod["status"].get("phase") in (("Pending", "Running") if leaving else ("Pending",))
             ]
 
         while True:
-            for pod in await self.view.until("a pod", waiting, 3600):
-                started.add(pod["metadata"]["uid"])
+            for pod, leaving in await self.view.until("a pod", due, 3600):
+                done.add((pod["metadata"]["uid"], leaving))
                 with suppress(Refused):
-                    await self.user.starts(pod)
+                    await (self.user.stops(pod) if leaving else self.user.starts(pod))
 
     # What is looked at
 
@@ -168,7 +172,8 @@ class Stage:
     @staticmethod
     def since(before: list[int], after: list[int]) -> int:
         """How many there were between two such looks; one that has been started again has counted from 0."""
-        return sum(late - early if late >= early else late for early, late in zip(before, after, strict=True))
+        known = zip_longest(before, after, fillvalue=0)
+        return sum(late - early if late >= early else late for early, late in known)
 
     def job(self, finetune: str, run: int = 1) -> Object | None:
         """The Job of a run that is not being deleted; None where there is none."""
@@ -183,8 +188,9 @@ class Stage:
         """Return when the FineTune says Running. Raises Late with what it says instead."""
         await self._says(finetune, "Running")
 
-    async def ends(self, finetune: str, run: int = 1) -> None:
-        """Let its pod succeed, and return when the FineTune says so. Raises Late."""
+    async def ends(self, finetune: str) -> None:
+        """Let the pod of the wanted run succeed, and return when the FineTune says so. Raises Late."""
+        run = (self.view.get("finetunes", finetune) or {"spec": {}})["spec"].get("run", 1)
         await self.user.ends(f"{finetune}-{run}", message=DONE)
         await self._says(finetune, "Succeeded")
 
@@ -198,7 +204,9 @@ class Stage:
 
     async def apply(self, finetune: str, **spec: Any) -> None:
         """A new FineTune."""
-        await self.user.create(sample(finetune, **spec))
+        await self.user.create(
+            changed(sample(finetune, **spec), "spec.backend.job.terminationGracePeriodSeconds", GRACE)
+        )
 
     async def check(self, canary: str, *under_way: str) -> Check:
         """Whether all is well: a new FineTune, and those that are under way, come to their end."""

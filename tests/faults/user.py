@@ -190,6 +190,12 @@ class User:
         ready = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "ContainersReady")]
         await self._pod_status(pod, {"phase": "Running", "containerStatuses": [container], "conditions": ready})
 
+    async def stops(self, pod: Object) -> None:
+        """The kubelet has ended this pod, which is being deleted."""
+        terminated = {"exitCode": 143, "reason": "Error", "finishedAt": now_stamp()}
+        container = {**_container(pod), "ready": False, "state": {"terminated": terminated}}
+        await self._pod_status(pod, {"phase": "Failed", "containerStatuses": [container]})
+
     async def ends(self, job: str, code: int = 0, message: str = "", reason: str | None = None) -> None:
         """The trainer in the Job's pod has ended."""
         pod = await self.pod(job)
