@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from finetune_operator.api.names import MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, RUN_LABEL, UID_LABEL
-from tests.chaos.experiment import Kind, Turn
+from tests.chaos.experiment import SOON, Kind, Turn
 from tests.chaos.kinds.api_server import BACKED_OFF, HOLD, RECHECK
 from tests.faults.user import Refused
 
@@ -164,8 +164,10 @@ def _made_again(turn: Turn) -> bool:
 
 RESOURCE_DELETION = Kind(
     name="ResourceDeletion",
-    what="the Job is deleted while the run goes on: it is made again under its name, and resumes",
+    what="the Job is deleted while the run goes on: when its pod has ended it is made again under its name, to resume",
     inject=_resource_deletion,
+    bound=SOON + 2.0,
+    why="the next look at that pod, of whose end no event tells (2 s)",
     recovered=_made_again,
     hold=0.0,
 )

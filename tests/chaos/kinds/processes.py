@@ -12,9 +12,9 @@ from tests.chaos.stage import Replica
 
 LEASE, RETRY = 15.0, 2.0
 """`leaderElection.leaseDuration` and `retryPeriod`, as the chart has them."""
-START = 1.5
-"""Seconds from the start of a process until it contends: nearly all of it are the imports of Python."""
-STARTING = f"the start of a process, {START} s"
+START = 2.5
+"""Seconds from the start of a process until it contends, on a machine that does much else: nearly all are imports."""
+STARTING = f"the start of a process ({START} s at most, 1 s of processor time)"
 
 
 @asynccontextmanager
