@@ -6,6 +6,7 @@ Without a node, the Job controller still makes pods, counts them and ends Jobs; 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import time
@@ -58,7 +59,8 @@ class User:
         """One request; `body` may be JSON already. Raises Refused."""
         data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {"Content-Type": content_type}
-        async with self._session.request(verb, self._server + path, data=data, headers=headers) as response:
+        sent = None if data is None else io.BytesIO(data)  # aiohttp warns of large bytes
+        async with self._session.request(verb, self._server + path, data=sent, headers=headers) as response:
             answer = orjson.loads(flat(await response.read()))
             if response.status >= 300:
                 raise Refused(response.status, answer.get("message", ""))
@@ -190,12 +192,6 @@ class User:
         ready = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "ContainersReady")]
         await self._pod_status(pod, {"phase": "Running", "containerStatuses": [container], "conditions": ready})
 
-    async def stops(self, pod: Object) -> None:
-        """The kubelet has ended this pod, which is being deleted."""
-        terminated = {"exitCode": 143, "reason": "Error", "finishedAt": now_stamp()}
-        container = {**_container(pod), "ready": False, "state": {"terminated": terminated}}
-        await self._pod_status(pod, {"phase": "Failed", "containerStatuses": [container]})
-
     async def ends(self, job: str, code: int = 0, message: str = "", reason: str | None = None) -> None:
         """The trainer in the Job's pod has ended."""
         pod = await self.pod(job)
@@ -208,6 +204,12 @@ class User:
 
     async def _pod_status(self, pod: Object, status: Object) -> None:
         await self.merge("pods", f"{pod['metadata']['name']}/status", {"status": status})
+
+    async def stops(self, pod: Object) -> None:
+        """The kubelet has ended this pod, which is being deleted."""
+        terminated = {"exitCode": 143, "reason": "Error", "finishedAt": now_stamp()}
+        container = {**_container(pod), "ready": False, "state": {"terminated": terminated}}
+        await self._pod_status(pod, {"phase": "Failed", "containerStatuses": [container]})
 
 
 def _container(pod: Object) -> Object:
