@@ -74,5 +74,12 @@ def test_a_job_that_appears_after_the_cancel_is_stopped() -> None:
     assert plan(observe(finetune(cancel=True), CANCELLED, job=job(status=RUNNING))).actions == (THE_DELETE,)
 
 
+@pytest.mark.parametrize("end", [SUCCEEDED, FAILED], ids=["succeeded", "failed"])
+def test_a_job_that_appears_after_the_end_is_stopped(end: dict) -> None:
+    """Its creation was on its way all the time, and somebody has deleted the one that the run had."""
+    decision = plan(observe(None, end, job=job(status=RUNNING, uid="late")))
+    assert (decision.actions, decision.status) == ((Delete("sample-1", "late"),), None)
+
+
 def test_a_stale_view_of_the_job_does_not_cost_a_finished_run_its_job() -> None:
     assert plan(observe(None, SUCCEEDED, job=job(status=RUNNING))).actions == ()

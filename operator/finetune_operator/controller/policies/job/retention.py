@@ -22,11 +22,14 @@ def keep_finished(observation: Observation, draft: Draft) -> Next:
 
 
 def _stop_stray(observation: Observation, draft: Draft) -> bool:
-    """A Job whose creation was still on its way when the run was cancelled: it would train unseen."""
+    """A Job whose creation was still on its way when the run ended: it would train unseen."""
     job = observation.job
-    if draft.status.get("phase") != Phase.CANCELLED or job is None or not is_ours(job, observation.finetune):
+    if job is None or not is_ours(job, observation.finetune):
         return False
     metadata = job["metadata"]
+    recorded = (draft.status.get("job") or {}).get("uid")
+    if draft.status.get("phase") != Phase.CANCELLED and metadata["uid"] == recorded:
+        return False
     if finished(job) or "deletionTimestamp" in metadata:
         return False
     draft.actions.append(Delete(metadata["name"], metadata["uid"]))
