@@ -103,7 +103,10 @@ async def _begin(kind: Kind, stage: Stage) -> Check:
     for _ in range(kind.replicas):
         replica = await stage.replica()
         replica.start()
-        await replica.ready()
+        try:
+            await replica.ready()
+        except Late as late:
+            return Check(str(late))
     return await stage.check("before")
 
 

@@ -76,7 +76,7 @@ class Replica:
         try:
             async with self._stage.http.get(self.operator.metrics + path) as answer:
                 return await answer.text() if answer.status == 200 else ""
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             return ""
 
     async def ready(self) -> None:
