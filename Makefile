@@ -22,7 +22,7 @@ $(PYTHON):
 	@bash tests/environment.sh $(VENV)
 
 lock:  ## write the hash-locked requirement files anew
-	for part in operator trainer-image tests; do \
+	for part in operator trainer-image tests .github/audit; do \
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$part/requirements.in -o $$part/requirements.txt; done
 
@@ -48,6 +48,7 @@ crds: venv  ## generate crds/ from the models
 docs: venv  ## generate the pages of docs/ that are made from the code
 	$(PYTHON) docs/cli.py > docs/cli.md
 	$(PYTHON) docs/troubleshooting.py > docs/troubleshooting.md
+	$(PYTHON) docs/metrics.py > docs/metrics.md
 
 demo: venv  ## the main job from end to end: cluster, image, operator, a FineTune, its adapter
 	@$(PYTHON) -m examples.demo run $(if $(LEVEL),--level $(LEVEL))

@@ -199,6 +199,8 @@ kubectl get finetunes --all-namespaces --watch
 - **Users**: the cluster roles `view`, `edit` and `admin` include FineTunes by aggregation (`rbac.aggregate`).
 - **The progress endpoint** creates and renews its own certificate. To use cert-manager instead:
   `--set progress.certificate.certManager.enabled=true --set progress.certificate.certManager.issuerRef.name=…`.
+- **Bind the operator's own account**: `--set admissionPolicy.enabled=true`. What somebody with its token could then do
+  is described in [docs/security.md](../../docs/security.md#what-a-stolen-operator-token-can-do).
 - **Prometheus and Grafana**: `metrics.serviceMonitor.enabled`, `metrics.prometheusRule.enabled` and
   `metrics.dashboard.enabled`; `metrics.perRun` adds series for each run.
 

@@ -19,8 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from finetune_operator import __version__
 from finetune_operator.api.base import Quantity
+from finetune_operator.listen import EVERY_ADDRESS
 
 PREFIX: Final = "FINETUNE_"
+_EVERY: Final = f"{EVERY_ADDRESS} is every one of the pod, IPv4 and IPv6"
 SERVICE_NAME: Final = "finetune-operator"
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -152,6 +154,21 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _object_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", value):
+        raise ValueError("give a name of at most 253 lower-case letters, digits, dashes and dots")
+    return value
+
+
+def _user(value: str) -> int | None:
+    if value.lower() == "none":
+        return None
+    try:
+        return int(_integer(1, 2_147_483_647)(value))
+    except ValueError as error:
+        raise ValueError(f"{error}, or none") from None
+
+
 def _existing_file(value: str) -> str:
     if not Path(value).is_file():
         raise ValueError("there is no such file")
@@ -237,6 +254,12 @@ class Settings:
         _seconds(0, 600),
         chart="volumeGrace",
     )
+    require_kueue: bool = _setting(
+        True,
+        "Refuse FineTunes with Kueue's labels where Kueue is not installed; false: something else reads the labels.",
+        _switch,
+        chart="requireKueue",
+    )
     drain_timeout: float = _setting(
         20.0, "On SIGTERM, how long reconciles in progress may take to finish.", _seconds(0, 600), chart="drainTimeout"
     )
@@ -273,7 +296,27 @@ class Settings:
         "1Gi", "Size of /dev/shm in training pods; counts against their memory.", _quantity, chart="trainer.shmSize"
     )
 
+    trainer_user: int | None = _setting(
+        1000,
+        "User and group of training pods, and the group of their volumes; `none` leaves them to the cluster "
+        "(OpenShift's ranges).",
+        _user,
+        chart="trainer.user",
+    )
+    trainer_trust_bundle: str = _setting(
+        "",
+        "ConfigMap in the namespaces of FineTunes; its key ca.crt has further certificate authorities for the trainer.",
+        _object_name,
+        chart="trainer.trustBundle",
+    )
+
     # Upstream APIs
+    upstream_ca_file: str = _setting(
+        "",
+        "File with further certificate authorities, PEM, for providers and stores.",
+        _existing_file,
+        chart="upstream.caFile",
+    )
     poll_interval: float = _setting(
         30.0, "How often a run at a provider is looked at.", _seconds(0.1, 3600), chart="upstream.pollInterval"
     )
@@ -316,13 +359,16 @@ class Settings:
     )
     spool_limit: int = _setting(
         2 * 2**30,
-        "Bytes that all of them together may occupy there, and so the largest dataset for a provider.",
+        "Bytes that all of them together may occupy there, and those of one namespace three quarters of it: so large "
+        "a dataset for a provider may be.",
         _bytes(2**20, 2**50),
         chart="upstream.spool.limit",
     )
 
     # Progress reports
-    progress_host: str = _setting("0.0.0.0", "Address that the progress endpoint listens on.", chart="progress.host")  # noqa: S104
+    progress_host: str = _setting(
+        EVERY_ADDRESS, f"Address that the progress endpoint listens on; {_EVERY}.", chart="progress.host"
+    )
     progress_port: int = _setting(8443, "Its port; 0 turns progress reports off.", _PORT, chart="progress.port")
     progress_url: str = _setting(
         "",
@@ -342,7 +388,9 @@ class Settings:
     )
 
     # Metrics, probes and the log
-    metrics_host: str = _setting("0.0.0.0", "Address that /metrics and the probes listen on.", chart="metrics.host")  # noqa: S104
+    metrics_host: str = _setting(
+        EVERY_ADDRESS, f"Address that /metrics and the probes listen on; {_EVERY}.", chart="metrics.host"
+    )
     metrics_port: int = _setting(8080, "Their port; 0 turns them off.", _PORT, chart="metrics.port")
     per_run_metrics: bool = _setting(
         False, "Export metrics for each run: one set of series per FineTune.", _switch, chart="metrics.perRun"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import RECIPE_MODELS
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.status import FineTuneStatus
@@ -90,6 +91,34 @@ def test_only_what_is_no_hyper_parameter_has_a_default(api: ControlPlane) -> Non
     }
 
 
+_LABELS = {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["db"]}]}
+_NODES = {
+    "matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h200"]}, {"key": "spot", "operator": "Exists"}],
+    "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}],
+}
+_PODS = {
+    "topologyKey": "kubernetes.io/hostname",
+    "labelSelector": _LABELS,
+    "namespaces": ["ml"],
+    "namespaceSelector": {},
+    "matchLabelKeys": ["pod-template-hash"],
+    "mismatchLabelKeys": ["tenant"],
+}
+_POD_RULES = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [_PODS],
+    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": _PODS}],
+}
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_NODES]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": _NODES}],
+    },
+    "podAffinity": _POD_RULES,
+    "podAntiAffinity": _POD_RULES,
+}
+"""Every member of core/v1's Affinity."""
+
+
 def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> None:
     job = {
         "gpus": 2,
@@ -103,7 +132,7 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
         "backoffLimit": 0,
         "nodeSelector": {"pool": "gpu"},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}],
-        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "affinity": AFFINITY,
         "priorityClassName": "training",
         "serviceAccountName": "trainer",
         "runtimeClassName": "nvidia",
@@ -112,9 +141,11 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
             {"name": "C", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
             {"name": "D", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
         ],
+        "podLabels": {"sidecar.istio.io/inject": "false"},
+        "podAnnotations": {"linkerd.io/inject": "disabled"},
         "terminationGracePeriodSeconds": 300,
         "shmSize": "8Gi",
-        "advanced": {"quantization": {"bits": 4}, "list": [1, "two", None]},
+        "advanced": {"warmupRatio": 0.1, "weightDecay": 1, "activationCheckpointing": True},
     }
     sent = fine_tune(
         "whole",
@@ -128,6 +159,22 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
     spec = create(api, sent, dry_run=True)["spec"]
     assert FineTuneSpec.model_validate(spec).wire() == spec
     assert spec["backend"]["job"] == job
+
+
+def test_the_affinity_is_the_pod_s_own(api: ControlPlane) -> None:
+    """The API server refuses members of a pod that core/v1 does not have."""
+    container = {"name": "c", "image": "i"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": {"tenant": "a", "pod-template-hash": "b"}},
+        "spec": {"affinity": AFFINITY, "containers": [container]},
+    }
+    said = api.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-", stdin=json.dumps(pod)
+    )
+    terms = json.loads(said)["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms[0].keys() == _PODS.keys()
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPE_MODELS if name != "voice"])
@@ -159,7 +206,17 @@ WHOLE_STATUS: dict[str, Any] = {
     "backend": "job",
     "run": 2,
     "attempts": 1,
+    "baseModelRevision": "5c9c3f1",
+    "queuedTime": "2026-01-02T03:04:04Z",
     "startTime": "2026-01-02T03:04:05Z",
+    "runningTime": "2026-01-02T03:04:06Z",
+    "disruptions": 1,
+    "lastDisruption": {
+        "pod": "sample-1-abcde",
+        "podCreated": "2026-01-02T03:04:04Z",
+        "message": "the pod was ended by Kubernetes (Evicted)",
+    },
+    "jobAttempts": 2,
     "completionTime": "2026-01-02T04:04:05Z",
     "parameters": {"loraRank": 16, "imageColumns": ["image"], "learningRate": 0.0001},
     "job": {"name": "stored-2", "uid": "6f2b"},
@@ -295,5 +352,11 @@ def test_explain_tells_documented_defaults_and_bounds(api: ControlPlane) -> None
     explained = " ".join(api.kubectl("explain", "ft.spec.recipe.imageToText.seqLength").split())
     assert "Defaults to 4096. Must be at least 1." in explained
     assert "status is the most recently observed state" in api.kubectl("explain", "ft.status")
+    advanced = " ".join(api.kubectl("explain", "ft.spec.backend.job.advanced").split())
+    for field in Advanced.model_fields.values():
+        assert f"{field.alias} <" in advanced
+    assert "rises to learningRate. Defaults to 0. Must be between 0 and 1." in advanced
+    affinity = api.kubectl("explain", "--recursive", "ft.spec.backend.job.affinity")
+    assert affinity.count("topologyKey") == 4
     with pytest.raises(KubectlError, match="does not exist"):
         api.kubectl("explain", "ft.spec.recipe.imageToText.unknown")

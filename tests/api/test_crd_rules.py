@@ -30,6 +30,7 @@ from tests.cluster.control_plane import ControlPlane
 
 JOB = "spec.backend.job"
 RECIPE = "spec.recipe.imageToText"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 LONG = "x" * 2048
 
 GOOD = fine_tune()
@@ -52,6 +53,41 @@ BAD: dict[str, tuple[Manifest, str]] = {
     "no dataset": (changed(GOOD, "spec.dataset", ...), "spec.dataset: Required value"),
     "unknown field": (changed(GOOD, "spec.lerningRate", 1), 'unknown field "spec.lerningRate"'),
     "unknown parameter": (changed(GOOD, f"{RECIPE}.lora_rank", 1), f'unknown field "{RECIPE}.lora_rank"'),
+    "unknown member of affinity": (
+        changed(GOOD, f"{JOB}.affinity", {"nodeAfinity": {}}),
+        f'unknown field "{JOB}.affinity.nodeAfinity"',
+    ),
+    "unknown member deep in affinity": (
+        changed(GOOD, f"{JOB}.affinity.podAntiAffinity.{REQUIRED}", [{"topologyKey": "a", "labelSelectors": {}}]),
+        f'unknown field "{JOB}.affinity.podAntiAffinity.{REQUIRED}[0].labelSelectors"',
+    ),
+    "operator in lower case": (
+        changed(
+            GOOD,
+            f"{JOB}.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms",
+            [{"matchExpressions": [{"key": "a", "operator": "in"}]}],
+        ),
+        'supported values: "In"',
+    ),
+    "unknown member of advanced": (
+        changed(GOOD, f"{JOB}.advanced.warmup", 1),
+        f'unknown field "{JOB}.advanced.warmup"',
+    ),
+    "advanced out of bounds": (
+        changed(GOOD, f"{JOB}.advanced.warmupRatio", 1.1),
+        f"{JOB}.advanced.warmupRatio in body should be less than or equal to 1",
+    ),
+    "advanced of another type": (
+        changed(GOOD, f"{JOB}.advanced.compile", "yes"),
+        f"{JOB}.advanced.compile in body must be of type boolean",
+    ),
+    **{
+        f"activationCheckpointing {value!r}": (
+            changed(GOOD, f"{JOB}.advanced.activationCheckpointing", value),
+            f'"{JOB}.advanced.activationCheckpointing" must validate at least one schema (anyOf)',
+        )
+        for value in ("all", 1.5, {}, {"x": 1}, [], [1])
+    },
     "required column missing": (changed(GOOD, f"{RECIPE}.answerColumn", ...), f"{RECIPE}.answerColumn: Required value"),
     # Ranges
     "rank zero": (changed(GOOD, f"{RECIPE}.loraRank", 0), "should be greater than or equal to 1"),
@@ -143,6 +179,28 @@ BAD: dict[str, tuple[Manifest, str]] = {
         "set size instead of claimName",
     ),
     "size that is none": (changed(GOOD, f"{JOB}.storage.size", "big"), "should match"),
+    "label without a name": (
+        changed(GOOD, f"{JOB}.podLabels", {"sidecar.istio.io/": "false"}),
+        "a key must be a name of at most 63 letters",
+    ),
+    "label of ours": (changed(GOOD, f"{JOB}.podLabels", {"finetune.dev/run": "7"}), "are reserved; use another key"),
+    "label of a queue": (
+        changed(GOOD, f"{JOB}.podLabels", {"kueue.x-k8s.io/queue-name": "gpu"}),
+        "a queue is a label of the FineTune itself",
+    ),
+    "label of the Job controller's": (
+        changed(GOOD, f"{JOB}.podLabels", {"batch.kubernetes.io/job-name": "x"}),
+        "are reserved; use another key",
+    ),
+    "label that no label can be": (changed(GOOD, f"{JOB}.podLabels", {"team": "a b"}), "should match"),
+    "annotation of ours": (
+        changed(GOOD, f"{JOB}.podAnnotations", {"finetune.dev/config": "{}"}),
+        "are reserved; use another key",
+    ),
+    "annotation without a name": (
+        changed(GOOD, f"{JOB}.podAnnotations", {"a b": "c"}),
+        "a key must be a name of at most 63 letters",
+    ),
     "variable of ours": (
         changed(GOOD, f"{JOB}.env", [{"name": "FINETUNE_CONFIG", "value": "/tmp/x"}]),
         "names that begin with FINETUNE_ or KUBEFLOW_ are reserved for the operator",
@@ -166,6 +224,14 @@ BAD: dict[str, tuple[Manifest, str]] = {
             ],
         ),
         "valueFrom must set exactly one of secretKeyRef and configMapKeyRef",
+    ),
+    "output of a provider without weights": (
+        fine_tune(recipe="imageGeneration", backend="bfl", output={"uri": "s3://bucket/out"}),
+        "spec.output: backend bfl gives no weights",
+    ),
+    "time to live without a Job": (
+        fine_tune(backend="oxen", ttlSecondsAfterFinished=60),
+        "spec.ttlSecondsAfterFinished: only a Job can be deleted after its end",
     ),
     "orphaned Job": (
         changed(GOOD, "spec.deletionPolicy", "Orphan"),
@@ -217,7 +283,11 @@ def test_every_rule_is_broken_by_some_test(api: ControlPlane) -> None:
 def running(api: ControlPlane) -> Iterator[str]:
     """A FineTune in run 2, with every optional member of its spec."""
     manifest = fine_tune("running", run=2, output={"uri": "s3://bucket/out"}, modelSecretRef={"name": "hf"})
-    manifest["spec"]["backend"]["job"] |= {"affinity": {"nodeAffinity": {}}, "advanced": {"bits": 4}, "env": []}
+    manifest["spec"]["backend"]["job"] |= {
+        "affinity": {"nodeAffinity": {}},
+        "advanced": {"keepCheckpoints": 4},
+        "env": [],
+    }
     create(api, manifest)
     yield "running"
     delete(api, "running")
@@ -237,7 +307,7 @@ FROZEN: dict[str, dict[str, Any]] = {
     "devices": {"backend": {"job": {"gpus": 2}}},
     "other backend": {"backend": {"job": None, "oxen": BACKENDS["oxen"]}},
     "inside affinity": {"backend": {"job": {"affinity": {"podAffinity": {}}}}},
-    "inside advanced": {"backend": {"job": {"advanced": {"bits": 8}}}},
+    "inside advanced": {"backend": {"job": {"advanced": {"keepCheckpoints": 8}}}},
     "advanced removed": {"backend": {"job": {"advanced": None}}},
     "variable added": {"backend": {"job": {"env": [{"name": "A", "value": "b"}]}}},
 }
@@ -263,6 +333,25 @@ def test_the_switches_may_change_at_any_time(api: ControlPlane, running: str, ca
     assert patch(api, running, {"spec": FREE[case]}) == ""
     back = {field: None if field.endswith(("Seconds", "Finished")) else False for field in FREE[case] if field != "run"}
     assert patch(api, running, {"spec": back}) == ""
+
+
+def test_a_run_that_has_started_at_a_provider_cannot_be_suspended(api: ControlPlane) -> None:
+    create(api, fine_tune("started", backend="oxen"))
+    try:
+        assert patch(api, "started", {"spec": {"suspend": True}}) == ""
+        assert patch(api, "started", {"spec": {"suspend": False}}) == ""
+        status: dict[str, Any] = {"run": 1, "upstream": {"id": "ft_1", "startedTime": "2026-12-01T00:00:00Z"}}
+        assert patch(api, "started", {"status": status}, "/status") == ""
+        said = patch(api, "started", {"spec": {"suspend": True}})
+        assert "spec.suspend: a run at a provider cannot be suspended once it has started there" in said
+        assert patch(api, "started", {"spec": {"cancel": True}}) == ""
+        assert patch(api, "started", {"spec": {"suspend": True, "run": 2}}) == "", "the next run has not started"
+        assert patch(api, "started", {"spec": {"suspend": False}}) == ""
+        over = {"run": 2, "completionTime": "2026-12-01T00:01:00Z"}
+        assert patch(api, "started", {"status": over}, "/status") == ""
+        assert patch(api, "started", {"spec": {"suspend": True}}) == "", "the run is over"
+    finally:
+        delete(api, "started")
 
 
 def test_deletion_policy_may_change_at_any_time(api: ControlPlane) -> None:

@@ -34,6 +34,12 @@ def test_kustomize_renders_what_the_api_server_takes(api: ControlPlane, folder: 
         assert finetune["spec"]["recipe"]["textGeneration"]["loraRank"] == 64
 
 
+def test_the_quota_is_one_that_the_api_server_takes(api: ControlPlane) -> None:
+    text = (EXAMPLES / "quota" / "quota.yaml").read_text()
+    assert Kubectl(api.kubeconfig)(*STRICT, stdin=text).count("created") == 1
+    assert "count/finetunes.finetune.dev" in yaml.safe_load(text)["spec"]["hard"]
+
+
 @pytest.fixture
 def with_kueue(tmp_path: Path) -> Iterator[Kubectl]:
     """An API server with Kueue's resources, without its manager and webhooks."""

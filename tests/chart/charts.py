@@ -37,6 +37,7 @@ EVERYTHING: Object = {
     },
     "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
     "podDisruptionBudget": {"enabled": True},
+    "admissionPolicy": {"enabled": True, "actions": ["Deny", "Audit"]},
     "topologySpreadConstraints": [
         {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
     ],

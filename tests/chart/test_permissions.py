@@ -84,8 +84,8 @@ class Released:
         self.wait(name, lambda status: status.get("reason") == reason)
 
     def used(self) -> set[Permission]:
-        """What the API server has let the operator do."""
-        return {_permission(event) for event in self.audited.requests(self.user)}
+        """What the API server has let the operator do. Which APIs are served, everybody who is known may ask."""
+        return {_permission(event) for event in self.audited.requests(self.user) if "objectRef" in event}
 
     def refused(self) -> list[str]:
         """What its roles have not allowed, and why.
@@ -109,7 +109,7 @@ def _permission(event: Object) -> Permission:
 def released(request: pytest.FixtureRequest, audited: Audited, tmp_path_factory: pytest.TempPathFactory) -> Released:
     mode = request.param
     namespace, own = f"team-{mode}", f"operator-{mode}"
-    values: Object = {"pendingStatusDelay": "100ms"}
+    values: Object = {"pendingStatusDelay": "100ms", "admissionPolicy": {"enabled": True}}
     if mode == "namespaced":
         values |= {"namespaces": [namespace], "crds": {"enabled": False}}
         if audited.plane.find(f"{CRDS}/finetunes.finetune.dev") is None:  # the release for the cluster brings it
@@ -202,14 +202,49 @@ def a_run_at_a_provider(released: Released, there: Provider) -> None:
 
 
 def a_run_in_a_queue(released: Released) -> None:
-    """Kueue is not there; its suspension is."""
+    """Kueue's API is there; what it would do is done by hand: it makes a Workload and suspends the Job."""
     manifest = fine_tune("queued")
     manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    released.kubectl.apply(WORKLOADS)
+    released.kubectl.wait_established("workloads.kueue.x-k8s.io")
     released.apply(manifest)
     job = ["job", "queued-1", "-n", released.namespace]
-    eventually(lambda: released.kubectl.get(*job), "its Job")
+    uid = eventually(lambda: released.kubectl.get(*job), "its Job")["metadata"]["uid"]
+    metadata = {"name": "job-queued-1", "labels": {"kueue.x-k8s.io/job-uid": uid}}
+    workload = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload", "metadata": metadata}
+    released.apply({**workload, "spec": {"active": True}})
     released.kubectl("patch", *job, "--type=merge", "-p", json.dumps({"spec": {"suspend": True}}))
     released.reason("queued", "QueuedByKueue")
+    released.patch("queued", suspend=True)
+    released.reason("queued", "SuspendedBySpec")
+    there = ["workload", "job-queued-1", "-n", released.namespace]
+    eventually(lambda: released.kubectl.get(*there)["spec"]["active"] is False, "the Workload is inactive")
+
+
+WORKLOADS: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "workloads.kueue.x-k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/kueue"},
+    },
+    "spec": {
+        "group": "kueue.x-k8s.io",
+        "scope": "Namespaced",
+        "names": {"plural": "workloads", "singular": "workload", "kind": "Workload", "listKind": "WorkloadList"},
+        "versions": [
+            {
+                "name": "v1beta2",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                },
+            }
+        ],
+    },
+}
+"""Of Kueue: a real one is in test_kueue."""
 
 
 def another_authority(released: Released) -> None:
@@ -262,3 +297,70 @@ def test_people_get_their_rights_by_aggregation(audited: Audited, released: Rele
 def test_the_default_is_the_installed_one(released: Released) -> None:
     """The manifest that the permissions were compared with is what the chart gives."""
     assert granted(released.objects) == granted(render({}))
+
+
+def owned(body: Object, **metadata: Any) -> Object:
+    """As a child of a FineTune, which may be made up: who has stolen a token can write any reference."""
+    owner = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTune", "name": "x", "uid": "0-0", "controller": True}
+    return {**body, "metadata": {"name": "stolen", "ownerReferences": [owner], **metadata}}
+
+
+def a_job(name: str = "stolen", **pod: Any) -> Object:
+    (job, _) = strangers(name)
+    job["spec"]["template"]["spec"] |= {"automountServiceAccountToken": False, **pod}
+    return job
+
+
+API_TOKEN = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+PRIVILEGED = [{"name": "c", "image": "c", "securityContext": {"privileged": True}}]
+STOLEN: dict[str, tuple[Object, str]] = {
+    "nobody's": (a_job(), "has a FineTune as its controller"),
+    "a token": (owned(a_job(automountServiceAccountToken=True)), "automountServiceAccountToken: false"),
+    "unsaid": (owned(a_job(automountServiceAccountToken=None)), "automountServiceAccountToken: false"),
+    "a projected token": (owned(a_job(volumes=[API_TOKEN])), "mounts no token"),
+    "the node's files": (owned(a_job(volumes=[{"name": "h", "hostPath": {"path": "/"}}])), "nothing of the node"),
+    "the node's network": (owned(a_job(hostNetwork=True)), "no namespace of the node"),
+    "privileged": (owned(a_job(containers=PRIVILEGED)), "no privileged container"),
+    "privileged before": (
+        owned(a_job(initContainers=[{**PRIVILEGED[0], "name": "before"}])),
+        "no privileged container",
+    ),
+    "a claim": (list(strangers("stolen"))[1], "has a FineTune as its controller"),
+}
+
+
+@pytest.mark.parametrize("what", STOLEN)
+def test_the_admission_policy_binds_a_stolen_token(released: Released, what: str) -> None:
+    """As far as the roles reach, only what the operator itself would write."""
+    body, message = STOLEN[what]
+    with pytest.raises(KubectlError, match=message):
+        create(stolen(released), body, released.namespace)
+
+
+def test_a_stolen_token_makes_nothing_in_the_cluster_s_own_namespaces(released: Released) -> None:
+    message = "own namespaces" if released.namespace.endswith("cluster") else "forbidden: User"
+    with pytest.raises(KubectlError, match=message):
+        create(stolen(released), owned(a_job()), "kube-system")
+
+
+def test_a_stolen_token_changes_neither_foreign_jobs_nor_what_users_ask_for(released: Released) -> None:
+    namespace = ["-n", released.namespace]
+    released.apply(a_job("foreign"), fine_tune("asked", suspend=True))
+    thief = stolen(released)
+    for verb in (["delete", "job", "foreign"], ["label", "job", "foreign", "x=y"]):
+        with pytest.raises(KubectlError, match=r"FineTune as (their|its) controller"):
+            thief(*verb, *namespace)
+    with pytest.raises(KubectlError, match="never changes what a user has asked for"):
+        thief("patch", "finetune", "asked", *namespace, "--type=merge", "-p", '{"spec": {"suspend": false}}')
+
+
+def stolen(released: Released) -> Kubectl:
+    """As somebody who has the operator's token."""
+    kubeconfig = released.folder / "stolen.kubeconfig"
+    return Kubectl(
+        account_kubeconfig(released.kubectl, released.release_namespace, "perm-finetune-operator", kubeconfig)
+    )
+
+
+def create(thief: Kubectl, body: Object, namespace: str) -> None:
+    thief("create", "-n", namespace, "-f", "-", stdin=json.dumps(body))

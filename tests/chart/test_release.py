@@ -72,7 +72,7 @@ def test_zizmor_finds_no_security_problem() -> None:
 def test_foreign_actions_are_pinned_by_commit(path: Path) -> None:
     used = [line.partition("uses: ")[2] for line in path.read_text().splitlines() if "uses: " in line]
     foreign = [each for each in used if not each.startswith("./")]
-    assert len(foreign) > 2
+    assert len(foreign) > 1
     assert [each for each in foreign if not PINNED.fullmatch(each)] == []
 
 
@@ -94,6 +94,31 @@ def test_what_the_workflows_run_is_there() -> None:
     for each in image["strategy"]["matrix"]["include"]:
         assert (CHECKOUT / each["folder"] / "Dockerfile").is_file()
         assert (CHECKOUT / each["folder"] / "requirements.txt").is_file()
+
+
+def test_both_images_are_built_on_one_base_that_is_pinned_by_digest() -> None:
+    """Dependabot raises it where it stands alone; both Dockerfiles take it as their argument."""
+    base = (CHECKOUT / ".github" / "base" / "Dockerfile").read_text()
+    (pinned,) = re.findall(r"^FROM (\S+)@sha256:[0-9a-f]{64}$", base, re.MULTILINE)
+    for folder in ("operator", "trainer-image"):
+        assert f"ARG BASE={pinned}\n" in (CHECKOUT / folder / "Dockerfile").read_text()
+    steps = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "release.yaml").read_text())["jobs"]["image"]["steps"]
+    read = next(each for each in steps if each.get("id") == "base")
+    assert ".github/base/Dockerfile" in read["run"]
+    assert (
+        "BASE=${{ steps.base.outputs.image }}" in next(s for s in steps if s.get("id") == "push")["with"]["build-args"]
+    )
+
+
+def test_every_lock_file_is_raised_and_what_is_released_is_scanned() -> None:
+    """Dependabot knows every folder with a lock file; the audit both that end up in images."""
+    folders = {path.parent for path in CHECKOUT.glob("*/requirements.txt")} | {CHECKOUT / ".github" / "audit"}
+    updates = yaml.safe_load((CHECKOUT / ".github" / "dependabot.yaml").read_text())["updates"]
+    known = {each["package-ecosystem"]: each.get("directories") or [each["directory"]] for each in updates}
+    assert {CHECKOUT / directory[1:] for directory in known["pip"]} == folders
+    assert known["docker"] == ["/.github/base"]
+    audit = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "audit.yaml").read_text())["jobs"]["audit"]
+    assert set(audit["strategy"]["matrix"]["lock"]) == {"operator", "trainer-image"}
 
 
 def test_nothing_is_published_before_the_tests() -> None:

@@ -77,6 +77,12 @@ class Operator:
     def alive(self) -> bool:
         return self.process is not None and self.process.is_alive()
 
+    def memory(self) -> int:
+        """Bytes that it has had at its worst moment."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self.process is not None

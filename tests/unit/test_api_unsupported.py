@@ -15,6 +15,8 @@ from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.api.recipes import RECIPE_MODELS
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.unsupported import unsupported
+from finetune_operator.backends.providers.protocol import WeightsDownload
+from finetune_operator.backends.providers.registry import members
 from tests.api.finetunes import BACKENDS, Manifest, changed, fine_tune
 
 
@@ -84,6 +86,10 @@ def test_every_field_is_honoured_or_named(backend: str) -> None:
             "spec.output.secretRef: a pvc:// output is written without credentials",
         ),
         (
+            fine_tune(backend="oxen", baseModel="a/b@main"),
+            "spec.baseModel: only backend job can pin a revision (@…); with backend oxen write a/b",
+        ),
+        (
             fine_tune(baseModel="pvc://claim/x", modelSecretRef={"name": "hf"}),
             "spec.modelSecretRef: a pvc:// base model is read without credentials",
         ),
@@ -145,6 +151,44 @@ def test_every_field_is_honoured_or_named(backend: str) -> None:
         (
             changed(scenario("flux.1-lora"), "spec.backend.scenario.parameters", {"nbEpochs": 31}),
             "parameters.nbEpochs: must be between 1 and 30 with model type flux.1-lora, but is 31",
+        ),
+        (
+            changed(scenario("flux.1-lora"), "spec.backend.scenario.parameters", {"sampleSourceImages": ["asset_1"]}),
+            "parameters.sampleSourceImages: must have one ID for each of recipe.imageGeneration.samples, which has 0",
+        ),
+        (
+            changed(
+                scenario("flux.1-lora", samples=[{"prompt": "x"}] * 2),
+                "spec.backend.scenario.parameters",
+                {"sampleSourceImages": ["asset_1"] * 3},
+            ),
+            "which has 2, but has 3",
+        ),
+        (
+            changed(
+                scenario("sd-xl-lora", steps=100), "spec.backend.scenario.parameters", {"validationFrequency": 101}
+            ),
+            "validationFrequency: must be at most the number of steps, which is 100, but is 101",
+        ),
+        (scenario("sd-1_5-lora", loraRank=16), "loraRank: model type sd-1_5-lora does not support this parameter"),
+        *(
+            (
+                changed(scenario(model_type), "spec.backend.scenario.parameters", {name: 1 if name[0] != "c" else "x"}),
+                f"parameters.{name}: model type {model_type} does not support this parameter; remove it",
+            )
+            for model_type, names in {
+                "sd-1_5-lora": ("learningRateUnet", "numTextTrainSteps", "numUNetTrainSteps", "nbEpochs", "nbRepeats"),
+                "sd-xl-lora": ("classPrompt", "nbEpochs", "nbRepeats"),
+            }.items()
+            for name in names
+        ),
+        (
+            fine_tune(recipe="imageGeneration", backend="bfl", output={"uri": "s3://bucket/out"}),
+            "spec.output: backend bfl gives no weights",
+        ),
+        (
+            fine_tune(backend="oxen", ttlSecondsAfterFinished=60),
+            "spec.ttlSecondsAfterFinished: only a Job can be deleted after its end",
         ),
         (
             changed(scenario("elevenlabs-voice", "voice"), "spec.backend.scenario.parameters", {"nbEpochs": 1}),
@@ -246,3 +290,20 @@ def test_every_provider_is_declared_once() -> None:
     assert list(NAMES) == list(PROVIDERS) == list(UPSTREAMS)
     for name, provider in PROVIDERS.items():
         assert BackendSpec.model_fields[name].annotation == provider.capabilities.backend | None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "parameters"),
+    [
+        ("sd-1_5-lora", {"classPrompt": "a dog", "validationFrequency": 10, "priorLossWeight": 1}),
+        ("sd-xl-lora", {"learningRateTextEncoder": 0.0001, "numTextTrainSteps": 5, "validationFrequency": 10}),
+    ],
+)
+def test_what_a_stable_diffusion_trainer_has_is_supported(model_type: str, parameters: dict[str, Any]) -> None:
+    manifest = scenario(model_type, steps=10)
+    assert findings(changed(manifest, "spec.backend.scenario.parameters", parameters)) == []
+
+
+def test_a_provider_without_weights_says_so_in_both_places() -> None:
+    has = {name: isinstance(member, WeightsDownload) for name, member in members().items()}
+    assert has == {name: provider.capabilities.gives_weights for name, provider in PROVIDERS.items()}

@@ -269,6 +269,8 @@ def test_a_description_has_every_section() -> None:
         **RUNNING,
         "conditions": [condition],
         "startTime": "2026-11-21T11:30:00Z",
+        "attempts": 3,
+        "disruptions": 1,
         "parameters": {"epochs": 1, "useLora": True, "imageColumns": ["image"]},
         "job": {"name": "receipts-1"},
         "artifacts": [{"name": "adapter", "uri": "s3://b/adapter", "sizeBytes": 2048}],
@@ -290,6 +292,7 @@ def test_a_description_has_every_section() -> None:
         "adapter   2.0 KiB   s3://b/adapter",
         "60s   Warning   Odd      Pod      two lines",
         "Cost:     1.50 USD",
+        "Attempts: 3 (1 lost to disruptions)",
     ):
         assert " ".join(line.split()) in " ".join(text.split()), text
 

@@ -20,7 +20,7 @@ from tests.cluster.paths import CHECKOUT
 ARTIFACTS = ("artifacts list", "artifacts download")
 
 
-@pytest.mark.parametrize("page", ["cli", "troubleshooting"])
+@pytest.mark.parametrize("page", ["cli", "metrics", "troubleshooting"])
 def test_the_page_is_the_generated_one(page: str) -> None:
     script = CHECKOUT / "docs" / f"{page}.py"
     made = subprocess.run(
@@ -185,3 +185,19 @@ def test_the_readme_s_table_has_the_recipes_of_every_backend() -> None:
 def test_the_chart_s_page_counts_the_alerts() -> None:
     alerts = (CHECKOUT / "charts" / "finetune-operator" / "files" / "alerts.yaml").read_text().count("- alert: ")
     assert f"{alerts} alerts," in (CHECKOUT / "docs" / "design" / "chart.md").read_text()
+
+
+# docs/security.md
+
+
+def test_every_threat_has_a_control_and_a_test() -> None:
+    """A threat without either does not belong into the table; that the tests exist is checked above."""
+    text = (CHECKOUT / "docs" / "security.md").read_text()
+    table = text.partition("## Threats and controls")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ") and "---" not in line][
+        1:
+    ]
+    assert len(rows) > 15
+    for threat, control, tests, _ in rows:
+        assert control.strip(), threat
+        assert re.search(r"`test_\w+::test_\w+`", tests), threat

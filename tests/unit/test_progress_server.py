@@ -49,6 +49,10 @@ def review(
 
 REVIEWS = {
     token("own"): review(pod="own"),
+    token("second"): review(pod="second"),
+    token("third"): review(pod="third"),
+    token("fourth"): review(pod="fourth"),
+    token("neighbour"): review("system:serviceaccount:next:default", pod="neighbour"),
     token("sibling"): review(pod="sibling"),
     token("nobody"): review(pod="nobody"),
     token("lost"): review(pod="lost"),
@@ -58,7 +62,12 @@ REVIEWS = {
     token("deaf"): review(audiences=[]),
     token("expired"): {"authenticated": False, "error": "expired"},
 }
-OWNERS = {"own": ("uid-1", 2), "sibling": ("uid-1", 1)}
+OWNERS = {
+    **dict.fromkeys(("own", "second", "third", "fourth"), ("uid-1", 2)),
+    "sibling": ("uid-1", 1),
+    "neighbour": ("uid-2", 2),
+}
+NEIGHBOURS = progress_path("next", "receipts", 2)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -91,7 +100,8 @@ class World:
             clock=lambda: self.clock,
             now=lambda: NOW,
             count=self.codes.append,
-            in_flight=3,
+            in_flight=5,
+            share=3,
             body_timeout=0.5,
         )
 
@@ -106,10 +116,10 @@ class World:
         return {"status": REVIEWS.get(body["spec"]["token"], {"authenticated": False})}
 
     def run_of(self, namespace: str, name: str) -> Run | None:
-        return {("ml", "receipts"): ("uid-1", 2)}.get((namespace, name))
+        return {("ml", "receipts"): ("uid-1", 2), ("next", "receipts"): ("uid-2", 2)}.get((namespace, name))
 
     async def owner_of(self, namespace: str, pod: str, uid: str) -> Run | None:
-        assert (namespace, uid) == ("ml", f"uid-{pod}")
+        assert (namespace, uid) == ("next" if pod == "neighbour" else "ml", f"uid-{pod}")
         self.owners_asked += 1
         if pod == "lost":
             raise Unreachable("refused")
@@ -306,12 +316,56 @@ async def test_503_on_a_standby(world: World) -> None:
 
 async def test_503_when_too_many_come_at_the_same_time(world: World) -> None:
     world.held = asyncio.Event()
-    waiting = [asyncio.create_task(world.post()) for _ in range(3)]
+    waiting = [asyncio.create_task(world.post(name=name)) for name in ("own", "second", "third")]
     await until(lambda: world.reviews == 3)
-    await world.refused(503)
+    await world.refused(503, name="fourth")
     world.held.set()
     assert [(await task)[0] for task in waiting] == [200] * 3
     assert (await world.post())[0] == 200, "the places are free again"
+
+
+async def _slow(until_sent: asyncio.Event) -> AsyncIterator[bytes]:
+    yield GOOD[:5]
+    await until_sent.wait()
+    yield GOOD[5:]
+
+
+async def test_pods_with_slow_bodies_take_their_namespaces_share_and_no_other_one(world: World) -> None:
+    sent = asyncio.Event()
+    slow = [asyncio.create_task(world.post(_slow(sent), name=name)) for name in ("own", "second", "third")]
+    await until(lambda: world.owners_asked == 3)
+    refusal = await world.refused(503, name="fourth")
+    assert "of this namespace" in refusal["message"]
+    assert refusal["headers"]["Retry-After"] == "1"
+    assert (await world.post(name="neighbour", path=NEIGHBOURS))[0] == 200
+    sent.set()
+    assert [(await task)[0] for task in slow] == [200] * 3
+    assert (await world.post(name="fourth"))[0] == 200
+
+
+async def test_a_pod_has_one_report_in_flight(world: World) -> None:
+    sent = asyncio.Event()
+    slow = asyncio.create_task(world.post(_slow(sent)))
+    await until(lambda: world.owners_asked == 1)
+    for _ in range(8):
+        refusal = await world.refused(429)
+        assert "still on its way" in refusal["message"]
+        assert refusal["headers"]["Retry-After"] == "1"
+    assert (await world.post(name="second"))[0] == 200
+    sent.set()
+    assert (await slow)[0] == 200
+    assert (await world.post())[0] == 200
+
+
+async def test_slow_bodies_are_given_up_and_their_places_are_free_again(world: World) -> None:
+    never = asyncio.Event()
+    slow = [asyncio.create_task(world.post(_slow(never), name=name)) for name in ("own", "second", "third")]
+    await until(lambda: world.owners_asked == 3)
+    await until(lambda: world.codes == [408] * 3)
+    assert (await world.post(name="fourth"))[0] == 200
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
 
 
 async def test_408_for_a_body_that_does_not_come(world: World) -> None:
@@ -333,7 +387,7 @@ async def test_a_client_that_goes_away_is_no_error(world: World, caplog: pytest.
     await writer.drain()
     await until(lambda: world.owners_asked == 1)
     writer.transport.abort()
-    await until(lambda: world.receiver._free == 3)
+    await until(lambda: world.receiver._free == 5)
     del reader
     assert (await world.post())[0] == 200
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

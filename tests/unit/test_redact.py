@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.backends.http.documents import parsed
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.http.responses import parsed
 
 KEY = "sk-0123/456789"
 REDACT = Redactor([KEY, "main"])

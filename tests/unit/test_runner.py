@@ -11,15 +11,16 @@ from typing import Any, cast
 
 import pytest
 
-from finetune_operator.backends.errors import Transient
+from finetune_operator.backends.errors import Blocked, Transient
 from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.provider_run import Outcome, PollResult, Step
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.model import Key
-from finetune_operator.controller.upstream.credentials import Credentials
+from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
 from finetune_operator.controller.upstream.runner import HEAVY_PER_PROVIDER, Runner
+from finetune_operator.kube.errors import ApiError
 from tests.upstream.contexts import run_of
 
 RUN = run_of("https://data.example.com/dogs.zip")
@@ -156,4 +157,54 @@ async def test_what_a_poll_leaves_to_the_next_is_handed_on_and_is_no_news() -> N
         heard.append(await told.get())
     assert keeping.seen == [(0, None), (1, "word 0"), (0, "word 1")]
     assert heard[:2] == [KEY, (KEY, REST)]
+    await client.close()
+
+
+class Vanishing(Keys):
+    """A Secret that goes with its namespace, after the first read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = None
+        self.then = error
+
+    async def provider(self, run: Any, *_: object) -> dict[str, str]:
+        if self.error is not None:
+            raise self.error
+        self.error = self.then
+        return {"api-key": "known"}
+
+
+class Deletable(Scripted):
+    """Remembers with which key it was told to delete."""
+
+    keys: list[str]
+
+    async def delete(self, run: Any, context: Any) -> Outcome:
+        self.keys.append(context.credentials["api-key"])
+        return Outcome()
+
+
+GONE = SecretMissing(Blocked("there is no Secret", reason="SecretNotFound"))
+
+
+@pytest.mark.parametrize("error", [GONE, ApiError(403, "Forbidden", "no right any more")])
+async def test_what_is_only_to_be_stopped_is_stopped_with_the_key_that_was_known(error: Exception) -> None:
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    client = Client(AddressGuard())
+    runner = runner_of(client, told.put_nowait, seen(1), seen(1))
+    member = Deletable(seen(1), seen(1))
+    member.keys = []
+    runner.members = {"bfl": member}
+    runner._credentials = cast(Credentials, Vanishing(error))
+    run = replace(RUN, id="run-1")
+    for step in (Step.POLL, Step.DELETE, Step.POLL):
+        runner.begin(run, step)
+        await told.get()
+    view = runner.view(run.uid, run.run)
+    assert (member.keys, view.success(Step.DELETE) is not None) == (["known"], True)
+    assert view.failure(Step.POLL) is not None, "nothing but the stop goes on without the Secret"
+    runner.forget(run.uid)
+    runner.begin(run, Step.DELETE)
+    await told.get()
+    assert runner.view(run.uid, run.run).failure(Step.DELETE) is not None, "what nobody knows any more is not used"
     await client.close()

@@ -31,7 +31,7 @@ def test_a_broken_spec_keeps_its_error() -> None:
 
 
 def test_what_was_looked_at_long_ago_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec_cache, "KEPT", 2)
+    monkeypatch.setattr(spec_cache, "KEPT_BYTES", 2 * spec_cache.LEAST)
     known = SpecCache()
     first = known.of(body(uid="1"))[0]
     for uid in ("2", "3"):
@@ -40,7 +40,7 @@ def test_what_was_looked_at_long_ago_is_dropped(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_was_looked_at_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec_cache, "KEPT", 2)
+    monkeypatch.setattr(spec_cache, "KEPT_BYTES", 2 * spec_cache.LEAST)
     known = SpecCache()
     first = known.of(body(uid="1"))[0]
     for uid in ("2", "1", "3"):

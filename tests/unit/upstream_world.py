@@ -91,6 +91,8 @@ class Operator:
     polled_at: datetime | None = None
     claimed: str | None = None
     call: Call | None = None
+    call_answers: str | None = None
+    """The id that the next create is answered with, instead of the right one."""
     sent: bool = False
     """The request has reached the provider, and has been carried out; the answer is still to come."""
 
@@ -129,6 +131,8 @@ class World:
         self.operators = [Operator(), Operator()]
         self.warnings: list[str] = []
         self.last_words: list[str] = []
+        self.left_at: list[str] = []
+        """Providers, one for each run that nobody answers for any more."""
 
     # Time and people
 
@@ -201,6 +205,8 @@ class World:
         said = decision.announcement
         if said is not None and said.last_word:
             self.last_words.append(said.message)
+        if said is not None and said.left_at is not None:
+            self.left_at.append(said.left_at)
         for action in decision.actions:
             if isinstance(action, Call):
                 self._begin(who, action)
@@ -294,6 +300,8 @@ class World:
         outcome = None
         if failure is None:
             outcome, failure = self._answer(step, run)
+        if step is Step.CREATE and outcome is not None and who.call_answers is not None:
+            outcome, who.call_answers = replace(outcome, id=who.call_answers), None
         failures = (who.results[step].failures if step in who.results else 0) + 1 if failure else 0
         who.results[step] = CallResult(step=step, time=self.now, outcome=outcome, failure=failure, failures=failures)
         if isinstance(outcome, PollResult):
@@ -353,6 +361,7 @@ TRANSIENT = Failure(kind=FailureKind.TRANSIENT, reason="UpstreamUnavailable", me
 UNREADABLE = Failure(kind=FailureKind.TRANSIENT, reason=Reason.CREDENTIALS_UNREADABLE, message="etcd is away")
 BLOCKED = Failure(kind=FailureKind.BLOCKED, reason="UpstreamAuthFailed", message="the key is wrong", status=401)
 PERMANENT = Failure(kind=FailureKind.PERMANENT, reason="UpstreamRejected", message="no such model", status=400)
+NO_WEIGHTS = Failure(kind=FailureKind.TRANSIENT, reason=Reason.UPSTREAM_WITHOUT_ARTIFACTS, message="an HTML page")
 GONE = Failure(kind=FailureKind.GONE, reason="UpstreamGone", message="404", status=404)
 
 

@@ -25,6 +25,8 @@ from finetune_operator.backends.provider_run import Outcome, PollResult, Step, U
 from finetune_operator.backends.providers.calls import make_call
 from finetune_operator.backends.providers.protocol import Upstream, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
+from finetune_operator.backends.transfer.kept import Kept
+from finetune_operator.backends.transfer.spool import Disk
 
 MARKER = "ft-8d3b61f2-0123456789ab"
 BUCKET = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "dataset-secret"}
@@ -44,9 +46,10 @@ def wave() -> bytes:
 
 @dataclass(slots=True)
 class Store:
-    """An S3 endpoint that holds a few objects and takes what is written."""
+    """An S3 endpoint that holds a few objects and takes what is written. `read`: the keys that were, in their order."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
+    read: list[str] = field(default_factory=list)
     url: str = ""
 
     @asynccontextmanager
@@ -72,6 +75,7 @@ class Store:
             return self._listing(key.strip("/"), request.query.get("prefix", ""))
         if key not in self.objects:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>", content_type="text/xml")
+        self.read.append(key)
         return web.Response(body=self.objects[key], headers={"ETag": '"1"'})
 
     def _listing(self, bucket: str, prefix: str) -> web.Response:
@@ -105,6 +109,7 @@ class Bench:
     run: UpstreamRun
     last_poll: PollResult | None = None
     cache: dict[tuple[str, ...], str] = field(default_factory=dict)
+    kept: Kept = field(default_factory=lambda: Kept(Disk()))
 
     def learn(self, outcome: Outcome) -> None:
         """Keep what a call has taught, as the status does."""
@@ -138,6 +143,7 @@ class Bench:
                 now=datetime.now(UTC),
                 last_poll=self.last_poll,
                 cache=self.cache,
+                kept=self.kept,
             )
             outcome = await make_call(self.provider, Step(step), self.run, context)
         if outcome is not None:
@@ -196,7 +202,9 @@ async def bench(
     store = Store()
     store.folder()
     async with store.serve():
+        made = Bench(provider, client, base_url, credentials, store, run_of(spec, **more))
         try:
-            yield Bench(provider, client, base_url, credentials, store, run_of(spec, **more))
+            yield made
         finally:
+            made.kept.close()
             await client.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
-from finetune_operator.backends.datasets.needs import Needs
+from finetune_operator.backends.datasets.needs import Columns, Needs
 from finetune_operator.backends.datasets.prepare import Example, examples, originals
 from tests.upstream.contexts import PAIRS, PICTURES, RECORDINGS, client, context_of, parquet, png, run_of, wav, zipped
 from tests.upstream.web import Site, breaking_off, serving
@@ -166,5 +166,7 @@ async def test_originals_go_as_they_are(tmp_path: Path) -> None:
         site.files["/qa.parquet"] = table
         async with client([site.host]) as http:
             context = context_of(http, tmp_path / "spool")
-            async with originals(run_of(site.url("/qa.parquet")), context, ("question", "answer")) as [file]:
+            async with originals(run_of(site.url("/qa.parquet")), context, Columns(all=("question", "answer"))) as [
+                file
+            ]:
                 assert (file.name, file.path.read_bytes(), file.size) == ("qa.parquet", table, len(table))

@@ -11,9 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.datasets.needs import Needs
+from finetune_operator.backends.datasets.needs import Columns, Needs
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, Transient
+from finetune_operator.backends.places import Holder
 from finetune_operator.backends.transfer.spool import Disk
 from tests.upstream.archives import ONE, broken_crc, encrypted, lying_about_size, overlapping, symlinked, twice
 from tests.upstream.contexts import PAIRS, PICTURES, RECORDINGS, client, context_of, parquet, png, run_of, wav, zipped
@@ -303,14 +304,15 @@ async def test_a_dataset_larger_than_the_disk_is_refused(tmp_path: Path) -> None
 async def test_a_disk_that_others_fill_is_waited_for(tmp_path: Path) -> None:
     async with serving(Site()) as site, client([site.host]) as http:
         site.files["/z.zip"] = zipped({"a.png": png(0, 3_000_000), "a.txt": b"one"})
-        disk = Disk(4_000_000)
-        disk.used = 3_500_000
+        disk = Disk(4_500_000)
+        others = disk.held_by(Holder("another"))
+        others.take(3_000_000)
         with pytest.raises(Transient, match="waits for disk"):
             async with examples(run_of(site.url("/z.zip")), context_of(http, tmp_path / "a", disk=disk), PICTURES):
                 pass
-        assert disk.used == 3_500_000
-        disk.used = 0
-        disk.limit = 10_000_000
+        assert disk.used == 3_000_000
+        others.take(-3_000_000)
+        disk = Disk(10_000_000)
         async with examples(run_of(site.url("/z.zip")), context_of(http, tmp_path / "b", disk=disk), PICTURES) as found:
             assert len(found) == 1
 
@@ -350,7 +352,7 @@ async def test_missing_columns_are_seen_before_a_table_is_sent_on(tmp_path: Path
         site.files["/t.parquet"] = parquet({"question": ["a"]})
         with pytest.raises(Permanent, match=r"t\.parquet has no column 'answer'; its columns are 'question'"):
             async with originals(
-                run_of(site.url("/t.parquet")), context_of(http, tmp_path / "s"), ("question", "answer")
+                run_of(site.url("/t.parquet")), context_of(http, tmp_path / "s"), Columns(all=("question", "answer"))
             ):
                 pass
 
@@ -359,5 +361,5 @@ async def test_missing_columns_are_seen_before_a_table_is_sent_on(tmp_path: Path
 async def test_other_schemes_do_not_come_through_here(uri: str, tmp_path: Path) -> None:
     async with client([]) as http:
         with pytest.raises(Permanent, match="cannot be sent to this provider"):
-            async with originals(run_of(uri), context_of(http, tmp_path / "s")):
+            async with originals(run_of(uri), context_of(http, tmp_path / "s"), Columns()):
                 pass

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Blocked, Permanent, Refused, Transient, UpstreamError
@@ -15,13 +16,14 @@ from finetune_operator.backends.transfer import spool as spool_module
 from finetune_operator.backends.transfer.deliver import Weights, deliver, from_api, from_url
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.backends.transfer.stores import s3
-from tests.upstream.contexts import client, context_of, run_of
+from tests.upstream.contexts import client, context_of, run_of, zipped
+from tests.upstream.fakes.weights import safetensors
 from tests.upstream.hub import Hub
 from tests.upstream.s3_server import S3Server, s3_server
-from tests.upstream.web import Site, breaking_off, serving
+from tests.upstream.web import Handler, Site, breaking_off, serving
 
 DATASET = "https://data.example.com/t.csv"
-WEIGHTS = bytes(range(256)) * 12_000
+WEIGHTS = safetensors(3, 256_000)
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 
 
@@ -184,6 +186,56 @@ async def test_weights_that_are_not_there(
         context = context_of(http, tmp_path / "spool", api_url=provider.url())
         with pytest.raises(kind, match=words):
             await deliver(run_of(DATASET, "s3://bucket/x"), context, [Weights("w", "", from_api(context, path))])
+
+
+def _page(content_type: str, body: bytes, **headers: str) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"Content-Type": content_type, **headers})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "headers", "size", "words"),
+    [
+        ("text/html; charset=utf-8", b"<html>busy</html>", {}, None, "text/html"),
+        ("text/html", WEIGHTS, {}, None, "text/html"),
+        ("application/octet-stream", b"<!doctype html>busy", {}, None, "an HTML page"),
+        ("application/json", b'{"error": "busy"}', {}, None, "JSON"),
+        ("application/octet-stream", WEIGHTS, {}, len(WEIGHTS) + 1, f"{len(WEIGHTS)} bytes"),
+        ("application/octet-stream", WEIGHTS, {"Content-MD5": "1B2M2Y8AsgTpgAmY7PhCfg=="}, None, "another md5"),
+        ("application/octet-stream", WEIGHTS[:-1], {}, None, "not complete"),
+    ],
+)
+async def test_what_is_no_weights_is_never_stored(
+    content_type: str,
+    body: bytes,
+    headers: dict[str, str],
+    size: int | None,
+    words: str,
+    server: S3Server,
+    provider: Site,
+    tmp_path: Path,
+) -> None:
+    provider.files["/page"] = _page(content_type, body, **headers)
+    async with client([server.host, provider.host]) as http:
+        context = context_of(http, tmp_path / "spool", output=server.secret, api_url=provider.url())
+        weights = Weights("page.safetensors", "", from_api(context, "/page"), size)
+        with pytest.raises(Transient, match=words) as failed:
+            await deliver(run_of(DATASET, "s3://bucket/pages"), context, [weights])
+        assert context.disk.used == 0
+    assert failed.value.reason == Reason.UPSTREAM_WITHOUT_ARTIFACTS
+
+
+async def test_an_archive_of_weights_is_not_called_what_it_is_not(
+    server: S3Server, provider: Site, tmp_path: Path
+) -> None:
+    provider.files["/lora"] = zipped({"lora.safetensors": WEIGHTS})
+    async with client([server.host, provider.host]) as http:
+        context = context_of(http, tmp_path / "spool", output=server.secret, api_url=provider.url())
+        weights = [Weights("model_1.safetensors", "", from_api(context, "/lora"))]
+        fetched = await deliver(run_of(DATASET, "s3://bucket/archives"), context, weights)
+    assert fetched.artifacts[0]["uri"] == "s3://bucket/archives/model_1.zip"
 
 
 async def test_succeeded_without_weights_is_no_success(provider: Site, tmp_path: Path) -> None:

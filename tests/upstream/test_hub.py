@@ -13,6 +13,7 @@ import pytest
 
 from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.datasets.needs import Columns
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.http.fetcher import Fetcher
@@ -132,7 +133,7 @@ async def test_what_is_wrong_is_said(
 ) -> None:
     async with client([hub.site.host]) as http:
         with pytest.raises(kind) as failed:
-            async with originals(run_of(uri), context_of(http, tmp_path / "spool", dataset=secret(hub))):
+            async with originals(run_of(uri), context_of(http, tmp_path / "spool", dataset=secret(hub)), Columns()):
                 pass
     assert failed.value.reason == reason
     assert hub.token not in failed.value.message
@@ -167,5 +168,6 @@ async def test_a_following_page_elsewhere_is_not_asked_for(tmp_path: Path) -> No
 
         site.files["/api/datasets/a/b/tree/main"] = page
         target = Client(Fetcher(http), {"HF_ENDPOINT": site.url(), "HF_TOKEN": "hf_secretToken123"})
-        assert await target.files(Repository.of("hf://datasets/a/b", "datasets")) == []
+        with pytest.raises(UpstreamError, match="goes on at another host"):
+            await target.files(Repository.of("hf://datasets/a/b", "datasets"))
     assert not other.requests

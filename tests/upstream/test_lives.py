@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_operator.backends.errors import AuthFailed, Gone, PlanLimit, RateLimited, Rejected, Transient
+from finetune_operator.backends.errors import (
+    AuthFailed,
+    Gone,
+    PaymentRequired,
+    PlanLimit,
+    RateLimited,
+    Rejected,
+    Transient,
+)
 from finetune_operator.backends.providers.bfl.provider import BflUpstream
 from finetune_operator.backends.providers.octoai.provider import OctoAiUpstream
 from finetune_operator.backends.providers.scenario.provider import ScenarioUpstream
@@ -91,6 +99,49 @@ async def test_bfl_takes_an_expired_result_for_a_success_only_of_a_run_that_it_h
         assert (await life.call("poll")).state.stage is Stage.PENDING
 
 
+async def test_bfl_downloads_and_packs_once_however_often_it_must_ask() -> None:
+    """402 until somebody pays: the pictures are not downloaded anew, and what to pay is said."""
+    async with (
+        BflFake(BflOptions(credits=0)).serve() as fake,
+        bench(BflUpstream(), fake.url, runs.BFL_SECRET, runs.bfl(fake.url)) as life,
+    ):
+        await life.call("prepare")
+        for _ in range(3):
+            with pytest.raises(PaymentRequired, match=r"402: .*\. The account has 0 credits; one is US\$0\.01"):
+                await life.call("create")
+        assert sorted(life.store.read) == [f"data/pictures/{n}.{kind}" for n in range(3) for kind in ("png", "txt")]
+        fake.behaviour.credits = 1000
+        await life.call("create")
+        assert sorted(fake.finetunes[str(life.run.id)].captions.values()) == ["picture 0", "picture 1", "picture 2"]
+        assert len(life.store.read) == 6
+        with life.kept.using(life.run.uid, life.run.run) as left:
+            assert left is None
+    assert fake.billed_for(MARKER) == 1
+
+
+async def test_bfl_rejects_a_picture_by_the_users_name() -> None:
+    async with (
+        BflFake(BflOptions()).serve() as fake,
+        bench(BflUpstream(), fake.url, runs.BFL_SECRET, runs.bfl(fake.url)) as life,
+    ):
+        await life.call("prepare")
+        fake.fault("status", "create", status=422, body={"detail": [{"loc": ["file_data"], "msg": "0002.png is grey"}]})
+        with pytest.raises(Rejected, match=r"file_data: 1\.png is grey"):
+            await life.call("create")
+
+
+async def test_bfl_packs_again_what_was_given_up_for_others() -> None:
+    async with (
+        BflFake(BflOptions()).serve() as fake,
+        bench(BflUpstream(), fake.url, runs.BFL_SECRET, runs.bfl(fake.url)) as life,
+    ):
+        await life.call("prepare")
+        life.kept.drop(life.run.uid)
+        await life.call("create")
+        assert len(life.store.read) == 12
+    assert fake.billed_for(MARKER) == 1
+
+
 # OctoAI
 
 
@@ -158,7 +209,7 @@ async def test_octoai_stops_before_the_bill_where_pictures_are_rejected() -> Non
         await life.call("prepare")
         bad = next(asset for asset in fake.assets.values())
         bad.body |= {"status": "rejected", "status_details": "Too small."}
-        with pytest.raises(Rejected, match=r"rejects 1 of 3 pictures: .*Too small.*continueOnRejection"):
+        with pytest.raises(Rejected, match=r"rejects 1 of 3 pictures: 0\.png \(Too small\.\)\. .*continueOnRejection"):
             await life.call("create")
         assert fake.billed == []
 
@@ -173,7 +224,7 @@ async def test_octoai_goes_on_without_rejected_pictures_where_that_is_wanted() -
         await life.call("create")
         seen = await life.poll_until_over()
         assert seen[-1].state.stage is Stage.SUCCEEDED
-        assert "Rejected assets: asset_" in seen[-1].state.message
+        assert "Rejected assets: 0.png." in seen[-1].state.message
 
 
 @pytest.mark.parametrize("finished", [0, 400, 409])
@@ -189,7 +240,8 @@ async def test_octoai_cancels_what_runs_and_what_is_over(finished: int) -> None:
         await life.call("cancel")
         assert (await life.call("poll")).state.stage is Stage.CANCELLED
         fake.tunes.clear()
-        await life.call("cancel")
+        with pytest.raises(Gone):
+            await life.call("cancel")
 
 
 # Scenario
@@ -398,3 +450,21 @@ async def test_scenario_at_the_wrong_address_says_where_to_look() -> None:
     ):
         with pytest.raises(AuthFailed, match=r"check backend\.scenario\.baseURL, which ends in /v1"):
             await life.call("create")
+
+
+@pytest.mark.parametrize("frequency", [525, 526])
+async def test_scenario_is_never_told_to_validate_more_seldom_than_it_trains(frequency: int) -> None:
+    """Without steps in the recipe, how many it trains depends on the pictures."""
+    spec = runs.scenario(modelType="sd-xl-lora", parameters={"validationFrequency": frequency})
+    del spec["recipe"]["imageGeneration"]["steps"]
+    async with (
+        ScenarioFake().serve() as fake,
+        bench(ScenarioUpstream(), fake.url, runs.SCENARIO_SECRET, spec) as life,
+    ):
+        await life.call("create")
+        if frequency == 525:
+            await life.call("equip")
+            return
+        with pytest.raises(Rejected, match=r"validationFrequency: must be at most the number of steps, which is 525"):
+            await life.call("equip")
+        assert fake.count("train") == 0

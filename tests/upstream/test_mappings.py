@@ -158,7 +158,6 @@ SCENARIO_PARAMETERS: dict[str, Body] = {
         "seed": 7,
     },
     "sd-xl-lora": {
-        "classPrompt": "a dog",
         "conceptPrompt": "daiton",
         "learningRate": 0.000005,
         "learningRateTextEncoder": 0.00005,
@@ -177,6 +176,16 @@ SCENARIO_PARAMETERS: dict[str, Body] = {
         "textEncoderTrainingRatio": 0.2,
         "validationFrequency": 100,
         "validationPrompt": "a daiton dog",
+    },
+    "sd-1_5-lora": {
+        "classPrompt": "a dog",
+        "conceptPrompt": "daiton",
+        "learningRate": 0.000005,
+        "lrScheduler": "linear",
+        "maxTrainSteps": 500,
+        "priorLossWeight": 0.5,
+        "seed": 7,
+        "validationFrequency": 100,
     },
     "elevenlabs-voice": {
         "age": "young",
@@ -278,14 +287,16 @@ def test_bfl_task_not_found(known: bool, data: dict[str, str], stage: Stage | No
 
 @pytest.mark.parametrize(
     ("body", "found"),
-    [({"finetune_id": "a"}, "a"), ({"id": "b"}, "b"), ({"finetune_id": None, "id": 7}, "7"), ("c", "c")],
+    [({"finetune_id": "a"}, "a"), ({"id": "b"}, "b"), ({"finetune_id": None, "id": "d"}, "d"), ("c", "c")],
 )
 def test_bfl_ids(body: object, found: str) -> None:
     assert bfl_responses.finetune_id(body) == found
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"finetune_id": ""}, {"id": "x" * 400}, {"id": True}, [], None, "two words\n"], ids=str
+    "body",
+    [{}, {"finetune_id": ""}, {"id": "x" * 400}, {"id": True}, {"id": 7}, [], None, "two words\n", "../.."],
+    ids=str,
 )
 def test_bfl_create_without_an_id_may_have_been_taken(body: object) -> None:
     with pytest.raises(Ambiguous):

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.status import FineTuneStatus
-from finetune_operator.backends.errors import UpstreamError
+from finetune_operator.backends.errors import Ambiguous, UpstreamError
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult
 from finetune_operator.backends.providers.protocol import capabilities_of
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.run_state import Stage
-from tests.upstream.bench import Bench, bench
+from tests.upstream.bench import MARKER, Bench, bench
 from tests.upstream.fakes.server import Fake
 from tests.upstream.life import CASES
 
@@ -139,18 +139,67 @@ async def test_a_life_depends_on_nothing_that_may_be_otherwise(name: str, how: s
         assert (found.id if found else None) == made
 
 
-async def test_numbers_for_ids_are_ids() -> None:
-    """Only the ids of the runs themselves: what the fake is asked for it must still know."""
-    for name, field in (("oxen", "id"), ("bfl", "finetune_id")):
-        async with living(name) as (fake, run):
-            fake.rewrite = lambda route, body, field=field: (
-                _mapped(body, lambda key, value: [(key, 4711 if key == field else value)])
-                if route == "create"
+NO_IDS: tuple[Any, ...] = (
+    17,
+    "../..",
+    "a/b",
+    "",
+    " ",
+    None,
+    True,
+    1.5,
+    [],
+    {"id": "x"},
+    "null",
+    "x" * 317,
+    "a\nb",
+    "%2e",
+)
+ID_FIELDS = {"oxen": "id", "scenario": "id", "bfl": "finetune_id", "octoai": "id"}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_an_id_that_is_no_id_is_a_lost_create_and_found_by_its_marker(name: str) -> None:
+    async with living(name) as (fake, run):
+        outcome = await run.call("prepare")
+        run.run = replace(run.run, resource=outcome.resource)
+        route = "create"
+        for number, odd in enumerate(NO_IDS, 1):
+            fake.rewrite = lambda asked, body, odd=odd: (
+                _mapped(body, lambda key, value: [(key, odd if key == ID_FIELDS[name] else value)])
+                if asked == route
                 else body
             )
-            await run.call("prepare")
-            run.run = replace(run.run, resource="main/train.parquet")
-            assert (await run.call("create")).id == "4711"
+            with pytest.raises(Ambiguous):
+                await run.call("create")
+            assert len(_runs(fake)) == number
+        found = await run.call("find")
+        assert found.id in _runs(fake)
+
+
+def _runs(fake: Any) -> set[str]:
+    """The ids of the runs that this test has made at a fake."""
+    if fake.name == "oxen":
+        return {
+            known for each in fake.repositories.values() for known, row in each.fine_tunes.items() if _ours(row.body)
+        }
+    made = {"scenario": "models", "bfl": "finetunes", "octoai": "tunes"}[fake.name]
+    return {known for known, each in getattr(fake, made).items() if _ours(getattr(each, "body", None) or each.inputs)}
+
+
+def _ours(body: Object) -> bool:
+    return MARKER in str(body)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_half_a_pair_in_a_text_is_read(name: str) -> None:
+    """And NaN, control characters and broken UTF-8: a provider echoes whatever its users write."""
+    async with living(name) as (fake, run):
+        fake.spoil = lambda raw: raw.replace(b'{"', b'{"x_odd": "\\ud800 \x01 \xff", "x_nan": NaN, "', 1)
+        last, _ = await whole_life(run)
+        assert last.state.stage is Stage.SUCCEEDED
+        run.run = replace(run.run, id=None)
+        assert (await run.call("find")) is not None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import pyarrow
 import pytest
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
     Ambiguous,
     AuthFailed,
@@ -27,7 +29,7 @@ from finetune_operator.backends.run_state import Stage
 from tests.upstream.bench import MARKER, Bench, bench, picture
 from tests.upstream.exchange import Exchange
 from tests.upstream.fakes.faults import Kind
-from tests.upstream.fakes.oxen import WEIGHTS, OxenFake, OxenOptions
+from tests.upstream.fakes.oxen import WEIGHTS, OxenFake, OxenOptions, as_parquet
 from tests.upstream.life import oxen as spec_at
 from tests.upstream.specs import spec
 
@@ -120,6 +122,105 @@ async def test_from_a_bucket_to_a_bucket(as_text: bool, wrapped: bool) -> None:
     assert fake.billed_for(MARKER) == 1
 
 
+UNUSABLE: dict[str, tuple[str, bytes, str]] = {
+    "no such column": ("train.csv", b"q,image\nx,y\n", r"has no column 'a'; its columns are 'q', 'image'"),
+    "a page": ("train.jsonl", b"<!DOCTYPE html><html></html>", "not a table but an HTML page"),
+    "a pointer": ("train.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    "no rows": ("train.csv", b"q,a,image\n", "has no rows"),
+    "an empty answer": ("train.csv", b"q,a,image\nx,,y\n", "row 0 of train.csv: column 'a' is empty"),
+    "a null": ("train.jsonl", b'{"q":"x","a":null,"image":"y"}\n', "column 'a' is empty"),
+    "not JSON": ("train.jsonl", b'{"q":"x","a":"b","image":"y"}\n{"q":', "row 1 of train.jsonl: is not valid JSON"),
+    "fields": ("train.csv", b"q,a,image\nx,y\n", "has 2 fields where the header has 3"),
+    "a table that nobody opens": ("train.tsv", b"q\ta\timage\n", "holds no table"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in a bucket", "in the repository"])
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_a_dataset_that_cannot_be_used_is_never_run(name: str, inside: bool) -> None:
+    file, content, words = UNUSABLE[name]
+    async with living() as (fake, life):
+        uri = "oxen://ox/receipts/main/text" if inside else "s3://data/text"
+        assert life.run.spec is not None
+        dataset = life.run.spec.dataset.model_copy(update={"uri": f"{uri}/{file}" if file != "train.tsv" else uri})
+        life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
+        life.store.objects[f"data/text/{file}"] = content
+        fake.repository("ox", "receipts").files["main", f"text/{file}"] = content
+        with pytest.raises(Permanent, match=words) as failed:
+            await life.call("prepare")
+        assert failed.value.reason == Reason.DATA_VALIDATION_FAILED
+        assert fake.count("upload") == fake.count("create") == 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "good"),
+    [
+        ('[{"role": "user", "content": "hi"}]', True),
+        ('"[{\\"role\\": \\"user\\", \\"content\\": \\"hi\\"}]"', True),
+        ('"hi"', False),
+        ('[{"from": "human", "value": "hi"}]', False),
+        ('["hi"]', False),
+        ("[]", False),
+        ("null", False),
+    ],
+)
+async def test_chats_are_messages(cell: str, good: bool) -> None:
+    spec = spec_at("https://hub.oxen.ai")
+    recipe = {"textChatMessages": {"messagesColumn": "m"}}
+    async with (
+        OxenFake().serve() as fake,
+        bench(
+            OxenUpstream(),
+            fake.url,
+            KEY,
+            {**spec, "recipe": recipe, "dataset": {"uri": "s3://data/chat.jsonl", "secretRef": {"name": "s3"}}},
+        ) as life,
+    ):
+        life.store.objects["data/chat.jsonl"] = f'{{"m": {cell}}}\n'.encode()
+        if good:
+            await life.call("prepare")
+        else:
+            with pytest.raises(Permanent, match=r"row 0 of chat\.jsonl: column 'm'"):
+                await life.call("prepare")
+        assert fake.count("upload") == int(good)
+
+
+@pytest.mark.parametrize("place", ["text/train.csv", "text"])
+async def test_a_dataset_in_the_repository_is_opened_where_it_is(place: str) -> None:
+    async with living() as (fake, life):
+        assert life.run.spec is not None
+        dataset = life.run.spec.dataset.model_copy(update={"uri": f"oxen://ox/receipts/main/{place}"})
+        life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
+        fake.repository("ox", "receipts").files["main", "text/train.csv"] = b"q,a,image\nx,1,\n"
+        await prepared(life)
+        assert life.run.resource == f"main/{place}"
+        assert (fake.count("download"), fake.count("upload")) == (1, 0)
+        await life.call("create")
+
+
+@pytest.mark.parametrize(
+    ("columns", "height", "words"),
+    [
+        (["q", "a", "image"], 3, ""),
+        (["q", "image"], 3, r"has no column 'a'; its columns are 'q', 'image'"),
+        (["q", "a", "image"], 0, "has no rows"),
+    ],
+)
+async def test_of_a_table_that_oxen_has_opened_its_metadata_tells(columns: list[str], height: int, words: str) -> None:
+    async with living() as (fake, life):
+        assert life.run.spec is not None
+        dataset = life.run.spec.dataset.model_copy(update={"uri": "oxen://ox/receipts/main/train.parquet"})
+        life.run = replace(life.run, spec=life.run.spec.model_copy(update={"dataset": dataset}))
+        table = pyarrow.table({column: ["x"] * height for column in columns})
+        fake.repository("ox", "receipts").files["main", "train.parquet"] = as_parquet(table)
+        if words:
+            with pytest.raises(Permanent, match=words):
+                await life.call("prepare")
+        else:
+            await life.call("prepare")
+        assert fake.count("download") == 0
+
+
 async def test_an_upload_is_not_repeated() -> None:
     async with living() as (fake, life):
         await prepared(life)
@@ -180,9 +281,9 @@ async def test_a_refused_run_of_what_runs_is_success_and_of_what_does_not_is_non
         assert (await life.call("poll")).state.stage is Stage.CANCELLED
         await life.call("delete")
         await life.call("delete")
-        await life.call("cancel")
-        with pytest.raises(Gone):
-            await life.call("poll")
+        for step in ("cancel", "poll"):
+            with pytest.raises(Gone):
+                await life.call(step)
     async with living() as (fake, life):
         await prepared(life)
         await life.call("create")

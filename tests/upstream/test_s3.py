@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.datasets.needs import Columns
 from finetune_operator.backends.datasets.prepare import examples, originals
 from finetune_operator.backends.errors import Blocked, Permanent, UpstreamError
 from finetune_operator.backends.http.fetcher import Fetcher
@@ -100,7 +101,7 @@ async def test_originals_of_a_folder(server: S3Server, tmp_path: Path) -> None:
     await put(server, tmp_path, {"text/a.parquet": table, "text/more/b.parquet": table})
     async with client([server.host]) as http:
         context = context_of(http, tmp_path / "spool", dataset=server.secret)
-        async with originals(run_of("s3://bucket/text"), context, ("q",)) as files:
+        async with originals(run_of("s3://bucket/text"), context, Columns(all=("q",))) as files:
             assert [file.name for file in files] == ["a.parquet", "more/b.parquet"]
 
 
@@ -140,7 +141,7 @@ async def test_what_is_wrong_is_said(
     async with client([server.host]) as http:
         context = context_of(http, tmp_path / "spool", dataset=secret)
         with pytest.raises(kind) as failed:
-            async with originals(run_of(uri), context):
+            async with originals(run_of(uri), context, Columns()):
                 pass
     assert failed.value.reason == reason
     assert words in failed.value.message
@@ -166,10 +167,11 @@ async def test_a_hostile_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         site.files["/bucket"] = climbing
         context = context_of(http, tmp_path / "spool", dataset={"AWS_ENDPOINT_URL": site.url()})
         with pytest.raises(Permanent, match="leads out of the dataset"):
-            async with originals(run_of("s3://bucket/a"), context):
+            async with originals(run_of("s3://bucket/a"), context, Columns()):
                 pass
         site.files["/bucket"] = endless
-        assert await bucket.keys(Place("bucket", "")) == []
+        with pytest.raises(UpstreamError, match="not where it goes on"):
+            await bucket.keys(Place("bucket", ""))
 
 
 async def test_a_bucket_of_another_region_is_named(tmp_path: Path) -> None:

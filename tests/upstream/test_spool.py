@@ -13,7 +13,9 @@ from aiohttp import web
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.errors import Permanent, Transient
 from finetune_operator.backends.http.fetcher import Fetcher
-from finetune_operator.backends.http.min_throughput import keeping_pace
+from finetune_operator.backends.http.min_throughput import MinThroughput, keeping_pace
+from finetune_operator.backends.places import Holder
+from finetune_operator.backends.transfer.kept import Kept
 from finetune_operator.backends.transfer.spool import Disk, Spool
 from tests.upstream.contexts import PICTURES, client, context_of, png, run_of
 from tests.upstream.web import Site, serving
@@ -26,7 +28,7 @@ async def test_a_sender_that_only_drips_loses_its_place() -> None:
             yield b"x"
 
     with pytest.raises(Transient, match="sends less than 100 bytes"):
-        async for _ in keeping_pace(dripping(), "the dataset", seconds=0.2, least=100):
+        async for _ in keeping_pace(dripping(), "the dataset", MinThroughput(seconds=0.2, least=100)):
             pass
 
 
@@ -36,7 +38,7 @@ async def test_a_slow_sender_that_goes_on_is_waited_for() -> None:
             await asyncio.sleep(0.01)
             yield bytes(100)
 
-    assert sum([len(chunk) async for chunk in keeping_pace(slow(), "x", seconds=0.05, least=10)]) == 3000
+    assert sum([len(chunk) async for chunk in keeping_pace(slow(), "x", MinThroughput(0.05, 10, 40))]) == 3000
 
 
 async def test_a_changed_file_is_not_patched_together(tmp_path: Path) -> None:
@@ -130,3 +132,67 @@ async def test_a_call_that_is_called_off_takes_its_worker_along(
         "OMP_NUM_THREADS",
         "ARROW_DEFAULT_MEMORY_POOL",
     }
+
+
+async def test_one_namespace_cannot_fill_the_disk(tmp_path: Path) -> None:
+    disk = Disk(1000)
+    greedy, honest = disk.held_by(Holder("greedy")), disk.held_by(Holder("honest"))
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    with (
+        Spool(tmp_path / "a", greedy) as one,
+        Spool(tmp_path / "b", greedy) as two,
+        Spool(tmp_path / "c", honest) as other,
+    ):
+        one.take(600, "the first")
+        with pytest.raises(
+            Transient, match="the second waits for disk: other transfers of this namespace occupy 600 of 750"
+        ):
+            two.take(200, "the second")
+        two.take(150, "the second")
+        assert (two.left, other.left) == (0, 250)
+        other.take(250, "the other")
+        with pytest.raises(Transient, match="waits for disk: other transfers occupy 1000 of 1000"):
+            other.take(1, "the other")
+        with pytest.raises(Permanent, match="more disk than the 750 bytes that one namespace may have"):
+            one.take(200, "the first")
+    assert disk.used == 0
+
+
+def test_what_is_kept_makes_room_for_transfers(tmp_path: Path) -> None:
+    disk = Disk(100)
+    kept = Kept(disk, str(tmp_path))
+    for number in range(3):
+        path = tmp_path / "archive"
+        path.write_bytes(bytes(30))
+        kept.keep(f"uid-{number}", 1, path)
+    assert disk.used == 90
+    (tmp_path / "spool").mkdir()
+    ours = disk.held_by(Holder("team-a"))
+    with Spool(tmp_path / "spool", ours) as spool, kept.using("uid-0", 1) as used:
+        spool.take(40, "a dataset")
+        assert used is not None
+        assert used.read_bytes() == bytes(30)
+        with kept.using("uid-1", 1) as given_up, kept.using("uid-2", 1) as last:
+            assert (given_up, last is not None) == (None, True)
+        with pytest.raises(Transient, match="waits for disk"):
+            spool.take(35, "another")
+    assert disk.used == 30
+    with Spool(tmp_path / "spool", ours) as spool:
+        assert spool.left == 70
+    kept.close()
+    assert disk.used == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["spool"]
+
+
+def test_a_kept_file_is_one_for_each_finetune(tmp_path: Path) -> None:
+    disk = Disk(100)
+    kept = Kept(disk, str(tmp_path))
+    for run in (1, 2):
+        path = tmp_path / "archive"
+        path.write_bytes(bytes(10))
+        kept.keep("uid", run, path)
+    assert disk.used == 10
+    with kept.using("uid", 1) as first, kept.using("uid", 2) as second:
+        assert (first, second is not None) == (None, True)
+    kept.close()

@@ -107,6 +107,23 @@ async def test_in_a_namespace_that_is_being_deleted_the_log_says_it(
             assert named in logged
 
 
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_a_run_whose_secret_goes_first_is_stopped_all_the_same(api: ControlPlane, name: str) -> None:
+    """With the credentials that the operator has read last."""
+    async with life(CASES[name], api.kubeconfig) as run:
+        run.fake.options.outcome = "stay"
+        run.start("--cancel-bound=30s")
+        await run.apply()
+        await run.until(lambda body: (body.get("status") or {}).get("phase") == "Running")
+        await run.client.delete(resources.core(run.namespace, "secrets", "credentials"))
+        await run.until(lambda body: body["status"]["reason"] == "SecretNotFound")
+        await run.delete()
+        await run.client.delete(f"/api/v1/namespaces/{run.namespace}")
+        await run.until_gone()
+        assert stops(run) > 0
+        assert await warnings(run) == []
+
+
 async def test_a_secret_that_comes_back_in_time_stops_it(api: ControlPlane) -> None:
     async with deleted_while_down(api, "oxen") as (run, _):
         await run.client.delete(resources.core(run.namespace, "secrets", "credentials"))

@@ -12,6 +12,7 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_WATCH_SILENCE" .Values.watchSilence) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PENDING_STATUS_DELAY" .Values.pendingStatusDelay) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_VOLUME_GRACE" .Values.volumeGrace) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_REQUIRE_KUEUE" .Values.requireKueue) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_DRAIN_TIMEOUT" .Values.drainTimeout) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_LEADER_ELECTION" .Values.leaderElection.enabled) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_LEASE_NAME" (include "finetune-operator.leaseName" .)) }}
@@ -21,6 +22,9 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_IMAGE" (include "finetune-operator.imageOf" (list .Values.trainer.image .Chart.AppVersion))) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_IMAGE_PULL_POLICY" .Values.trainer.imagePullPolicy) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_DEFAULT_SHM_SIZE" .Values.trainer.shmSize) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_USER" .Values.trainer.user) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_TRUST_BUNDLE" .Values.trainer.trustBundle) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_UPSTREAM_CA_FILE" .Values.upstream.caFile) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_POLL_INTERVAL" .Values.upstream.pollInterval) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SETTLING_WINDOW" .Values.upstream.settlingWindow) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_CANCEL_BOUND" .Values.upstream.cancelBound) }}

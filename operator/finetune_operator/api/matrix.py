@@ -22,3 +22,11 @@ UPSTREAM_FIELDS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
 def backends_for(recipe: str) -> tuple[str, ...]:
     """The backends that train a recipe."""
     return tuple(backend for backend in BACKENDS if recipe in TRAINS[backend])
+
+
+NO_TTL: Final = "only a Job can be deleted after its end, and a run at a provider has none; remove it"
+
+
+def no_output(backend: str) -> str:
+    """Why `spec.output` cannot be honoured by a provider that gives no weights."""
+    return f"backend {backend} gives no weights: the model is used at the provider, by its ID; remove output"

@@ -12,12 +12,18 @@ from finetune_operator.api.backends import (
     CLAIM_MESSAGE,
     ENV_SOURCE_MESSAGE,
     ENV_VALUE_MESSAGE,
+    POD_KEY,
+    POD_KEY_MESSAGE,
     RESERVED_ENV_MESSAGE,
     RESERVED_ENV_PREFIXES,
+    RESERVED_POD_DOMAINS,
+    RESERVED_POD_KEY_MESSAGE,
+    RESERVED_POD_KEYS,
     STORAGE_MESSAGE,
 )
-from finetune_operator.api.matrix import TRAINS, backends_for
+from finetune_operator.api.matrix import NO_TTL, TRAINS, backends_for, no_output
 from finetune_operator.api.names import MAX_NAME_LENGTH
+from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.api.recipes import RECIPES
 from finetune_operator.api.spec import CREDENTIALS_MESSAGE, DOTS_MESSAGE, MODEL_OF_PROVIDER, RUN_FIELDS
 
@@ -51,6 +57,7 @@ def rules() -> Iterator[Rule]:
     yield from (_trains(backend) for backend in BACKENDS)
     yield from _run()
     yield from _job()
+    yield from _upstream()
     yield from _uris()
 
 
@@ -130,6 +137,12 @@ def _job() -> Iterator[Rule]:
         "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessModes))",
         CLAIM_MESSAGE,
     )
+    for field in ("podLabels", "podAnnotations"):
+        path = f"spec.backend.job.{field}"
+        yield Rule(path, f"self.all(key, key.matches('{POD_KEY}'))", POD_KEY_MESSAGE)
+        keys = ", ".join(f"'{key}'" for key in RESERVED_POD_KEYS)
+        domains = " || ".join(f"key.startsWith('{domain}/')" for domain in RESERVED_POD_DOMAINS)
+        yield Rule(path, f"!self.exists(key, key in [{keys}] || {domains})", RESERVED_POD_KEY_MESSAGE)
     reserved = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
     yield Rule(
         "spec.backend.job.env[]",
@@ -146,6 +159,31 @@ def _job() -> Iterator[Rule]:
         "spec.backend.job.env[].valueFrom",
         "has(self.secretKeyRef) != has(self.configMapKeyRef)",
         ENV_SOURCE_MESSAGE,
+    )
+
+
+def _upstream() -> Iterator[Rule]:
+    for name, provider in PROVIDERS.items():
+        if not provider.capabilities.gives_weights:
+            yield Rule(
+                "spec",
+                f"!has(self.backend.{name}) || !has(self.output)",
+                f"spec.output: {no_output(name)}",
+                field_path=".output",
+            )
+    yield Rule(
+        "spec",
+        "has(self.backend.job) || !has(self.ttlSecondsAfterFinished)",
+        f"spec.ttlSecondsAfterFinished: {NO_TTL}",
+        field_path=".ttlSecondsAfterFinished",
+    )
+    over = "has(self.status.completionTime) || !has(self.status.run) || self.status.run != self.spec.run"
+    yield Rule(
+        "",
+        "!self.spec.suspend || oldSelf.spec.suspend || has(self.spec.backend.job) || !has(self.status) || "
+        f"!has(self.status.upstream) || !has(self.status.upstream.startedTime) || {over}",
+        "spec.suspend: a run at a provider cannot be suspended once it has started there; stop it with spec.cancel",
+        field_path=".spec.suspend",
     )
 
 

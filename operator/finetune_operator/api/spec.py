@@ -112,8 +112,9 @@ class FineTuneSpec(SpecModel):
     base_model: BaseModelName = Field(
         description=(
             "baseModel is the model to fine-tune. With backend job it is the ID of a Hugging Face repository, for "
-            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. With any other "
-            "backend it is the provider's name for the model."
+            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. A repository can "
+            "be pinned to a commit, a tag or a branch: organisation/name@revision; status.baseModelRevision records "
+            "the commit. With any other backend it is the provider's name for the model."
         )
     )
     model_secret_ref: SecretRef | None = Field(
@@ -131,7 +132,9 @@ class FineTuneSpec(SpecModel):
         description="backend is where the fine-tune runs. Exactly one of its members must be set."
     )
     output: Output | None = Field(
-        default=None, description="output is where the result is uploaded, in addition to the run's storage."
+        default=None,
+        description="output is where the result is uploaded, in addition to the run's storage. It is not supported by "
+        "backend bfl, which gives no weights.",
     )
     run: Annotated[int, Field(ge=1, le=MAX_RUN), INTEGRAL] = Field(
         default=1,
@@ -155,15 +158,17 @@ class FineTuneSpec(SpecModel):
     active_deadline_seconds: Seconds | None = Field(
         default=None,
         description=(
-            "activeDeadlineSeconds is the time in seconds, counted from the start of the run, after which the run is "
-            "stopped and fails. By default there is no deadline."
+            "activeDeadlineSeconds is the time in seconds, counted from status.startTime, after which the run is "
+            "stopped and fails. Time in which the run is suspended or waits to be tried again counts as well; a "
+            "suspended run is stopped when it goes on. By default there is no deadline."
         ),
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647), INTEGRAL] | None = Field(
         default=None,
         description=(
             "ttlSecondsAfterFinished is the time in seconds after the end of the run at which its Job and pods are "
-            "deleted. By default they are kept. The FineTune itself is never deleted."
+            "deleted. By default they are kept. The FineTune itself is never deleted. It is supported by backend job "
+            "only."
         ),
     )
     deletion_policy: Literal["Cancel", "Orphan"] = Field(

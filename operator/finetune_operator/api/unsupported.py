@@ -6,10 +6,11 @@ Some are also rules of the CRD, so that the API server says them first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from finetune_operator.api.findings import Finding, alternatives, set_fields
-from finetune_operator.api.matrix import TRAINS, backends_for
+from finetune_operator.api.matrix import NO_TTL, TRAINS, backends_for, no_output
 from finetune_operator.api.providers.registry import PROVIDERS
 from finetune_operator.api.spec import MODEL_OF_PROVIDER, FineTuneSpec
 
@@ -64,8 +65,17 @@ def _upstream(spec: FineTuneSpec) -> Iterator[Finding]:
         if uri.startswith("pvc://"):
             instead = MODEL_OF_PROVIDER if path == "baseModel" else "s3:// or hf://"
             yield Finding(path, f"backend {spec.backend.kind} cannot use a claim in this cluster; use {instead}")
+    if re.fullmatch(r"[^@\s]+@[^@\s]*", spec.base_model):
+        name = spec.base_model.partition("@")[0]
+        yield Finding(
+            "baseModel", f"only backend job can pin a revision (@…); with backend {spec.backend.kind} write {name}"
+        )
     if spec.model_secret_ref:
         yield Finding("modelSecretRef", f"backend {spec.backend.kind} uses its own base models; remove modelSecretRef")
+    if spec.output and not PROVIDERS[spec.backend.kind].capabilities.gives_weights:
+        yield Finding("output", no_output(spec.backend.kind))
+    if spec.ttl_seconds_after_finished is not None:
+        yield Finding("ttlSecondsAfterFinished", NO_TTL)
     yield from _unknown_fields(spec)
     yield from PROVIDERS[spec.backend.kind].capabilities.check(spec)
 

@@ -8,13 +8,18 @@ is said before everything else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
 
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.job.workload import workloads
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.freshness import needs_fresh_read
 from finetune_operator.controller.model import (
+    Admission,
     Announcement,
     Call,
     Create,
@@ -25,13 +30,24 @@ from finetune_operator.controller.model import (
     Observation,
     Patch,
 )
-from finetune_operator.controller.observe import Memory
+from finetune_operator.controller.observe import Memory, Unanswered
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound, is_refusal
+from finetune_operator.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    Invalid,
+    NotFound,
+    ServerError,
+    Unreachable,
+    is_refusal,
+    names_unknown_field,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +67,23 @@ def onto(finetune: FineTune, operation: Object) -> list[Object]:
     ]
 
 
+def holds(body: Object, operations: Sequence[Object]) -> bool:
+    """Whether an object is as a JSON patch was to make it. Of an object in it, what others have added is theirs."""
+    return all(_holds(body, each) for each in operations)
+
+
+def _holds(body: Object, operation: Object) -> bool:
+    value: Any = body
+    for part in operation["path"].split("/")[1:]:
+        value = value.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
+    wanted = operation.get("value")
+    if operation["op"] == "remove" or wanted is None:
+        return value is None
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        return wanted.items() <= value.items()
+    return bool(value == wanted)
+
+
 class Actor:
     """The hands of the operator. Every answer of the API server goes into the cache at once."""
 
@@ -62,8 +95,10 @@ class Actor:
         runner: Runner | None = None,
         on_job: Callable[[], None] = lambda: None,
         age: Callable[[str], float] = lambda _: 0.0,
+        on_left: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
-        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created.
+        """`on_status` hears (the status before, the FineTune after) of each write, `on_job` of each Job created,
+        `on_left` (namespace, provider) of each run that may go on, and be billed, with nobody to answer for it.
 
         `age`: by namespace, how long ago in seconds the cache was last known to be complete.
         """
@@ -73,6 +108,7 @@ class Actor:
         self._runner = runner
         self._on_job = on_job
         self._age = age
+        self._on_left = on_left
 
     async def act(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         """Carry it out; whether to look again at once, because the world was not as the decision had it.
@@ -80,52 +116,106 @@ class Actor:
         Raises ApiError where it should be tried again later.
         """
         finetune, announcement = observation.finetune, decision.announcement
+        await self._hear_of_landed(observation, memory)
         if announcement is not None and announcement.last_word:
             logger.error("%s/%s: %s: %s", *finetune.key, announcement.reason, announcement.message)
-            await self._announce(finetune, announcement, observation)
+            await self._announce(finetune, announcement, observation.now)
         for action in decision.actions:
-            if not isinstance(action, Create) and not await self._carried_out(action, finetune):
+            if not isinstance(action, Create) and not await self._carried_out(
+                action, finetune, memory, observation.now
+            ):
                 return True
+        if announcement is not None and announcement.left_at is not None:
+            self._on_left(finetune.namespace, announcement.left_at)
         if any(isinstance(action, Patch) for action in decision.actions):
             # The status is to tell of the Job as it is now; the watch is silent about versions that we have already.
             return True
         if decision.status is not None:
             if any(isinstance(action, Finalize) for action in decision.actions):
                 return True  # a status goes onto the version that was seen, and that has just changed
-            if not await self._write_status(finetune, decision, observation):
+            if not await self._write_status(finetune, decision, observation, memory):
                 return True
         if announcement is not None and not announcement.last_word:
-            await self._announce(finetune, announcement, observation)
+            await self._announce(finetune, announcement, observation.now)
         return not await self._create_all(observation, decision, memory)
 
-    async def _carried_out(self, action: Delete | Patch | Call | Finalize, finetune: FineTune) -> bool:
+    async def _carried_out(
+        self, action: Delete | Patch | Admission | Call | Finalize, finetune: FineTune, memory: Memory, now: datetime
+    ) -> bool:
         if isinstance(action, Call):
             return self._call(action)
         if isinstance(action, Finalize):
             return await self._finalize(action, finetune)
+        if isinstance(action, Admission):
+            await self._admit(action, finetune, memory, now)
+            return True
         try:
-            await self._change(action, finetune.namespace)
+            if isinstance(action, Delete):
+                await self._delete(action, finetune, memory, now)
+            else:
+                await self._change(action, finetune, memory, now)
         except (NotFound, Conflict):
             # It is gone, or another one of that name has taken its place.
             self._cache.jobs.remove((finetune.namespace, action.name), action.uid)
             return False
-        except Invalid as error:
-            if isinstance(action, Delete):
-                raise
-            logger.info("%s/%s: the Job has changed since: %s", *finetune.key, error)
-            return False
         return True
 
-    async def _change(self, action: Delete | Patch, namespace: str) -> None:
-        path = resources.job(namespace, action.name)
-        if isinstance(action, Delete):
-            # In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
+    async def _delete(self, action: Delete, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
+
+        Where a policy forbids it the status cannot say that it is gone, and an Event tells why, once.
+        """
+        path = resources.job(finetune.namespace, action.name)
+        try:
             answer = await self._client.delete(path, uid=action.uid, propagation="Foreground")
-            if answer.get("kind") == "Job":
-                self._cache.jobs.put(answer)
-            return
+        except ApiError as error:
+            if is_refusal(error):
+                message = f"The API server refuses the deletion of the Job {action.name}: {error.message}"
+                await self._tell_once(finetune, message, memory, now)
+            raise
+        memory.told = ""
+        if answer.get("kind") == "Job":
+            self._cache.jobs.put(answer)
+
+    async def _change(self, action: Patch, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """What is refused, or does not stand in the answer, is remembered: the next look tells it, and waits."""
+        path = resources.job(finetune.namespace, action.name)
         test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
-        self._cache.jobs.put(await self._client.json_patch(path, [test, *action.operations]))
+        try:
+            answer = await self._client.json_patch(path, [test, *action.operations])
+        except ApiError as error:
+            if not is_refusal(error):
+                raise
+            # A failed test is answered like a value that is not valid: another Job, or a newer one, is decided on anew.
+            if not self._cache.jobs.put(await self._client.get(path)):
+                logger.warning("%s/%s: the Job's %s: %s", *finetune.key, action.about, error)
+                memory.changed(action, now, kept=False, refusal=error.message)
+            return
+        memory.changed(action, now, kept=holds(answer, action.operations))
+        self._cache.jobs.put(answer)
+
+    async def _admit(self, action: Admission, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """Whether the Workload may be admitted. Without the right to say so, Kueue starts the Job again: told once."""
+        path = f"{workloads(action.api_version, finetune.namespace)}/{action.name}"
+        operations: list[Object] = [
+            {"op": "test", "path": "/metadata/uid", "value": action.uid},
+            {"op": "add", "path": "/spec/active", "value": action.active},
+        ]
+        try:
+            await self._client.json_patch(path, operations)
+        except (NotFound, Conflict, Invalid) as error:
+            logger.info("%s/%s: Kueue's Workload has changed since: %s", *finetune.key, error)
+        except ApiError as error:
+            if not is_refusal(error):
+                raise
+            message = f"The API server refuses to (de)activate Kueue's Workload {action.name}: {error.message}"
+            await self._tell_once(finetune, message, memory, now)
+
+    async def _tell_once(self, finetune: FineTune, message: str, memory: Memory, now: datetime) -> None:
+        """By an Event, what the status cannot say."""
+        if memory.told != message:
+            memory.told = message
+            await self._announce(finetune, Announcement(Reason.OVERRIDDEN, message), now)
 
     async def _create_all(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         bodies = [action.body for action in decision.actions if isinstance(action, Create)]
@@ -202,7 +292,21 @@ class Actor:
             self._cache.finetunes.put(answer)
         return True
 
-    async def _write_status(self, finetune: FineTune, decision: Decision, observation: Observation) -> bool:
+    async def _hear_of_landed(self, observation: Observation, memory: Memory) -> None:
+        """A status whose answer was lost has landed all the same: it is counted and announced like any other."""
+        sent = memory.unanswered
+        if sent is None or observation.status != sent.status:
+            return
+        memory.unanswered = None
+        known = self._cache.finetunes.get(observation.finetune.key)
+        if known is not None:
+            self._on_status(sent.before, known)
+        if sent.announcement is not None and not sent.announcement.last_word:
+            await self._announce(observation.finetune, sent.announcement, observation.now)
+
+    async def _write_status(
+        self, finetune: FineTune, decision: Decision, observation: Observation, memory: Memory
+    ) -> bool:
         """Whole, and last; False where nothing has been written, because the FineTune is no longer what was seen."""
         operation = {"op": "add", "path": "/status", "value": decision.status}
         path = resources.finetune_status(finetune.namespace, finetune.name)
@@ -212,22 +316,32 @@ class Actor:
         except NotFound:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
             return False
+        except (Unreachable, ServerError):
+            memory.unanswered = Unanswered(dict(observation.status), decision.status or {}, decision.announcement)
+            raise
         if answer is None:
             return False
+        memory.unanswered = None
         self._cache.finetunes.put(answer)
         if decision.claim is not None and self._runner is not None:
             self._runner.claim(finetune.uid, finetune.run, decision.claim)
         self._on_status(dict(observation.status), answer)
         return True
 
-    async def _write(self, path: str, finetune: FineTune, operation: Object) -> Object | None:
+    async def _write(self, path: str, finetune: FineTune, operation: Object, *, strict: bool = True) -> Object | None:
         """The answer; None where the FineTune has changed since it was seen: then the cache has the newest version.
 
-        Raises Invalid where the API server does not take the value itself.
+        Raises Invalid where the API server does not take the value itself. A CRD that is older than this operator does
+        not know every member of the status: what it knows is written all the same.
         """
         try:
-            return await self._client.json_patch(path, onto(finetune, operation))
-        except Invalid as error:
+            return await self._client.json_patch(path, onto(finetune, operation), strict=strict)
+        except (BadRequest, Invalid) as error:
+            if strict and names_unknown_field(error):
+                logger.warning("%s/%s: the CRD is older than this operator, apply its own: %s", *finetune.key, error)
+                return await self._write(path, finetune, operation, strict=False)
+            if isinstance(error, BadRequest):
+                raise
             # A failed test is answered like a value that is not valid. To wait for the watch instead of asking would
             # mean to try again and again with what is known to be old.
             if await self._is_current(finetune):
@@ -242,8 +356,8 @@ class Actor:
         self._cache.finetunes.put(body)
         return bool(version == finetune.resource_version)
 
-    async def _announce(self, finetune: FineTune, announcement: Announcement, observation: Observation) -> None:
-        now = stamp(observation.now)
+    async def _announce(self, finetune: FineTune, announcement: Announcement, moment: datetime) -> None:
+        now = stamp(moment)
         event = {
             "apiVersion": "v1",
             "kind": "Event",

@@ -5,16 +5,16 @@ A write's answer goes in here too, so that a reconcile sees its own writes befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cachetools import FIFOCache
 
 from finetune_operator.api.objects import Object
+from finetune_operator.controller.trim import NotKept, trim_finetune, trim_job
 
 Name = tuple[str, str]
 
-_BULKY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 _REMEMBERED = 4096
 """Deletions kept in mind: far more than can happen while the answer to a write is on its way."""
 
@@ -24,9 +24,13 @@ class Malformed(Exception):
 
 
 class Store:
-    """Objects of one resource by (namespace, name); an older version never replaces a newer one."""
+    """Objects of one resource by (namespace, name); an older version never replaces a newer one.
 
-    def __init__(self) -> None:
+    `trim`: takes off an object, in place, what nobody reads. May raise NotKept.
+    """
+
+    def __init__(self, trim: Callable[[Object], None]) -> None:
+        self._trim = trim
         self._objects: dict[Name, Object] = {}
         self._owned: dict[str, tuple[Name, ...]] = {}
         """By the controller's uid. Few have one, and it owns few: a tuple of the names that are kept anyway."""
@@ -55,7 +59,7 @@ class Store:
     def put(self, body: Object) -> bool:
         """Keep it, unless what is kept is as new or it is known to be deleted since; whether it was kept.
 
-        `body` is slimmed in place. A namesake made later always has the greater version. Raises Malformed.
+        `body` is trimmed in place. A namesake made later always has the greater version. Raises Malformed.
         """
         name = name_of(body)
         version = _version(body)
@@ -66,7 +70,10 @@ class Store:
             return False
         if not isinstance(body.get("status") or {}, dict):
             raise Malformed("its status is not an object")
-        slim(body)
+        try:
+            self._trim(body)
+        except NotKept as error:
+            raise Malformed(str(error)) from None
         if known is not None:
             self._disown(known)
         self._objects[name] = body
@@ -130,15 +137,6 @@ def name_of(body: Object) -> Name:
         raise Malformed("it has no namespace and name") from None
 
 
-def slim(body: Object) -> None:
-    """Drop what nobody here reads and what may be as large as all the rest."""
-    metadata = body["metadata"]
-    metadata.pop("managedFields", None)
-    annotations = metadata.get("annotations")
-    if annotations:
-        annotations.pop(_BULKY_ANNOTATION, None)
-
-
 def _version(body: Object) -> int:
     # Comparable as whole numbers: Kubernetes guarantees it since 1.35, and etcd has always made them so.
     try:
@@ -165,5 +163,5 @@ class Cache:
     """Both stores, and what a reconcile learnt from the API server's refusals."""
 
     def __init__(self) -> None:
-        self.finetunes = Store()
-        self.jobs = Store()
+        self.finetunes = Store(trim_finetune)
+        self.jobs = Store(trim_job)

@@ -11,11 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.api.notes import notes
 from finetune_operator.api.reasons import ConditionType, Phase, Reason
+from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.run_state import RunState, Stage
 
 Condition = dict[str, Any]
 MESSAGE_LIMIT = 4096
+TRANSIENT = frozenset({ConditionType.RECONCILING, ConditionType.STALLED})
+"""Conditions that a run which is over does not have: kstatus would wait for ever."""
+TRANSIENT_MEMBERS = (("progress", "estimatedRemainingSeconds"), ("upstream", "queuePosition"))
+"""Members of fields of the status that such a run does not have, unless they are 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,12 @@ class Verdict:
 ACCEPTED = Verdict(True, Reason.VALID, "The spec can run on its backend.")
 
 
+def accepted(spec: FineTuneSpec | None) -> Verdict:
+    """Of a spec that nothing speaks against."""
+    said = " ".join(notes(spec)) if spec is not None else ""
+    return Verdict(True, Reason.VALID, f"{ACCEPTED.message} {said}") if said else ACCEPTED
+
+
 def conditions_of(
     accepted: Verdict, state: RunState | None, stalled: Verdict | None, reconciling: Verdict | None
 ) -> dict[ConditionType, Verdict]:
@@ -41,6 +53,8 @@ def conditions_of(
         ConditionType.COMPLETE: _complete(state),
         ConditionType.FAILED: _failed(state),
     }
+    if state is not None and state.stage.terminal:
+        return verdicts  # nobody works on it any more, and nobody needs to help
     if reconciling is not None:
         verdicts[ConditionType.RECONCILING] = reconciling
     if stalled is not None:
@@ -78,6 +92,9 @@ def _failed(state: RunState | None) -> Verdict:
     return Verdict(False, Reason.NOT_FAILED)
 
 
+_OF_A_QUEUE = (Reason.QUEUED_BY_KUEUE, Reason.PREEMPTED)
+
+
 def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]:
     """The one-word summary, and the condition that explains it."""
     complete, failed = verdicts[ConditionType.COMPLETE], verdicts[ConditionType.FAILED]
@@ -92,7 +109,7 @@ def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]
     if running.status is not False:
         return Phase.RUNNING, running
     if suspended.status:
-        return (Phase.SUSPENDED if suspended.reason == Reason.SUSPENDED_BY_SPEC else Phase.QUEUED), suspended
+        return (Phase.QUEUED if suspended.reason in _OF_A_QUEUE else Phase.SUSPENDED), suspended
     return Phase.PENDING, (running if accepted.status else accepted)
 
 
@@ -128,3 +145,15 @@ def is_true(status: Mapping[str, Any], kind: ConditionType) -> bool:
 def is_terminal(status: Mapping[str, Any]) -> bool:
     """Whether the run that the status speaks of is over, however it ended."""
     return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
+
+
+def without_the_transient(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status of a run that is over, without what only a run that goes on can have."""
+    kept = dict(status)
+    if "conditions" in status:
+        kept["conditions"] = [each for each in status["conditions"] if each.get("type") not in TRANSIENT]
+    for name, member in TRANSIENT_MEMBERS:
+        found = status.get(name)
+        if isinstance(found, Mapping) and found.get(member):
+            kept[name] = {key: value for key, value in found.items() if key != member}
+    return kept

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from finetune_operator.api.base import problem
 from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
+from finetune_operator.api.weight import Omitted
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.controller.trim import MAX_SPEC
 
 
 class Key(NamedTuple):
@@ -40,6 +43,9 @@ class FineTune:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     run: int
+    suspend: bool
+    cancel: bool
+    """As the spec says it, also where the rest of it is not valid: who wants a run stopped is heard."""
     spec: FineTuneSpec | None
     spec_error: str | None
 
@@ -69,8 +75,9 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
 
     `parsed`: what `read_spec` has said of this very spec.
     """
-    metadata = body["metadata"]
-    spec, error = parsed or read_spec(body.get("spec") or {})
+    metadata, raw = body["metadata"], body.get("spec") or {}
+    spec, error = parsed or read_spec(raw)
+    switches = raw if isinstance(raw, dict) else {}
     return FineTune(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -83,6 +90,8 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
         run=spec.run if spec else run_of(body),
+        suspend=switches.get("suspend") is True,
+        cancel=switches.get("cancel") is True,
         spec=spec,
         spec_error=error,
     )
@@ -90,14 +99,21 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
 
 def read_spec(raw: Any) -> ParsedSpec:
     """Parses it, whatever it is."""
+    if omitted := _omitted(raw):
+        return None, f"{omitted}: a spec may have at most {MAX_SPEC} bytes, each list, object and comma counted as 65"
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:
-        findings = (
-            f"{'.'.join(['spec', *(str(part) for part in finding['loc'])])}: {finding['msg']}"
-            for finding in error.errors(include_input=False, include_url=False)[:5]
-        )
-        return None, "; ".join(findings)
+        findings = error.errors(include_input=False, include_url=False)[:5]
+        return None, "; ".join(problem(finding, "spec") for finding in findings)
+
+
+def _omitted(raw: Any) -> str | None:
+    """The members of a spec that were too large to be kept, with their sizes."""
+    if isinstance(raw, Omitted):
+        return f"spec has {raw.size} bytes"
+    members = [(name, each) for name, each in raw.items() if isinstance(each, Omitted)] if isinstance(raw, dict) else []
+    return "; ".join(f"spec.{name[:64]} has {each.size} bytes" for name, each in members[:5]) or None
 
 
 def run_of(body: Object) -> int:
@@ -123,6 +139,13 @@ def _without_deep_parameters(fields: Object) -> Object:
     return {name: value for name, value in fields.items() if name != "parameters"}
 
 
+class Reported(NamedTuple):
+    """What a run's pod has said last. `progress`: as in `status.progress`; `facts`: further fields of the status."""
+
+    progress: Object
+    facts: Object
+
+
 class Refusal(NamedTuple):
     """The API server would not take a child: its reason and words, and when."""
 
@@ -133,6 +156,24 @@ class Refusal(NamedTuple):
     kind: str = "Job"
     times: int = 1
     """How often in a row."""
+
+
+class Change(NamedTuple):
+    """A change of a Job that was sent, and what became of it."""
+
+    uid: str
+    operations: tuple[Object, ...]
+    time: datetime
+    times: int = 1
+    """How often in a row."""
+    kept: bool = True
+    """Whether the API server's answer had it. A policy may put back at once what it does not like."""
+    refusal: str = ""
+    """The API server's words where it would not take it."""
+
+
+KUEUE = "Kueue"
+"""As the kind of what is missing: what the labels of a FineTune are for."""
 
 
 class Missing(NamedTuple):
@@ -156,6 +197,8 @@ class Rules:
     cancel_bound: float = 300.0
     upstream_timeout: float = 30.0
     """How long a call to a provider may take: one whose answer was lost is over after that."""
+    require_kueue: bool = True
+    """Whether a FineTune with Kueue's labels is refused where there is no Kueue."""
     base_urls: frozenset[str] = frozenset()
     """Base URLs that the administrator allows besides the providers' own."""
 
@@ -173,6 +216,18 @@ class CallResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How far a call in flight is that may move data. `received`: bytes; `rate`: bytes a second of late.
+
+    `before`: how many calls have their turn first, where it waits for a place.
+    """
+
+    received: int = 0
+    rate: float = 0.0
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamView:
     """What this process knows of the calls for one run; nothing after a restart."""
 
@@ -185,6 +240,8 @@ class UpstreamView:
     """When that was."""
     claimed: str | None = None
     """The attempt that this process has recorded and not yet made: the one billed call that it may make."""
+    transfer: Transfer | None = None
+    """Of the call in flight, where it may move data."""
 
     @property
     def last(self) -> CallResult | None:
@@ -213,6 +270,10 @@ class Observation:
     defaults: JobDefaults = field(default_factory=JobDefaults)
     job: Object | None = None
     """The Job of the wanted run, whoever owns it."""
+    job_is_live: bool = False
+    """It has just been read from the API server."""
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """What was last sent to change the run's Job, by what it is about."""
     other_jobs: tuple[Object, ...] = ()
     """Our Jobs of other runs, by their owner's uid; the latest run first."""
     pods: tuple[Object, ...] | None = None
@@ -220,7 +281,11 @@ class Observation:
     events: tuple[Object, ...] | None = None
     """Warnings about the Job; None where nothing depends on them."""
     workload: Object | None = None
-    """What Kueue says about a Job that waits; None where there is no Kueue, or it may not be asked."""
+    """Kueue's word on a Job that is held; None where it has none, there is no Kueue, or it may not be asked."""
+    kueue: bool | None = None
+    """Whether Kueue is in the cluster; None: nobody has asked, or that cannot be told."""
+    claim_gone: bool = False
+    """The claim that was made for this run is not there, and its pod waits."""
     foreign_claim: Object | None = None
     """The claim that has the name which the run's claim needs, where it is not ours."""
     missing: Missing | None = None
@@ -234,6 +299,8 @@ class Observation:
     """This process has not decided on this FineTune before: since it was heard of, it has waited for its turn."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
+    facts: Object = field(default_factory=dict)
+    """What else that report says, as fields of the status: `checkpoint`, `baseModelRevision`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +325,18 @@ class Patch:
     name: str
     uid: str
     operations: tuple[Object, ...]
+    about: str = ""
+    """The field, for people; what is sent again about the same one is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Let Kueue admit a Job's Workload, or not: it then stops the Job itself, and nobody fights with it."""
+
+    api_version: str
+    name: str
+    uid: str
+    active: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +356,7 @@ class Finalize:
     present: bool
 
 
-Action = Create | Delete | Patch | Call | Finalize
+Action = Create | Delete | Patch | Admission | Call | Finalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +368,8 @@ class Announcement:
     last_word: bool = False
     """Nothing will tell of it afterwards: it is said before the decision is carried out, and to the log as well, since
     an Event may be refused (in a namespace that is being deleted each one is)."""
+    left_at: str | None = None
+    """The provider at which a run may go on, and be billed, that nobody answers for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ _FIELDS = {
 }
 """On the wire, and here."""
 _MARKS = ("prepared", "equipped", "stopped")
-_OWN_DATA = (*_MARKS, "backend", "attempt", "starting", "again", "late")
+_OWN_DATA = (*_MARKS, "backend", "attempt", "starting", "again", "late", "wrongId", "held")
 _MARK_OF = {Step.PREPARE: "prepared", Step.EQUIP: "equipped", Step.CANCEL: "stopped", Step.DELETE: "stopped"}
 
 
@@ -142,6 +142,10 @@ class Record:
     """The run for which create-again has been used."""
     late: int = 0
     """How many attempts to stop it have begun after the cancel bound."""
+    held: int = 0
+    """Seconds for which `spec.suspend` has held it back since its start time: no deadline counts them."""
+    wrong_id: str | None = None
+    """An id that the provider has named once, and that was not the run's."""
     data: Mapping[str, str] = field(default_factory=dict)
     """What the provider's own calls have put there."""
     other: Mapping[str, Any] = field(default_factory=dict)
@@ -165,7 +169,7 @@ class Record:
         known["id"] = known["id"] or None
         known["started"] = known["started"] or None
         attempt, starting = _attempt_of(data.get("attempt")), _attempt_of(data.get("starting"))
-        late = data.get("late", "")
+        late, held = data.get("late", ""), data.get("held", "")
         return cls(
             **known,
             prepared=data.get("prepared") == "true",
@@ -176,6 +180,8 @@ class Record:
             starting=starting,
             again=data.get("again"),
             late=int(late) if late.isdecimal() else 0,
+            wrong_id=data.get("wrongId"),
+            held=int(held) if held.isdecimal() else 0,
             data={name: value for name, value in data.items() if name not in _OWN_DATA},
             other=fields,
             doubt=_doubt_of(known["id"], known["started"], attempt, starting),
@@ -196,6 +202,8 @@ class Record:
             "starting": self.starting.text if self.starting is not None else None,
             "again": self.again,
             "late": str(self.late) if self.late else None,
+            "wrongId": self.wrong_id,
+            "held": str(self.held) if self.held else None,
         }
         return {**self.data, **{name: value for name, value in own.items() if value is not None}}
 
@@ -264,6 +272,14 @@ class Record:
         """It is there, by this id."""
         doubt = _doubt_of(id, self.started, self.attempt, self.starting)
         return replace(self, id=id, doubt=doubt)
+
+    def held_back(self, seconds: float) -> Record:
+        """With so many seconds more for which it was suspended."""
+        return replace(self, held=self.held + round(seconds))
+
+    def renamed(self, id: str) -> Record:
+        """The id was wrong: it is there by this one."""
+        return replace(self.with_id(id), wrong_id=self.id)
 
     def with_message(self, message: str | None) -> Record:
         """What the provider said last."""

@@ -26,12 +26,13 @@ from kopf._cogs.structs.references import NamespaceName, Resource
 
 from finetune_operator.api.names import GROUP, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, PLURAL, VERSION, named_run
 from finetune_operator.api.objects import Object
+from finetune_operator.api.weight import is_heavy
 from finetune_operator.controller.cache import Cache, Malformed, Name, Store, name_of
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
-from finetune_operator.kube.documents import Unreadable, parse_each
+from finetune_operator.kube.documents import LIGHT_LIST, Unreadable, parse_each
 from finetune_operator.kube.errors import ApiError, NoCluster
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,10 @@ TROUBLE = (
 
 CHUNK = 500
 """Objects of a list that are read at a time: most of each is what the API server keeps for itself, and is dropped."""
+LARGE_LINE = 16 << 10
+"""Bytes of an event that is first looked at as to whether it is heavy."""
+MAX_PAGE = 32 << 20
+"""Bytes of so many objects. Where they have more, fewer are asked for: each may have 1.5 MB."""
 
 
 class _Backoff:
@@ -86,17 +91,39 @@ class _Backoff:
             await self.turn()
 
 
+class _PageTooLarge(watching.WatchingError):
+    """As many objects as were asked for are more than is read at a time."""
+
+
 class _Response(aiohttp.ClientResponse):
     """A list, which kopf reads by `json()`."""
 
     async def json(self, **_: object) -> Any:
-        """Whatever its content type says; raises orjson.JSONDecodeError."""
-        document = parse_each(await self.read())
-        if isinstance(document, dict) and isinstance(items := document.get("items"), list):
-            document["items"] = [
-                each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items
-            ]
+        """Whatever its content type says; raises orjson.JSONDecodeError, _PageTooLarge and WatchingError."""
+        raw = bytearray()
+        async for chunk in self.content.iter_any():
+            raw += chunk
+            if len(raw) > MAX_PAGE:
+                self.close()
+                raise _PageTooLarge(f"a page of the list has more than {MAX_PAGE} bytes: smaller ones are asked for")
+        document = await _parsed(bytes(raw))
+        if self.status >= 300:
+            return document
+        items = document.get("items", "none") if isinstance(document, dict) else "none"
+        if not isinstance(items, list | None):
+            # Nothing to be seen is not nothing there: all that is known would count as deleted.
+            raise watching.WatchingError(f"the answer of {self.url.path} is no list: it has no items")
+        document["items"] = [
+            each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items or ()
+        ]
         return document
+
+
+async def _parsed(raw: bytes) -> Any:
+    """What is so heavy that it is read piece by piece takes long."""
+    if is_heavy(raw, LIGHT_LIST):
+        return await asyncio.to_thread(parse_each, raw, LIGHT_LIST)
+    return parse_each(raw, LIGHT_LIST)
 
 
 class _Line:
@@ -131,11 +158,13 @@ class _Parser:
     def loads(raw: str | bytes) -> Object:
         """An event whose object kopf can look into. Raises orjson.JSONDecodeError or WatchingError."""
         try:
-            event: Object = orjson.loads(raw)
-            _ = event["object"]["metadata"]["resourceVersion"]
+            if len(raw) <= LARGE_LINE:
+                event: Object = orjson.loads(raw)
+                _ = event["object"]["metadata"]["resourceVersion"]
+                return event
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            return _event_of(raw.encode() if isinstance(raw, str) else raw)
-        return event
+            pass
+        return _event_of(raw.encode() if isinstance(raw, str) else raw)
 
 
 def _event_of(raw: bytes) -> Object:
@@ -189,6 +218,8 @@ class Stream:
     _nameless: bool = False
     """The list holds an object that cannot be told from any other."""
     _list_began: float = -math.inf
+    page: int = CHUNK
+    """Objects that the next list is asked for at a time."""
 
     def take(self, event: Any) -> None:
         """Apply one event of kopf's stream. Whatever its object is like, those of others are applied."""
@@ -243,6 +274,7 @@ class Stream:
                 self.store.remove(name)
                 self.on_gone(name)
         self._seen, self._nameless = set(), False
+        self.page = min(CHUNK, 2 * self.page)
         self.listed.set()
 
     async def listed_since(self, moment: float) -> None:
@@ -363,6 +395,9 @@ class Watches:
             began = time.monotonic()
             try:
                 await self._stream_once(stream, watches)
+            except _PageTooLarge as error:
+                stream.page = max(1, stream.page // 4)
+                logger.warning("watch of %s: %s (%d objects)", stream.resource.plural, error, stream.page)
             except TROUBLE as error:
                 logger.warning("watch of %s ended: %s: %s", stream.resource.plural, type(error).__name__, error)
             except Exception:
@@ -383,20 +418,20 @@ class Watches:
         stream.begin_list()
         try:
             async with session:
-                async for event in _events(stream.resource, stream.namespace, self._settings(), over):
+                async for event in _events(stream.resource, stream.namespace, self._settings(stream.page), over):
                     stream.take(event)
         finally:
             sweep.cancel()
             auth.vault_var.reset(token)
 
-    def _settings(self) -> OperatorSettings:
+    def _settings(self, page: int) -> OperatorSettings:
         settings = OperatorSettings()
         settings.networking.request_timeout = 15
         # One page that fails does not cost the whole list; for more than that, all begins anew by our own waits.
         settings.networking.error_backoffs = (0.2,)
         settings.watching.inactivity_timeout = self._silence
         settings.watching.server_timeout = 290
-        settings.watching.chunk_size = CHUNK
+        settings.watching.chunk_size = page
         settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
         return settings
 

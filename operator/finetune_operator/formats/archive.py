@@ -39,6 +39,10 @@ class Archive:
         """The paths of its files."""
         return list(self._members)
 
+    def size_of(self, name: str) -> int:
+        """How many bytes its directory says that a member has."""
+        return self._members[name].file_size
+
     def read(self, name: str, limit: int) -> bytes:
         """One member. Raises Invalid where it is damaged, or larger than `limit` bytes. Several threads may read."""
         return b"".join(self.chunks(name, limit))

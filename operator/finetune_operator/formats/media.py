@@ -98,4 +98,7 @@ _OTHERS: Final = {
     b"par1": "a parquet table",
     b"%pdf": "a PDF file",
     b"mm\0*": "in big-endian TIFF format",
+    b'{"': "JSON",
 }
+NO_TABLE: Final = ("an HTML page", "an XML file", "a Git LFS pointer, not the file itself", "a PDF file")
+"""What of these a server or a checkout likes to give in place of a table."""

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TextIO
 
 from finetune_operator.formats.bounds import memory_bound
 from finetune_operator.formats.invalid import Invalid
+from finetune_operator.formats.media import HEAD_BYTES, NO_TABLE, nature
 
 Row = dict[str, Any]
 BATCH_ROWS: Final = 8
@@ -45,8 +46,12 @@ def open_table(path: Path, name: str) -> Table:
     reader = READERS.get(suffix)
     if reader is None:
         raise Invalid(f"{name} is not a table: its name must end in one of {', '.join(READERS)}")
-    if path.stat().st_size == 0:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
         raise Invalid(f"{name} is empty (0 bytes)")
+    if (found := nature(head)) in NO_TABLE:
+        raise Invalid(f"{name} is not a table but {found}")
     return reader(path, name)
 
 

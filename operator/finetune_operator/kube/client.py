@@ -3,6 +3,8 @@
 One place for every read and write outside the watches. A call is made once: retrying is the queue's business, which
 looks at the world anew before it acts again.
 
+A write is validated strictly: a member that the API server does not know fails it by name, instead of being dropped.
+
 What creates goes before what changes: a status write costs the API server as much as three Jobs, so that patches,
 deletions and Events share a quarter of the calls in flight, and a Job to be created never waits behind a crowd of them.
 """
@@ -18,13 +20,17 @@ import aiohttp
 import orjson
 
 from finetune_operator.api.objects import Object
+from finetune_operator.api.weight import is_heavy
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
-from finetune_operator.kube.documents import parse
-from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
+from finetune_operator.kube.documents import LIGHT, parse
+from finetune_operator.kube.errors import ApiError, TooLarge, Unreachable, from_answer
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
+STRICT = {"fieldValidation": "Strict"}
+MAX_ANSWER = 32 << 20
+"""Bytes. An object has at most 1.5 MB; lists are asked for in pages."""
 
 Guard = Callable[[], None]
 """Called before each write; raises where this process may not write any more."""
@@ -78,26 +84,41 @@ class KubeClient:
         return await self._call("GET", path, params=params, accept=accept)
 
     async def list(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> Object:
-        """A list object with `items`. Raises ApiError."""
-        return await self._call("GET", path, params=params, accept=accept)
+        """A list object whose `items` are there: without them nobody knows what is. Raises ApiError."""
+        answer = await self._call("GET", path, params=params, accept=accept)
+        items = answer.get("items", "none")
+        if items is None:  # as Go writes an empty list
+            answer["items"] = []
+        elif not isinstance(items, list):
+            raise ApiError(200, "MalformedAnswer", f"GET {path}: the response is no list: it has no items")
+        return answer
+
+    async def page(self, path: str, params: Mapping[str, str], most: int) -> tuple[Object, int]:
+        """A list object with `items`, and its size in bytes. Raises TooLarge beyond `most` bytes, and ApiError."""
+        answer, size = await self._sized("GET", path, params=params, most=most)
+        return answer, size
 
     async def create(self, path: str, body: Object) -> Object:
         """POST to a collection; the created object. Raises AlreadyExists and other ApiErrors."""
-        return await self._call("POST", path, body=orjson.dumps(body))
+        return await self._call("POST", path, params=STRICT, body=orjson.dumps(body))
 
     async def announce(self, path: str, body: Object) -> Object:
         """POST an Event: as `create`, but it can wait."""
         async with self._slots_of_changes:
-            return await self._call("POST", path, body=orjson.dumps(body))
+            return await self._call("POST", path, params=STRICT, body=orjson.dumps(body))
 
     async def replace(self, path: str, body: Object) -> Object:
         """PUT; fails with Conflict where `metadata.resourceVersion` in the body is not the current one."""
-        return await self._call("PUT", path, body=orjson.dumps(body))
+        return await self._call("PUT", path, params=STRICT, body=orjson.dumps(body))
 
-    async def json_patch(self, path: str, operations: Sequence[Object]) -> Object:
-        """A JSON patch, carried out whole or not at all; a failed test gives Invalid."""
+    async def json_patch(self, path: str, operations: Sequence[Object], *, strict: bool = True) -> Object:
+        """A JSON patch, carried out whole or not at all; a failed test gives Invalid.
+
+        strict: False lets the API server drop members that it does not know.
+        """
+        params, body = STRICT if strict else None, orjson.dumps(operations)
         async with self._slots_of_changes:
-            return await self._call("PATCH", path, body=orjson.dumps(operations), content_type=JSON_PATCH)
+            return await self._call("PATCH", path, params=params, body=body, content_type=JSON_PATCH)
 
     async def delete(self, path: str, *, uid: str | None = None, propagation: str | None = None) -> Object:
         """Delete, only if it still has this uid (else Conflict). `propagation`: Background, Foreground or Orphan."""
@@ -109,7 +130,10 @@ class KubeClient:
         async with self._slots_of_changes:
             return await self._call("DELETE", path, body=orjson.dumps(options))
 
-    async def _call(
+    async def _call(self, verb: str, path: str, **options: Any) -> Object:
+        return (await self._sized(verb, path, **options))[0]
+
+    async def _sized(
         self,
         verb: str,
         path: str,
@@ -118,7 +142,9 @@ class KubeClient:
         body: bytes | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-    ) -> Object:
+        most: int = MAX_ANSWER,
+    ) -> tuple[Object, int]:
+        """The answer, and its size in bytes."""
         credential = await self._access.credential()
         headers = [("Accept", accept), *self._access.headers(credential)]
         if body is not None:
@@ -139,7 +165,7 @@ class KubeClient:
                     ssl=self._tls_for(credential),
                 ) as response:
                     status = response.status
-                    raw = await response.read()
+                    raw = await _whole(response, f"{verb} {path}", most)
                     retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise Unreachable(f"{verb} {path}: {type(error).__name__}: {error}") from error
@@ -148,12 +174,12 @@ class KubeClient:
                 self._count(verb, path, status)
         if status == 401:
             self._access.source.refuse(credential)  # whoever tries again has another, where there is one
-        answer = _parse(raw)
+        answer = await asyncio.to_thread(_parse, raw) if is_heavy(raw, 4 * LIGHT) else _parse(raw)
         if status >= 300:
             raise from_answer(status, answer, retry_after)
         if not isinstance(answer, dict):
             raise ApiError(status, "MalformedAnswer", f"{verb} {path}: the response is not a JSON object")
-        return answer
+        return answer, len(raw)
 
     def _tls_for(self, credential: Credential) -> ssl.SSLContext | bool:
         """With the certificate of the exec plugin, where it has given one."""
@@ -161,6 +187,17 @@ class KubeClient:
             self._tls = self._access.ssl_context(credential) or True
             self._credential = credential
         return self._tls
+
+
+async def _whole(response: aiohttp.ClientResponse, call: str, most: int) -> bytes:
+    """The body. Raises TooLarge."""
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > most:
+            response.close()
+            raise TooLarge(f"{call}: the response has more than {most} bytes")
+    return bytes(raw)
 
 
 def _parse(raw: bytes) -> Any:

@@ -3,6 +3,9 @@
 orjson reads what is in order, and is all that is asked then. What it refuses is looked at again, bracket by bracket and
 not by recursion: what is nested too deeply is emptied there, and whoever reads it finds it too deep still. What is
 refused even so is a fault in the text of one object (the API server itself makes none), which is left unread.
+
+1.2 MB of `{}` become 30 MB in memory. So what would weigh much is taken apart unread, object by object and member by
+member, and members that are too heavy even so are left out: what is in memory at a time is bounded, whatever is there.
 """
 
 from __future__ import annotations
@@ -14,14 +17,30 @@ from typing import Any, Final
 import orjson
 
 from finetune_operator.api.depth import MAX_LEVELS
+from finetune_operator.api.weight import Omitted, is_heavy, weight
 
 LEVELS: Final = 2 * MAX_LEVELS
 """Of a document: what a free-form field may have, and all that stands around the field, and some more, so that it is
 still too deep. Less than orjson writes (254)."""
 
+LIGHT, LIGHT_LIST = 1 << 20, 32 << 20
+"""Weights (see `weight`) up to which an object, and a list, are read at a stroke."""
+MAX_MEMBER: Final = 512 << 10
+"""Weight of a member of a heavy object, or of its metadata, spec or status, beyond which the member is left out."""
+
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+
+def _nested(levels: int) -> bytes:
+    """A list or object of so many levels: passed over at once, as most of them are."""
+    inside = rb"[^\"\[\]{}]++|" + _STRING
+    for _ in range(levels):
+        inside = rb"[^\"\[\]{}]++|" + _STRING + rb"|[\[{](?:" + inside + rb")*+[\]}]"
+    return rb"[\[{](?:" + inside + rb")*+[\]}]"
+
+
 _BRACKETS: Final = re.compile(_STRING + rb"|[\[{\]}]", re.DOTALL)
-_BRACKETS_AND_COMMAS: Final = re.compile(_STRING + rb"|[\[{\]},]", re.DOTALL)
+_BRACKETS_AND_COMMAS: Final = re.compile(_STRING + rb"|" + _nested(8) + rb"|[\[{\]},]", re.DOTALL)
 _NAME: Final = re.compile(rb"\s*(" + _STRING + rb")\s*:", re.DOTALL)
 _OPENING, _CLOSING, _PARTING = b"[{", b"]}", b",]}"
 
@@ -35,15 +54,24 @@ class Unreadable(dict[str, Any]):
 
 
 def parse(raw: bytes) -> Any:
-    """A document, without what is nested too deeply. Raises orjson.JSONDecodeError."""
+    """A document, without what is nested too deeply or too heavy. Raises orjson.JSONDecodeError."""
+    return _by_members(raw) if is_heavy(raw, LIGHT) else _loads(raw)
+
+
+def _loads(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return orjson.loads(shallow(raw))
 
 
-def parse_each(raw: bytes) -> Any:
-    """A list or a watch event, with an Unreadable for each object that has a fault. Raises orjson.JSONDecodeError."""
+def parse_each(raw: bytes, light: int = LIGHT) -> Any:
+    """A list or a watch event, with an Unreadable for each object that has a fault. Raises orjson.JSONDecodeError.
+
+    `light`: the weight up to which it is read at a stroke.
+    """
+    if is_heavy(raw, light):
+        return _by_members(raw)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -86,9 +114,29 @@ def _items(raw: bytes) -> Any:
 
 def _object(raw: bytes) -> Any:
     try:
-        return orjson.loads(raw)
+        return parse(raw)
     except orjson.JSONDecodeError as error:
         return Unreadable(_naming(raw), str(error))
+
+
+def _by_members(raw: bytes) -> Any:
+    """A heavy document. Raises orjson.JSONDecodeError."""
+    try:
+        parts = _members(raw)
+        return {name: _OBJECTS.get(name, _part)(part) for name, part in parts.items()}
+    except _NotWhole:
+        raise orjson.JSONDecodeError("it does not end where it should", "", 0) from None
+
+
+def _part(raw: bytes) -> Any:
+    """A member of an object: whole, else by its own members. Raises _NotWhole and orjson.JSONDecodeError."""
+    if weight(raw) <= MAX_MEMBER:
+        return _loads(raw)
+    if not raw.lstrip().startswith(b"{"):
+        return Omitted(len(raw))
+    return {
+        name: _loads(part) if weight(part) <= MAX_MEMBER else Omitted(len(part)) for name, part in _members(raw).items()
+    }
 
 
 _OBJECTS: Final = {"items": _items, "object": _object}
@@ -119,13 +167,15 @@ def _members(raw: bytes) -> dict[str, bytes]:
 def _parts(raw: bytes) -> list[bytes]:
     """What stands between the commas of a list or an object, unread. Raises _NotWhole."""
     raw = raw.strip()
-    parts, level, start, end = [], 0, 0, -1
-    for mark in _BRACKETS_AND_COMMAS.finditer(raw):
+    if raw[:1] + raw[-1:] not in (b"[]", b"{}"):
+        raise _NotWhole
+    parts, level, start, end = [], 1, 1, -1
+    for mark in _BRACKETS_AND_COMMAS.finditer(raw, 1):
         at = mark.start()
+        if mark.end() - at > 1:
+            continue  # a text, or a list or an object that is whole
         if raw[at] in _OPENING:
             level += 1
-            if level == 1:
-                start = at + 1
         elif level == 1 and raw[at] in _PARTING:
             parts.append(raw[start:at])
             start = at + 1
@@ -133,6 +183,6 @@ def _parts(raw: bytes) -> list[bytes]:
             level -= 1
             if level == 0 and end < 0:
                 end = at
-    if level or end != len(raw) - 1 or raw[:1] + raw[-1:] not in (b"[]", b"{}"):
+    if level or end != len(raw) - 1:
         raise _NotWhole
     return [part for part in parts if part.strip()]

@@ -11,6 +11,7 @@ ApiError
 ├── Invalid            422   (also: a JSON patch whose test failed)
 ├── TooManyRequests    429
 ├── ServerError        5xx
+├── TooLarge           the answer is longer than what is read
 └── Unreachable        no answer: refused, reset or timed out; the call may have been carried out
 """
 
@@ -77,6 +78,13 @@ class Unreachable(ApiError):
         super().__init__(0, "Unreachable", message)
 
 
+class TooLarge(ApiError):
+    """There is more of it than is read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, "TooLarge", message)
+
+
 class NoCredentials(ApiError):
     """The call was not made. `hint`: what to do, where the kubeconfig says it."""
 
@@ -124,6 +132,11 @@ def is_refusal(error: ApiError) -> bool:
     if error.status == 401:
         return error.message != "Unauthorized"
     return 400 <= error.status < 500 and error.status not in _PASSING
+
+
+def names_unknown_field(error: ApiError) -> bool:
+    """Whether a write failed only because its validation was strict."""
+    return error.status in (400, 422) and "strict decoding error" in error.message
 
 
 def _seconds(value: str | None) -> float | None:

@@ -15,8 +15,8 @@ import asyncio
 import logging
 import math
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,8 +25,9 @@ from cachetools import LRUCache
 
 from finetune_operator.api.names import job_name, named_run
 from finetune_operator.kube.errors import ApiError
+from finetune_operator.listen import listen
 from finetune_operator.progress.identity import NotAPod, NotAuthenticated, Pod, PodTokens
-from finetune_operator.progress.rate import Rate
+from finetune_operator.progress.rate import Rate, Shares
 from finetune_operator.progress.report import MAX_BODY_BYTES, Malformed, OutOfBounds, Report, read
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,11 @@ class Refused(Exception):
 
 
 class Receiver:
-    """Decides on each report. `clock` is steady, in seconds; `now` is the wall clock that the status will show."""
+    """Decides on each report. `clock` is steady, in seconds; `now` is the wall clock that the status will show.
+
+    `in_flight`: reports at the same time; `share`: those of one namespace, and those of one address whose token is not
+    known yet. A pod has one.
+    """
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Receiver:
         now: Callable[[], datetime],
         count: Callable[[int], None] = lambda _: None,
         in_flight: int = 64,
+        share: int = 16,
         body_timeout: float = 10.0,
     ) -> None:
         self._tokens = tokens
@@ -85,6 +91,9 @@ class Receiver:
         self._now = now
         self._count = count
         self._free = in_flight
+        self._addresses = Shares(share)
+        self._namespaces = Shares(share)
+        self._busy = Shares(1)
         self._body_timeout = body_timeout
         self._owners: LRUCache[Pod, Run] = LRUCache(4096)
         self._reviews = Rate(per_second=5, burst=20, clock=clock)
@@ -116,6 +125,10 @@ class Receiver:
         token = _bearer(request)
         _check_headers(request)
         pod = await self._authenticate(token, request.remote)
+        with _one_of(self._busy, pod, _busy), _one_of(self._namespaces, pod.namespace, _crowded):
+            await self._receive_from(pod, request)
+
+    async def _receive_from(self, pod: Pod, request: web.Request) -> None:
         _limit(self._pods, pod)
         namespace, name, (uid, run) = await self._authorize(pod, request)
         _limit(self._runs, (uid, run))
@@ -128,7 +141,8 @@ class Receiver:
             return known
         _limit(self._reviews, address)
         try:
-            return await self._tokens.review(token)
+            with _one_of(self._addresses, address, _crowded):
+                return await self._tokens.review(token)
         except NotAuthenticated:
             raise Refused(401, "Unauthorized", "the token is not valid for this audience") from None
         except NotAPod:
@@ -190,8 +204,7 @@ async def serve(host: str, port: int, context: ssl.SSLContext, receiver: Receive
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-        yield int(runner.addresses[0][1])
+        yield await listen(runner, host, port, context)
     finally:
         await runner.cleanup()
 
@@ -210,6 +223,25 @@ def _check_headers(request: web.Request) -> None:
         raise Refused(415, "UnsupportedMediaType", "send it without Content-Encoding")
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise _too_large()
+
+
+@contextmanager
+def _one_of(shares: Shares, key: object, refusal: Callable[[], Refused]) -> Iterator[None]:
+    """One of the key's share until the end of the `with`. Raises the refusal where it has them all."""
+    if not shares.take(key):
+        raise refusal()
+    try:
+        yield
+    finally:
+        shares.give_back(key)
+
+
+def _crowded() -> Refused:
+    return Refused(503, "ServiceUnavailable", "too many reports of this namespace at the same time", wait=1)
+
+
+def _busy() -> Refused:
+    return Refused(429, "TooManyRequests", "an earlier report of this pod is still on its way", wait=1)
 
 
 def _limit(rate: Rate, key: object) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tests.upstream.fakes.life import Life
 from tests.upstream.fakes.server import Billed, Fake, Object, Options, Refused, Route, details, read_body
+from tests.upstream.fakes.weights import safetensors
 
 TENANT = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
 ENGINES = Literal[
@@ -27,7 +28,7 @@ ENGINES = Literal[
     "image/controlnet-sdxl",
 ]
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-LORA = b"safetensors of a lora " * 512
+LORA = safetensors(4, 700)
 
 
 class Strict(BaseModel):

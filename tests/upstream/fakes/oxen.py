@@ -8,11 +8,14 @@ more; what a fine-tune says of itself has `resource` as an object or as the text
 from __future__ import annotations
 
 import hashlib
+import io
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import pyarrow
+import pyarrow.parquet
 from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,8 +23,9 @@ from finetune_operator.api.providers.oxen.capabilities import FIELDS, SCRIPT_TYP
 from finetune_operator.api.recipes import RECIPE_MODELS
 from tests.upstream.fakes.life import Life
 from tests.upstream.fakes.server import Billed, Fake, Object, Options, Refused, Route, read_body
+from tests.upstream.fakes.weights import safetensors
 
-WEIGHTS = b"safetensors of a fine-tune " * 512
+WEIGHTS = safetensors(4, 900)
 MINIMUM = ("id", "name", "status", "base_model", "created_at", "updated_at")
 RUNNABLE = ("created", "tokenizing")
 ENDED = ("completed", "deployed", "errored", "stopped")
@@ -101,7 +105,8 @@ class OxenFake(Fake):
         self.key = key
         self.repositories: dict[tuple[str, str], Repository] = {}
         repository = self.repository("ox", "receipts")
-        repository.files["main", "train.parquet"] = b"PAR1"
+        columns = ("q", "a", "prompt", "text", "question", "answer", "image")
+        repository.files["main", "train.parquet"] = as_parquet(pyarrow.table({name: ["x"] for name in columns}))
         for number in range(7):
             self.plant(repository, f"main/finetunes/ft-0000000{number}-000000000000/train.parquet")
 
@@ -442,9 +447,30 @@ class OxenFake(Fake):
         return row
 
 
+def as_parquet(table: pyarrow.Table) -> bytes:
+    """The table as a file."""
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    return file.getvalue()
+
+
+def _table_in(name: str, content: bytes) -> Object | None:
+    """What Oxen finds in a parquet file; it reads others too, but need not have."""
+    if not name.endswith(".parquet"):
+        return None
+    try:
+        facts = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+    except pyarrow.ArrowException:
+        return None
+    fields = [{"name": field.name, "dtype": str(field.type), "metadata": None} for field in facts.schema_arrow]
+    size = {"width": len(fields), "height": facts.metadata.num_rows}
+    return {"tabular": {**size, "schema": {"hash": "0", "fields": fields, "metadata": None}}}
+
+
 def _file_entry(path: str, content: bytes) -> Object:
     name = path.rpartition("/")[2]
     return {
+        "metadata": _table_in(name, content),
         "filename": name,
         "hash": hashlib.sha256(content).hexdigest()[:32],
         "is_dir": False,

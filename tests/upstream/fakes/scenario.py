@@ -36,8 +36,9 @@ from tests.upstream.fakes.scenario_bodies import (
     family_problems,
 )
 from tests.upstream.fakes.server import Billed, Fake, Object, Options, Refused, Route, read_body
+from tests.upstream.fakes.weights import safetensors
 
-WEIGHTS = b"weights of a lora " * 4096
+WEIGHTS = safetensors(8, 2000)
 LIST_QUERY = {
     *("privacy", "originalAssets", "pageSize", "paginationToken", "blacklisted", "status", "collectionId"),
     *("loadedOnly", "sortBy", "sortDirection", "createdAfter", "createdBefore", "updatedAfter", "updatedBefore"),

@@ -98,6 +98,8 @@ class Fake:
         self.hook: Hook | None = None
         self.rewrite: Callable[[str, Any], Any] | None = None
         """(route, JSON of a success) -> what is answered instead."""
+        self.spoil: Callable[[bytes], bytes] | None = None
+        """The bytes of the JSON of a success -> what is sent instead."""
         self.origin = ""
         self.url = ""
         self._closing = asyncio.Event()
@@ -211,10 +213,15 @@ class Fake:
         return answer
 
     def _rewritten(self, route: str, answer: web.StreamResponse) -> web.StreamResponse:
-        if self.rewrite is None or answer.status // 100 != 2 or answer.content_type != "application/json":
+        if answer.status // 100 != 2 or answer.content_type != "application/json":
             return answer
         assert isinstance(answer, web.Response)
-        return web.json_response(self.rewrite(route, json.loads(answer.text or "null")), status=answer.status)
+        if self.rewrite is not None:
+            answer = web.json_response(self.rewrite(route, json.loads(answer.text or "null")), status=answer.status)
+        if self.spoil is not None:
+            raw = self.spoil(answer.body if isinstance(answer.body, bytes) else b"")
+            answer = web.Response(body=raw, status=answer.status, content_type="application/json")
+        return answer
 
     async def _answer(self, request: web.Request, handler: Handler, authorised: bool) -> web.StreamResponse:
         if not authorised:

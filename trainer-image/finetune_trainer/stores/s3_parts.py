@@ -26,6 +26,8 @@ BACKOFF_S: Final = 0.5
 TIMEOUT: Final = httpx.Timeout(120.0, connect=10.0)
 """For one read or write, not for a part: the store may take a while to assemble the parts."""
 PAGE: Final = 1000
+MAX_PAGES: Final = 11
+"""Of the parts of an upload, which has at most 10,000."""
 MAX_RESPONSE: Final = 4 * 2**20
 RETRIED: Final = (429, 500, 502, 503, 504)
 UNSUPPORTED: Final = (405, 501)
@@ -67,7 +69,7 @@ class MultipartUploads:
         """The parts that the store has of an upload, by number from 1. Raises NotFound if the upload has ended."""
         found: dict[int, Part] = {}
         after = "0"
-        while True:
+        for _ in range(MAX_PAGES):
             page = self._xml("GET", key, {"uploadId": upload, "max-parts": str(PAGE), "part-number-marker": after})
             for each in page.iter("Part"):
                 etag, size = (each.findtext("ETag") or "").strip('"'), each.findtext("Size") or "-1"
@@ -76,6 +78,7 @@ class MultipartUploads:
             if page.findtext("IsTruncated") != "true" or following in ("", after):
                 return found
             after = following
+        raise RunError(f"{self.title(key)}: the store's list of its parts does not end", self._reason)
 
     def create(self, key: str, metadata: Mapping[str, str]) -> str:
         """Begin an upload; returns its id. metadata: of the object that it becomes."""

@@ -30,6 +30,8 @@ class Capabilities:
     """The recipes that it trains -> the recipe fields that it can honour, and what the provider calls them."""
     data_fields: frozenset[str] = DATA_FIELDS
     """More recipe fields, which the provider has no name for."""
+    gives_weights: bool = True
+    """Whether the weights can be had, so that `spec.output` means something."""
     check: Callable[[FineTuneSpec], Iterator[Finding]]
     """What it cannot honour of a valid spec, beside what is checked for every provider."""
     defaults: Callable[[FineTuneSpec], Mapping[str, Any]]

@@ -23,6 +23,18 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What the tables must have of a dataset that a provider reads itself."""
+
+    all: tuple[str, ...] = ()
+    """Columns that must be there."""
+    filled: tuple[str, ...] = ()
+    """Those of them that must hold something in every row."""
+    chats: tuple[str, ...] = ()
+    """Those of them that must hold a list of messages in every row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """The columns to read and the limits to keep. `formats`: image or sound formats by the names of `formats.py`."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.layout import layout_of
-from finetune_operator.backends.datasets.needs import Needs
+from finetune_operator.backends.datasets.needs import Columns, Needs
 from finetune_operator.backends.datasets.process import read_in_child
 from finetune_operator.backends.datasets.reader import MAX_CAPTION
 from finetune_operator.backends.datasets.sources import Source, source_of
@@ -43,6 +43,8 @@ from finetune_operator.formats.media import FORMATS, HEAD_BYTES, format_of, natu
 T = TypeVar("T")
 
 FETCHED_AT_ONCE: Final = 3
+TRANSFER_SECONDS: Final = 3600.0
+"""Until all of a dataset is here: whatever its servers do, it does not hold a place for longer."""
 CAPTION_BYTES: Final = 4 * MAX_CAPTION
 
 
@@ -67,13 +69,17 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row. `name`: 0001 …, the same each time. `source`: what an edit starts from. `where`: for messages."""
+    """One row. `name`: 0001 …, the same each time. `source`: what an edit starts from. `where`: for messages.
+
+    `file`: what the user calls the file of `media`, if it has a name; else the row.
+    """
 
     name: str
     media: Media
     caption: str
     source: Media | None
     where: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +105,15 @@ async def examples(run: UpstreamRun, context: CallContext, needs: Needs) -> Asyn
 
 @asynccontextmanager
 async def originals(
-    run: UpstreamRun, context: CallContext, columns: Sequence[str] = ()
+    run: UpstreamRun, context: CallContext, columns: Columns, source: Source | None = None
 ) -> AsyncIterator[list[Original]]:
-    """The dataset's own files, for a provider that reads tables itself. `columns`: must be in every table."""
+    """The dataset's own files, for a provider that reads tables itself; every row of them has been read.
+
+    `columns`: what the tables must have. `source`: where they are, if not where the spec says.
+    """
     with Spool(context.spool, context.disk) as spool:
-        source = _source(run, context)
-        yield await _translated(source, lambda: _originals(source, columns, spool))
+        place = source or _source(run, context)
+        yield await _translated(place, lambda: _originals(place, columns, spool))
 
 
 def _source(run: UpstreamRun, context: CallContext) -> Source:
@@ -112,7 +121,7 @@ def _source(run: UpstreamRun, context: CallContext) -> Source:
     return source_of(run.spec.dataset.uri, context.fetcher, context.dataset_credentials)
 
 
-async def _originals(source: Source, columns: Sequence[str], spool: Spool) -> list[Original]:
+async def _originals(source: Source, columns: Columns, spool: Spool) -> list[Original]:
     names = (
         [source.file] if source.file else [checked_name(name) for name in await source.names() or [] if _plain(name)]
     )
@@ -122,8 +131,7 @@ async def _originals(source: Source, columns: Sequence[str], spool: Spool) -> li
     for name in names:
         stored = await source.fetch(name, spool)
         files.append(Original(name, stored.path, stored.size, stored.sha256))
-    if columns:
-        await _read(source, {file.name: file.path for file in files}, names, None, columns, spool)
+    await _read(source, {file.name: file.path for file in files}, names, columns, spool)
     return files
 
 
@@ -136,7 +144,7 @@ async def _found(source: Source, needs: Needs, spool: Spool) -> list[dict[str, A
     """`reader.Found.wire` of every example."""
     if source.file:
         stored = await source.fetch(source.file, spool)
-        return await _read(source, {source.file: stored.path}, None, needs, (), spool)
+        return await _read(source, {source.file: stored.path}, None, needs, spool)
     names = await source.names() or []
     layout = layout_of(names, needs, source.title)
     if not layout.tables:
@@ -153,25 +161,27 @@ async def _found(source: Source, needs: Needs, spool: Spool) -> list[dict[str, A
             for name, caption in layout.media
         ]
     tables = {name: (await source.fetch(name, spool)).path for name in layout.tables}
-    return await _read(source, tables, names, needs, (), spool)
+    return await _read(source, tables, names, needs, spool)
 
 
 async def _read(
     source: Source,
     files: Mapping[str, Path],
     names: Sequence[str] | None,
-    needs: Needs | None,
-    columns: Sequence[str],
+    needs: Needs | Columns,
     spool: Spool,
 ) -> list[dict[str, Any]]:
-    async with spool.disk.readers:
+    columns = needs if isinstance(needs, Columns) else Columns()
+    async with spool.disk.readers.place(spool.disk.holder):
         before = set(spool.folder.iterdir())
         found = await read_in_child(
             title=source.title,
             files=files,
             names=names,
-            needs=needs,
-            columns=columns,
+            needs=needs if isinstance(needs, Needs) else None,
+            columns=columns.all,
+            filled=columns.filled,
+            chats=columns.chats,
             folder=spool.folder,
             limit=spool.left,
         )
@@ -206,7 +216,8 @@ class _References:
             caption = str(found.get("caption") or "")
             if found.get("caption_file"):
                 caption = await self._caption(found["caption_file"], where)
-        return Example(f"{number:04d}", media, caption, source, where)
+        place = _shown(found["picture"].get("place", where))
+        return Example(f"{number:04d}", media, caption, source, where, place)
 
     async def _media(self, reference: Mapping[str, str], where: str, column: str) -> Media:
         said = f"{where}, column {column!r}" if column and where.startswith("row ") else where
@@ -260,7 +271,13 @@ def _shown(place: str) -> str:
 
 async def _translated(source: Source, call: Callable[[], Awaitable[T]]) -> T:
     try:
-        return await call()
+        async with asyncio.timeout(TRANSFER_SECONDS):
+            return await call()
+    except TimeoutError:
+        raise Transient(
+            f"dataset: {source.title} could not be transferred within {TRANSFER_SECONDS:.0f} s",
+            reason=Reason.DATASET_UNAVAILABLE,
+        ) from None
     except Invalid as error:
         raise Permanent(f"dataset: {error}", reason=Reason.DATA_VALIDATION_FAILED) from None
     except UpstreamError as error:

@@ -30,6 +30,8 @@ async def read_in_child(
     names: Sequence[str] | None,
     needs: Needs | None,
     columns: Sequence[str],
+    filled: Sequence[str] = (),
+    chats: Sequence[str] = (),
     folder: Path,
     limit: int,
 ) -> list[dict[str, Any]]:
@@ -43,6 +45,8 @@ async def read_in_child(
         "names": list(names) if names is not None else None,
         "needs": needs.wire() if needs else None,
         "columns": list(columns),
+        "filled": list(filled),
+        "chats": list(chats),
         "limit": limit,
     }
     (folder / REQUEST).write_bytes(orjson.dumps(request))

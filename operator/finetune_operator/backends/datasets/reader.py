@@ -16,6 +16,7 @@ from finetune_operator.formats.layout import checked_name
 from finetune_operator.formats.tables import BadRow, Row, open_table
 
 LISTED_PROBLEMS: Final = 10
+MOST_BAD_ROWS: Final = 1000
 MAX_CAPTION: Final = 10_000
 """Characters."""
 FILE_NAME_COLUMN: Final = "file_name"
@@ -34,8 +35,13 @@ class Request:
     files: Mapping[str, Path]
     names: Sequence[str] | None
     needs: Needs | None
-    """None: only `columns` are looked for, in every table."""
+    """None: every row of every table is read, and must have what `columns` and `filled` ask for."""
     columns: Sequence[str] = ()
+    """Must be in every table."""
+    filled: Sequence[str] = ()
+    """Those of them that must hold something in every row."""
+    chats: Sequence[str] = ()
+    """Those of them that must hold a list of messages in every row."""
     folder: Path
     limit: int
 
@@ -136,7 +142,7 @@ def read(request: Request) -> list[Found]:
         if PurePosixPath(name).suffix.lower() == ".zip":
             folder.archive = Archive(path, name, request.limit)
     if request.needs is None:
-        _check_columns(folder, request)
+        _check_tables(folder, request)
         return []
     found = list(_examples(folder, request.needs))
     if len(found) < request.needs.min_examples:
@@ -156,32 +162,59 @@ def _examples(folder: Folder, needs: Needs) -> Iterator[Found]:
 
 
 def _of_tables(folder: Folder, tables: Sequence[str], needs: Needs) -> Iterator[Found]:
-    problems: list[str] = []
-    bad = count = 0
+    problems = _Problems()
     for name in tables:
         table = open_table(Path(folder.reference(name)["file"]), name)
         columns = _columns(table.columns(), name, needs)
         for number, row in enumerate(table.rows([column for column in columns if column])):
-            count += 1
-            if count - bad > needs.max_examples:
+            if problems.good >= needs.max_examples:
                 raise _too_many(folder.request.title, needs)
+            where, problem = f"row {number} of {name}", None
             try:
-                yield _example(row, f"row {number} of {name}", columns, folder, name)
+                yield _example(row, where, columns, folder, name)
             except _RowError as error:
-                bad += 1
-                if len(problems) < LISTED_PROBLEMS:
-                    problems.append(f"row {number} of {name}: {error}")
-                if bad >= 1000:
-                    break
-    if bad:
-        more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
-        raise Invalid(f"{bad} of {count} rows cannot be used (rows count from 0): {'; '.join(problems)}{more}")
-    if not count and tables:
-        raise Invalid(f"{folder.request.title} has no rows")
+                problem = str(error)
+            problems.count(where, problem)
+            if problems.full:
+                break
+    if tables:
+        problems.judge(folder.request.title)
 
 
 class _RowError(Exception):
     pass
+
+
+class _Problems:
+    """The rows that cannot be used: how many, and the first of them."""
+
+    def __init__(self) -> None:
+        self.good = 0
+        self._bad = 0
+        self._listed: list[str] = []
+
+    @property
+    def full(self) -> bool:
+        """Enough is wrong to stop reading."""
+        return self._bad >= MOST_BAD_ROWS
+
+    def count(self, where: str, problem: str | None) -> None:
+        """One more row; `problem`: what is wrong with it."""
+        if problem is None:
+            self.good += 1
+            return
+        self._bad += 1
+        if len(self._listed) < LISTED_PROBLEMS:
+            self._listed.append(f"{where}: {problem}")
+
+    def judge(self, title: str) -> None:
+        """Raises Invalid where a row is bad, or none is there."""
+        if self._bad:
+            more = f"; and {self._bad - len(self._listed)} more" if self._bad > len(self._listed) else ""
+            rows = f"{self._bad} of {self.good + self._bad} rows cannot be used (rows count from 0)"
+            raise Invalid(f"{rows}: {'; '.join(self._listed)}{more}")
+        if not self.good:
+            raise Invalid(f"{title} has no rows")
 
 
 def _columns(present: list[str], name: str, needs: Needs) -> tuple[str, str, str]:
@@ -190,13 +223,17 @@ def _columns(present: list[str], name: str, needs: Needs) -> tuple[str, str, str
     if image not in present and FILE_NAME_COLUMN in present:
         image = FILE_NAME_COLUMN
     wanted = (image, needs.caption_column, needs.control_column)
-    missing = [column for column in wanted if column and column not in present]
+    _require([column for column in wanted if column], present, name)
+    return wanted
+
+
+def _require(wanted: Sequence[str], present: Sequence[str], name: str) -> None:
+    missing = [column for column in wanted if column not in present]
     if missing:
         raise Invalid(
             f"{name} has no column {', '.join(map(repr, missing))}; its columns are "
             f"{', '.join(map(repr, present[:50])) or 'none'}. Name the right ones in the recipe"
         )
-    return wanted
 
 
 def _example(row: Row | BadRow, where: str, columns: tuple[str, str, str], folder: Folder, table: str) -> Found:
@@ -275,19 +312,49 @@ def _stored(data: bytes, folder: Folder) -> Reference:
     return folder.unpacked.store(data)
 
 
-def _check_columns(folder: Folder, request: Request) -> None:
+def _check_tables(folder: Folder, request: Request) -> None:
     names = [name for name in (folder.names or request.files) if _is_table(name)]
     if not names:
         raise Invalid(f"{request.title} holds no table")
+    problems = _Problems()
     for name in names:
         table = open_table(Path(folder.reference(name)["file"]), name)
-        present = table.columns()
-        missing = [column for column in request.columns if column not in present]
-        if missing:
-            raise Invalid(
-                f"{name} has no column {', '.join(map(repr, missing))}; its columns are "
-                f"{', '.join(map(repr, present[:50])) or 'none'}. Name the right ones in the recipe"
-            )
+        _require(request.columns, table.columns(), name)
+        for number, row in enumerate(table.rows(request.columns)):
+            if problems.full:
+                break
+            problems.count(f"row {number} of {name}", _missing_in(row, request))
+    problems.judge(request.title)
+
+
+def _missing_in(row: Row | BadRow, request: Request) -> str | None:
+    """What is wrong with a row; None where nothing is."""
+    if isinstance(row, BadRow):
+        return row.reason
+    for column in request.filled:
+        if _is_nothing(row.get(column)):
+            return f"column {column!r} is empty"
+    for column in request.chats:
+        if not _is_chat(row.get(column)):
+            return f"column {column!r} must hold a list of messages, each with role and content"
+    return None
+
+
+def _is_chat(cell: Any) -> bool:
+    """A list of objects with a role, or its JSON."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(cell, list) and all(isinstance(each, dict) and each.get("role") for each in cell)
+
+
+def _is_nothing(cell: Any) -> bool:
+    """Null, not a number, or without content."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or cell != cell or (isinstance(cell, list | dict | bytes) and not cell)
 
 
 def _is_table(name: str) -> bool:

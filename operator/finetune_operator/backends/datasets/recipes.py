@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from finetune_operator.api.recipes import ImageEditing, ImageGeneration, MultiImageEditing, RecipeSpec
-from finetune_operator.backends.datasets.needs import MAX_EXAMPLES, MAX_FILE_BYTES, Kind, Needs
+from finetune_operator.backends.datasets.needs import MAX_EXAMPLES, MAX_FILE_BYTES, Columns, Kind, Needs
+
+_COLUMN: Final = ("Column", "Columns")
+_MAY_BE_EMPTY: Final = ("imageColumns", "controlImageColumns")
+"""A row may have fewer pictures than there are columns of them."""
+
+
+def columns_of(recipe: RecipeSpec) -> Columns:
+    """The columns that the recipe names."""
+    named = {field: value for field, value in recipe.parameters.wire().items() if field.endswith(_COLUMN)}
+    listed = {field: value if isinstance(value, list) else [value] for field, value in named.items()}
+    return Columns(
+        all=tuple(dict.fromkeys(column for columns in listed.values() for column in columns)),
+        filled=tuple(
+            dict.fromkeys(
+                column for field, columns in listed.items() if field not in _MAY_BE_EMPTY for column in columns
+            )
+        ),
+        chats=tuple(listed.get("messagesColumn", ())),
+    )
 
 
 def needs_of(

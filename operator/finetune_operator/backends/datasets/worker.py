@@ -35,6 +35,8 @@ def main(folder: Path) -> None:
         names=asked["names"],
         needs=Needs.from_wire(asked["needs"]) if asked["needs"] else None,
         columns=asked["columns"],
+        filled=asked["filled"],
+        chats=asked["chats"],
         folder=folder,
         limit=asked["limit"],
     )

@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import orjson
 
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.weight import is_heavy
 from finetune_operator.backends.errors import (
     Ambiguous,
     Rejected,
@@ -19,6 +20,7 @@ from finetune_operator.backends.errors import (
 )
 from finetune_operator.backends.http.auth import HeaderAuth
 from finetune_operator.backends.http.client import Client, Content, Streamed
+from finetune_operator.backends.http.documents import MAX_WEIGHT, aside, parsed
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
 from finetune_operator.backends.http.responses import (
@@ -27,9 +29,9 @@ from finetune_operator.backends.http.responses import (
     Answer,
     Explain,
     explained,
-    parsed,
     unexplained,
 )
+from finetune_operator.backends.places import Holder
 
 
 class Api:
@@ -44,8 +46,10 @@ class Api:
         *,
         redact: Redactor | None = None,
         explain: Explain = unexplained,
+        holder: Holder | None = None,
     ) -> None:
         self.title = title
+        self._holder = holder or Holder()
         self.base_url = base_url.rstrip("/")
         self._client = client
         self._auth = HeaderAuth(headers)
@@ -86,7 +90,7 @@ class Api:
         if json is not None:
             content, sent["Content-Type"] = orjson.dumps(json), "application/json"
         try:
-            async with self._client.api_slot(self._origin):
+            async with self._client.api_slot(self._origin, self._holder):
                 if not harmless:
                     self._client.guard_writes()
                 async with asyncio.timeout(timeout or self._client.timeout):
@@ -112,7 +116,7 @@ class Api:
     @asynccontextmanager
     async def open(self, path: str, params: Mapping[str, str] | None = None) -> AsyncIterator[Streamed]:
         """Download below the base URL, of any size. Where it redirects, the credentials do not go along."""
-        async with self._client.transfer_slot:
+        async with self._client.transfer_slot(self._holder):
             async with self._client.request(
                 "GET", self.base_url + path, self.title, params=params, auth=self._auth
             ) as streamed:
@@ -123,7 +127,7 @@ class Api:
                     yield streamed
                     return
             target = urljoin(self.base_url + path, target)
-            async with Fetcher(self._client, self._redact).follow("GET", target, self.title) as followed:
+            async with Fetcher(self._client, self._redact, self._holder).follow("GET", target, self.title) as followed:
                 yield followed
 
     async def _complete(self, streamed: Streamed, harmless: bool) -> Answer:
@@ -136,7 +140,10 @@ class Api:
         except Transient as error:
             raise Ambiguous(error.message) from None
         whole, text = bytes(raw), ""
-        body = self._redact.document(whole, parsed(whole))
+        if is_heavy(whole, MAX_WEIGHT):
+            message = f"{self.title} returned a response that is too large to be read ({len(whole)} bytes)"
+            raise Ambiguous(message, reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
+        body = await aside(lambda raw: self._redact.document(raw, parsed(raw)), whole)
         if not isinstance(body, dict | list):
             text = self._clean(whole[: 4 * MAX_WORDS].decode(errors="replace"))
         return Answer(streamed.status, streamed.headers, body, text, harmless)

@@ -7,11 +7,10 @@ redirects never followed for API calls, and each one checked anew for downloads.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
@@ -33,11 +32,14 @@ from finetune_operator.backends.http.connections import (
     trusting_the_system,
 )
 from finetune_operator.backends.http.transport import NOT_SENT, GuardedTransport, built
+from finetune_operator.backends.places import Holder, Places
 
 logging.getLogger("httpx").disabled = True  # it logs every URL, and those of transfers hold signatures
 
-TRANSFERS: Final = 4
-"""Downloads and uploads at the same time: they take long, and must not hold the API calls up."""
+TRANSFERS: Final = 6
+TRANSFERS_OF_ONE: Final = 4
+"""Downloads and uploads at the same time, of all namespaces and of one: they take long, and must not hold the API calls
+up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +99,10 @@ class Client:
         self.timeout = timeout
         self.poll_interval = poll_interval
         """Seconds between two looks at a run; whatever else is waited for is looked at in parts of it."""
-        self._slots = asyncio.Semaphore(concurrency)
-        self._transfer_slots = asyncio.Semaphore(TRANSFERS)
+        self._slots = Places(concurrency)
+        self._transfer_slots = Places(TRANSFERS, TRANSFERS_OF_ONE)
         self._per_provider = per_provider
-        self._provider_slots: dict[str, asyncio.Semaphore] = {}
+        self._provider_slots: dict[str, Places] = {}
         trusted = verify or trusting_the_system()
 
         def opened(**limits: int) -> httpx.AsyncClient:
@@ -121,16 +123,15 @@ class Client:
         await self._fresh.aclose()
 
     @asynccontextmanager
-    async def api_slot(self, origin: str) -> AsyncIterator[None]:
+    async def api_slot(self, origin: str, holder: Holder) -> AsyncIterator[None]:
         """The provider's bound first: who waits for a slow provider holds nobody else's slot."""
-        provider = self._provider_slots.setdefault(origin, asyncio.Semaphore(self._per_provider))
-        async with provider, self._slots:
+        provider = self._provider_slots.setdefault(origin, Places(self._per_provider))
+        async with provider.place(holder), self._slots.place(holder):
             yield
 
-    @property
-    def transfer_slot(self) -> asyncio.Semaphore:
+    def transfer_slot(self, holder: Holder) -> AbstractAsyncContextManager[None]:
         """For transfers of any size."""
-        return self._transfer_slots
+        return self._transfer_slots.place(holder)
 
     @asynccontextmanager
     async def request(

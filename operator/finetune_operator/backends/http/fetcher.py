@@ -20,8 +20,10 @@ from finetune_operator.backends.errors import (
     UpstreamError,
 )
 from finetune_operator.backends.http.client import Client, Streamed
+from finetune_operator.backends.http.documents import parsed
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.http.responses import MAX_ANSWER, MAX_WORDS, Answer, explained, host_of, parsed
+from finetune_operator.backends.http.responses import MAX_ANSWER, MAX_WORDS, Answer, explained, host_of
+from finetune_operator.backends.places import Holder
 
 MAX_REDIRECTS: Final = 5
 
@@ -40,8 +42,9 @@ class Fetcher:
     """Addresses that users and providers name: https anywhere on the public internet, and what the administrator has
     permitted. Redirects are followed by hand and checked; headers do not go along to another origin."""
 
-    def __init__(self, client: Client, redact: Redactor | None = None) -> None:
+    def __init__(self, client: Client, redact: Redactor | None = None, holder: Holder | None = None) -> None:
         self._client = client
+        self._holder = holder or Holder()
         self._redact = redact or Redactor()
 
     @asynccontextmanager
@@ -60,7 +63,7 @@ class Fetcher:
         """
         name = title or host_of(url)
         async with (
-            self._client.transfer_slot,
+            self._client.transfer_slot(self._holder),
             self.follow(method, url, name, headers=headers, content=content) as streamed,
         ):
             yield streamed

@@ -10,8 +10,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import orjson
-
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
     Ambiguous,
@@ -145,14 +143,6 @@ def _words(body: Any, depth: int = 0) -> str:
         if words and words not in found and not any(words in other for other in found):
             found.append(words)
     return f"{place}: {': '.join(found)}" if place and found else ": ".join(found)
-
-
-def parsed(raw: bytes) -> Any:
-    """The JSON document; None where it is none."""
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def host_of(url: str) -> str:

@@ -18,6 +18,9 @@ from finetune_operator.backends.errors import Transient
 MAX_IDENTIFIER: Final = 316
 """Characters of `status.upstream.id`."""
 MAX_COUNT: Final = 2**53
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:~@+=-]*")
+_NO_IDS: Final = frozenset({"null", "none", "nil", "undefined", "nan", "true", "false"})
+"""What languages write for nothing."""
 _DIGITS: Final = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,3})?")
 _SECONDS_BELOW: Final = 1e11
 """A larger number of seconds since 1970 are milliseconds."""
@@ -44,12 +47,21 @@ def identifiers(value: object) -> list[str]:
 
 
 def identifier(value: object) -> str | None:
-    """An id: a text, or a whole number. None for what is none, or has no room in the status."""
+    """An id: a text of the characters that ids have, or a whole number. None for what is none."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < MAX_COUNT else None
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER:
+        return str(value) if 0 <= value < MAX_COUNT else None
+    return new_identifier(value)
+
+
+def new_identifier(value: object) -> str | None:
+    """The id in the answer to a create, which every provider documents as a text. None for what is none.
+
+    Such an answer counts as lost, and the run is looked for by its marker: a wrong id, once believed, would leave the
+    right one running, and billed, with nobody who knows of it.
+    """
+    if not isinstance(value, str) or len(value) > MAX_IDENTIFIER or _IDENTIFIER.fullmatch(value) is None:
         return None
-    return value if value.isprintable() and value.strip() == value else None
+    return None if ".." in value or value.lower() in _NO_IDS else value
 
 
 def number(value: object) -> float | None:

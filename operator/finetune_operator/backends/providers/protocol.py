@@ -88,7 +88,7 @@ class Cancellable(Protocol):
     """A run can be stopped."""
 
     async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
-        """Stop it. Over already, or gone, is success."""
+        """Stop it. Over already is success. Raises Gone where the provider does not know it: it may not know it yet."""
 
 
 @runtime_checkable

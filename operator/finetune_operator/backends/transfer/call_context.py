@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_operator.backends.transfer.kept import Kept
 from finetune_operator.backends.transfer.spool import Disk
 
 if TYPE_CHECKING:
@@ -37,3 +38,5 @@ class CallContext:
     """Of this provider, for all its runs: what saves a request, and may be lost at any moment."""
     disk: Disk = field(default_factory=Disk)
     """The operator's one budget for all spools."""
+    kept: Kept = field(default_factory=lambda: Kept(Disk()))
+    """What a call may leave for the run's next one."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,17 +14,35 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Permanent, Rejected, Transient, UpstreamError
-from finetune_operator.backends.http.min_throughput import keeping_pace
+from finetune_operator.backends.http.min_throughput import MinThroughput, keeping_pace
+from finetune_operator.backends.places import Holder, Places
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http.client import Streamed
     from finetune_operator.backends.http.fetcher import Fetcher
 
 DEFAULT_LIMIT: Final = 2 * 2**30
+SHARE: Final = 0.75
+"""Of the limit, for one namespace: there is always room for another one's."""
 READERS: Final = 2
+READERS_OF_ONE: Final = 1
 WRITE_BYTES: Final = 1 << 20
 ATTEMPTS: Final = 4
 PAUSE_SECONDS: Final = 0.5
+
+
+class _Budget:
+    """Bytes that are occupied."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.of: dict[str, int] = {}
+
+    def take(self, namespace: str, size: int) -> None:
+        self.used += size
+        self.of[namespace] = self.of.get(namespace, 0) + size
+        if not self.of[namespace]:
+            del self.of[namespace]
 
 
 class Disk:
@@ -31,8 +50,38 @@ class Disk:
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
-        self.used = 0
-        self.readers = asyncio.Semaphore(READERS)
+        self.share = int(limit * SHARE)
+        """Bytes that the transfers of one namespace may occupy."""
+        self.readers = Places(READERS, READERS_OF_ONE)
+        self.holder = Holder()
+        self.make_room: Callable[[int], None] = lambda _: None
+        """Gives up what is kept for later calls (`kept.py`) until so many bytes are free, or nothing is left of it."""
+        self._budget = _Budget()
+
+    def held_by(self, holder: Holder) -> Disk:
+        """The same disk, for the transfers of one call."""
+        disk = copy(self)
+        disk.holder = holder
+        return disk
+
+    @property
+    def used(self) -> int:
+        """Bytes that all transfers together occupy now."""
+        return self._budget.used
+
+    @property
+    def used_by_namespace(self) -> int:
+        """Bytes that the transfers of the holder's namespace occupy now."""
+        return self._budget.of.get(self.holder.namespace, 0)
+
+    @property
+    def left(self) -> int:
+        """Bytes that the holder's namespace can still take now."""
+        return max(0, min(self.limit - self.used, self.share - self.used_by_namespace))
+
+    def take(self, size: int) -> None:
+        """Count bytes; negative ones are given back."""
+        self._budget.take(self.holder.namespace, size)
 
 
 Opened = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Streamed"]]
@@ -66,13 +115,14 @@ class Spool:
         for path in self.folder.iterdir():
             if path.is_file():
                 path.unlink(missing_ok=True)
-        self.disk.used -= self._taken
+        self.disk.take(-self._taken)
         self._taken = 0
 
     @property
     def left(self) -> int:
-        """Bytes that this transfer can still take now."""
-        return max(0, self.disk.limit - self.disk.used)
+        """Bytes that this transfer can still take now. What is kept for later calls makes room for half of the disk."""
+        self.disk.make_room(self.disk.limit // 2)
+        return self.disk.left
 
     def new(self, suffix: str = "") -> Path:
         """A path for the next file, under a name of our own."""
@@ -81,20 +131,26 @@ class Spool:
 
     def take(self, size: int, title: str) -> None:
         """Count bytes. Raises Permanent where they can never fit, Transient where others occupy the disk now."""
-        if self._taken + size > self.disk.limit:
+        disk = self.disk
+        if self._taken + size > disk.share:
             raise self.too_large(title)
-        if self.disk.used + size > self.disk.limit:
+        if size > disk.left:
+            disk.make_room(size)
+        if size > disk.left:
+            ours = disk.used_by_namespace + size > disk.share
+            held, most = (disk.used_by_namespace, disk.share) if ours else (disk.used, disk.limit)
+            whose = "other transfers of this namespace" if ours else "other transfers"
             raise Transient(
-                f"{title} waits for disk: other transfers occupy {self.disk.used} of {self.disk.limit} bytes",
-                reason=Reason.UPSTREAM_PREPARING,
+                f"{title} waits for disk: {whose} occupy {held} of {most} bytes", reason=Reason.UPSTREAM_PREPARING
             )
-        self.disk.used += size
+        disk.take(size)
         self._taken += size
 
     def too_large(self, title: str) -> Permanent:
         """For what can never fit."""
         return Permanent(
-            f"{title} needs more disk than {self.disk.limit} bytes; the administrator can raise --spool-limit",
+            f"{title} needs more disk than the {self.disk.share} bytes that one namespace may have; the administrator "
+            "can raise --spool-limit",
             reason=Reason.DATA_VALIDATION_FAILED,
         )
 
@@ -144,6 +200,7 @@ class _Download:
     def __init__(self, spool: Spool, file: BinaryIO, title: str, limit: int | None) -> None:
         self._spool, self._file, self._title, self._limit = spool, file, title, limit
         self._version = ""
+        self._pace = MinThroughput()
         self.digest, self.size = hashlib.sha256(), 0
 
     async def go_on(self, opened: Opened) -> None:
@@ -168,13 +225,14 @@ class _Download:
             raise Transient(f"{self._title}: it cannot be taken up at byte {self.size}") from None
 
     async def _receive(self, streamed: Streamed) -> None:
-        most = self._limit if self._limit is not None else self._spool.disk.limit + 1
+        most = self._limit if self._limit is not None else self._spool.disk.share + 1
         announced = streamed.headers.get("content-length", "")
         if announced.isdigit() and self.size + int(announced) > most:
             raise self._too_large(most)
         buffer = bytearray()
         try:
-            async for chunk in keeping_pace(streamed.chunks(2 * most), self._title):
+            async for chunk in keeping_pace(streamed.chunks(2 * most), self._title, self._pace):
+                self._spool.disk.holder.receive(len(chunk))
                 buffer += chunk
                 if self.size + len(buffer) > most:
                     raise self._too_large(most)

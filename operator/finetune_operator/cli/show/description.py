@@ -68,7 +68,8 @@ def _run(finetune: Object, now: datetime) -> Iterator[tuple[str, str]]:
     spec, status = finetune["spec"], finetune.get("status") or {}
     yield "Run", str(spec.get("run") or 1)
     if status.get("attempts"):
-        yield "Attempts", str(status["attempts"])
+        lost = f" ({status['disruptions']} lost to disruptions)" if status.get("disruptions") else ""
+        yield "Attempts", f"{status['attempts']}{lost}"
     start, end = parsed(status.get("startTime")), parsed(status.get("completionTime"))
     if start:
         yield "Started", f"{status['startTime']} ({age(status['startTime'], now)} ago)"
@@ -87,7 +88,10 @@ def _run(finetune: Object, now: datetime) -> Iterator[tuple[str, str]]:
         estimate = f" (foreseen {cost['estimate']})" if cost.get("estimate") else ""
         yield "Cost", f"{cost.get('amount') or ''} {cost.get('unit') or ''}{estimate}".strip()
     if checkpoint := status.get("checkpoint"):
-        yield "Checkpoint", f"step {checkpoint.get('step')}  {checkpoint.get('uri') or ''}".rstrip()
+        written = f", written {checkpoint['time']}" if checkpoint.get("time") else ""
+        yield "Checkpoint", f"step {checkpoint.get('step')}{written}  {checkpoint.get('uri') or ''}".rstrip()
+    if revision := status.get("baseModelRevision"):
+        yield "Base model at", str(revision)
 
 
 def _parameters(status: Object) -> list[tuple[str, Any]]:

@@ -39,7 +39,8 @@ def retry(
 ) -> None:
     """Run it again from the start: raises `run`, and clears `cancel` and `suspend`.
 
-    The old run stays in the history (the last five). With -p, --backend-param or --set the new run has other values.
+    The old run stays in the history (the last five). With -p, --backend-param or --set the new run has other values;
+    --set suspend=true holds it back.
     """
     from finetune_operator.cli.kube.cluster import connect
     from finetune_operator.cli.kube.finetunes import change, find
@@ -62,9 +63,8 @@ def retry(
     flags = SubmitFlags(
         parameters=parameters or (), backend_parameters=backend_parameters or (), settings=settings or ()
     )
-    spec = changed(copy.deepcopy(before), flags)
-    spec |= {"run": max(int(before["run"]), int((finetune.get("status") or {}).get("run") or 0)) + 1}
-    spec |= {"cancel": False, "suspend": False}
+    run = max(int(before["run"]), int((finetune.get("status") or {}).get("run") or 0)) + 1
+    spec = changed({**copy.deepcopy(before), "run": run, "cancel": False, "suspend": False}, flags)
     checked({**finetune, "spec": spec})
     different = {field: value for field, value in spec.items() if before.get(field) != value}
     change(cluster, finetune, different)

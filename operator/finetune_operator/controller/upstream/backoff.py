@@ -6,6 +6,10 @@ from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Step
 from finetune_operator.controller.model import CallResult, Observation
 
+COSTLY = (Step.PREPARE, Step.CREATE, Step.EQUIP, Step.START, Step.FETCH)
+"""Calls that move data, or ask for money."""
+_RAREST = 8.0
+"""What waits for a person is tried so many poll intervals apart at last, where it is costly."""
 _SLOWEST = 4.0
 """Retries are never further apart than so many poll intervals, whatever has failed."""
 
@@ -13,15 +17,15 @@ _SLOWEST = 4.0
 def wait_left(observation: Observation, result: CallResult) -> float:
     """Seconds until a failed call may be made again; 0 where it may be now.
 
-    From a thirtieth of the poll interval, doubling; what only a person can mend is tried once per poll interval; a
-    provider that names a wait gets it.
+    From a thirtieth of the poll interval, doubling; what only a person can mend is tried once per poll interval, and
+    ever less often where it moves data or may be billed; a provider that names a wait gets it.
     """
     failure = result.failure
     if failure is None:
         return 0.0
     interval = observation.rules.poll_interval
     if failure.kind is FailureKind.BLOCKED:
-        wait = interval
+        wait = interval * (min(_RAREST, 2.0 ** (min(result.failures, 16) - 1)) if result.step in COSTLY else 1.0)
     else:
         wait = min(_SLOWEST * interval, interval / 30.0 * 2.0 ** min(max(result.failures, 1) - 1, 16))
     wait = max(wait, failure.retry_after or 0.0)

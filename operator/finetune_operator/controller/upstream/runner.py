@@ -1,4 +1,4 @@
-"""The calls to providers: in the background, one in flight per FineTune, a few per provider.
+"""The calls to providers: in the background, one in flight per FineTune, a few per provider, shared by namespaces.
 
 A worker never waits here. When a call ends, what it taught is kept in memory and the FineTune's key is queued again: at
 once, or, where a poll has seen what the poll before it saw, when the next one is due. Most polls are of that kind.
@@ -32,23 +32,30 @@ from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.http.redact import Redactor
-from finetune_operator.backends.provider_run import Outcome, PollResult, Step, UpstreamRun
+from finetune_operator.backends.places import Holder, Places
+from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.backends.providers.base_urls import base_url_of
 from finetune_operator.backends.providers.calls import make_call
 from finetune_operator.backends.providers.protocol import Upstream, capabilities_of, explanation_of
 from finetune_operator.backends.transfer.call_context import CallContext
+from finetune_operator.backends.transfer.kept import Kept
 from finetune_operator.backends.transfer.spool import Disk
-from finetune_operator.controller.model import CallResult, Key, UpstreamView
+from finetune_operator.controller.model import CallResult, Key, Transfer, UpstreamView
 from finetune_operator.controller.upstream.credentials import Credentials, SecretMissing
 from finetune_operator.controller.upstream.preflight import objection
+from finetune_operator.controller.upstream.way_out import with_way_out
 from finetune_operator.kube.errors import ApiError, NotFound
 
 logger = logging.getLogger(__name__)
 
 HEAVY = (Step.PREPARE, Step.CREATE, Step.EQUIP, Step.FETCH)
 """Steps that may move data: they take long, and disk."""
-HEAVY_PER_PROVIDER = 2
+HEAVY_PER_PROVIDER = 3
+HEAVY_OF_ONE = 2
+"""Of those, for one namespace."""
 BILLED = (Step.CREATE, Step.START)
+STOPPING = (Step.FIND, Step.CANCEL, Step.DELETE)
+"""Steps that a run needs to be stopped."""
 CACHED = 50_000
 """Texts of a few hundred bytes, of each provider."""
 
@@ -62,6 +69,9 @@ class _Memory:
     claimed: str | None = None
     step: Step | None = None
     task: asyncio.Task[None] | None = None
+    holder: Holder | None = None
+    credentials: dict[str, str] = field(default_factory=dict)
+    """The provider's, as they were last read: for stopping a run whose Secret is gone, as in a dying namespace."""
     awaited: bool = False
     """Somebody has looked while the call was in flight, and may wait for its end."""
 
@@ -72,6 +82,7 @@ class _Memory:
             poll_result=self.poll_result,
             polled_at=self.polled_at,
             claimed=self.claimed,
+            transfer=_transfer(self.holder) if self.step in HEAVY else None,
         )
 
     def knows(self, outcome: Outcome | None) -> bool:
@@ -115,11 +126,12 @@ class Runner:
         self._clock = clock
         self._count = count
         self._disk = disk or Disk()
+        self._kept = Kept(self._disk, spool_dir)
         self._spool_dir = spool_dir
         self._nowhere = Path(spool_dir or tempfile.gettempdir(), "finetune-nothing")
         self._memories: dict[str, _Memory] = {}
         self._caches: dict[str, LRUCache[tuple[str, ...], str]] = {}
-        self._slots: dict[tuple[str, Step], asyncio.Semaphore] = {}
+        self._slots: dict[tuple[str, Step], Places] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def view(self, uid: str, run: int) -> UpstreamView:
@@ -143,15 +155,16 @@ class Runner:
             memory.task.cancel()
         if step in BILLED:
             memory.claimed = None
-        memory.step, memory.awaited = step, False
+        memory.step, memory.awaited, memory.holder = step, False, Holder(run.namespace)
         memory.task = asyncio.create_task(
-            self._make(memory, run, step, rest), name=f"{run.namespace}/{run.name} {step}"
+            self._make(memory, run, step, rest, memory.holder), name=f"{run.namespace}/{run.name} {step}"
         )
         self._tasks.add(memory.task)
         memory.task.add_done_callback(self._tasks.discard)
 
     def forget(self, uid: str) -> None:
         """The FineTune is gone."""
+        self._kept.drop(uid)
         memory = self._memories.pop(uid, None)
         if memory is not None and memory.task is not None:
             memory.task.cancel()
@@ -162,6 +175,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._kept.close()
 
     @property
     def in_flight(self) -> int:
@@ -175,15 +189,15 @@ class Runner:
             memory = self._memories[uid] = _Memory(run)
         return memory
 
-    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step, rest: float | None) -> None:
+    async def _make(self, memory: _Memory, run: UpstreamRun, step: Step, rest: float | None, holder: Holder) -> None:
         provider = run.provider
         outcome, failure = None, None
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with self._slot(provider, run, step):
+            async with self._slot(provider, run, step).place(holder):
                 started = loop.time()
-                outcome = await self._carry_out(self.members[provider], run, step, memory.poll_result)
+                outcome = await self._carry_out(self.members[provider], run, step, memory, holder)
         except UpstreamError as error:
             failure = failure_of(error)
         except ApiError as error:
@@ -214,52 +228,74 @@ class Runner:
         memory.results[step] = CallResult(step=step, time=now, outcome=outcome, failure=failure, failures=failures)
         if isinstance(outcome, PollResult):
             memory.poll_result, memory.polled_at = outcome, now
-        memory.step, memory.task = None, None
+        memory.step, memory.task, memory.holder = None, None, None
 
-    def _slot(self, provider: str, run: UpstreamRun, step: Step) -> asyncio.Semaphore:
+    def _slot(self, provider: str, run: UpstreamRun, step: Step) -> Places:
         """Looks, creates and the rest of the heavy ones do not wait for each other: where every create hangs, a crowd
         that has nothing to prepare would else get its turn, and write its status, in one moment between two of them.
         """
         origin = f"{provider} {run.backend.base_url or ''}"
         lane = Step.CREATE if step is Step.CREATE else Step.PREPARE if step in HEAVY else Step.POLL
-        bound = self._per_provider if lane is Step.POLL else HEAVY_PER_PROVIDER
-        return self._slots.setdefault((origin, lane), asyncio.Semaphore(bound))
+        if (origin, lane) not in self._slots:
+            long = Places(HEAVY_PER_PROVIDER, HEAVY_OF_ONE)
+            self._slots[origin, lane] = Places(self._per_provider) if lane is Step.POLL else long
+        return self._slots[origin, lane]
 
     async def _carry_out(
-        self, member: Upstream, run: UpstreamRun, step: Step, last_poll: PollResult | None
+        self, member: Upstream, run: UpstreamRun, step: Step, memory: _Memory, holder: Holder
     ) -> Outcome | None:
         capabilities = capabilities_of(member)
         base_url = base_url_of(run.backend, capabilities, self._allowed)
+        own = await self._own_credentials(run, capabilities, step, memory)
         try:
-            own = await self._credentials.provider(run, capabilities)
             dataset, output = await self._credentials.places(run) if step in HEAVY else ({}, {})
         except SecretMissing as error:
             raise error.failure from None
         if step in BILLED:
             await self._confirm(run, step)
-        headers = member.headers(own)
+
+        def told(error: UpstreamError) -> str:
+            return with_way_out(error, run, capabilities, own=own, dataset=dataset, output=output)
+
+        try:
+            headers = member.headers(own)
+        except UpstreamError as error:
+            raise _reworded(error, told(error)) from None
         redact = Redactor([*own.values(), *dataset.values(), *output.values(), *map(_value, headers.values())])
         explain = explanation_of(member)
-        api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain)
+        api = Api(self._client, capabilities.title, base_url, headers, redact=redact, explain=explain, holder=holder)
         with self._spool() if step in HEAVY else nullcontext(self._nowhere) as spool:
             context = CallContext(
                 api=api,
-                fetcher=Fetcher(self._client, redact),
+                fetcher=Fetcher(self._client, redact, holder),
                 credentials=own,
                 dataset_credentials=dataset,
                 output_credentials=output,
                 spool=spool,
                 now=self._clock(),
-                last_poll=last_poll,
+                last_poll=memory.poll_result,
                 cache=self._caches.setdefault(run.provider, LRUCache(CACHED)),
-                disk=self._disk,
+                disk=self._disk.held_by(holder),
+                kept=self._kept,
             )
             try:
                 return await make_call(member, step, run, context)
             except UpstreamError as error:
-                raise type(error)(
-                    redact(error.message), reason=error.reason, status=error.status, retry_after=error.retry_after
-                ) from None
+                raise _reworded(error, redact(told(error))) from None
+
+    async def _own_credentials(
+        self, run: UpstreamRun, capabilities: Capabilities, step: Step, memory: _Memory
+    ) -> dict[str, str]:
+        """Raises Blocked, or ApiError; not where the run is only to be stopped, and they were known before."""
+        try:
+            memory.credentials = await self._credentials.provider(run, capabilities)
+        except (SecretMissing, ApiError) as error:
+            if step in STOPPING and memory.credentials:
+                return memory.credentials
+            if isinstance(error, SecretMissing):
+                raise error.failure from None
+            raise
+        return memory.credentials
 
     @contextmanager
     def _spool(self) -> Iterator[Path]:
@@ -278,6 +314,18 @@ class Runner:
             reason = "the FineTune is gone"
         if reason is not None:
             raise Transient(f"not sent: {reason}", reason=Reason.UPSTREAM_PREPARING)
+
+
+def _transfer(holder: Holder | None) -> Transfer | None:
+    """How far a call is that may move data."""
+    if holder is None:
+        return None
+    before = min((wait.before for wait in holder.waits), default=None)
+    return Transfer(received=holder.received, rate=holder.rate(), before=before)
+
+
+def _reworded(error: UpstreamError, message: str) -> UpstreamError:
+    return type(error)(message, reason=error.reason, status=error.status, retry_after=error.retry_after)
 
 
 def _value(header: str) -> str:

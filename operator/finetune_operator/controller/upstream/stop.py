@@ -21,6 +21,7 @@ from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.upstream.calls import LOST_AFTER, UNHURRIED, begin, due
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, settle
 from finetune_operator.controller.upstream.run import capabilities_of, run_of
+from finetune_operator.controller.upstream.vanished import looked_for, vanished
 
 LATE_ATTEMPTS = 3
 """So many may begin after the bound; the first one that ends in vain is the last."""
@@ -92,14 +93,14 @@ def _way(observation: Observation, draft: Draft, *, remove: bool) -> _Way:
         if named is None:
             return _look_for_it(observation, record, capabilities)
         draft.upstream = record = record.with_id(named)
-    if _over(observation):
+    if vanished(observation, record) is not None and not looked_for(observation, record):
+        return _Way(Stop.WAITING, Step.FIND, due(observation, Step.FIND, urgent=True))
+    if _over(observation, record):
         return _Way(Stop.DONE)
-    step = _step(record, can_cancel=capabilities.can_cancel, starts=capabilities.starts, remove=remove)
+    unstarted = capabilities.starts and _surely_not_started(observation, record)
+    step = _step(can_cancel=capabilities.can_cancel, unstarted=unstarted, remove=remove)
     if step is None:
         return _Way(Stop.UNSTOPPABLE)
-    failed = observation.upstream.failure(step)
-    if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.GONE:
-        return _Way(Stop.DONE)
     return _Way(Stop.WAITING, step, due(observation, step, urgent=True))
 
 
@@ -136,19 +137,29 @@ def _tried(observation: Observation, record: Record) -> bool:
     )
 
 
-def _step(record: Record, *, can_cancel: bool, starts: bool, remove: bool) -> Step | None:
+def _step(*, can_cancel: bool, unstarted: bool, remove: bool) -> Step | None:
     """A shell that was never started costs nothing and is removed; a run is cancelled."""
-    if starts and record.started is None and record.starting is None:
+    if unstarted:
         return Step.DELETE
     if can_cancel:
         return Step.CANCEL
     return Step.DELETE if remove else None
 
 
-def _over(observation: Observation) -> bool:
+def _surely_not_started(observation: Observation, record: Record) -> bool:
+    """It was never tried; or the provider has refused it, and has been seen not to have begun since."""
+    if record.started is not None or record.starting is None:
+        return record.started is None
+    view, tried = observation.upstream, observation.upstream.failure(Step.START)
+    if tried is None or tried.failure is None or tried.failure.kind is FailureKind.AMBIGUOUS:
+        return False
+    since, seen = record.starting.time, view.polled_at
+    looked = seen is not None and seen >= tried.time and since is not None and tried.time >= since
+    return looked and view.poll_result is not None and view.poll_result.startable
+
+
+def _over(observation: Observation, record: Record) -> bool:
     poll_result = observation.upstream.poll_result
-    result = observation.upstream.failure(Step.POLL)
-    gone = result is not None and result.failure is not None and result.failure.kind is FailureKind.GONE
-    return gone or (
+    return vanished(observation, record) is not None or (
         poll_result is not None and poll_result.state.stage in (Stage.SUCCEEDED, Stage.FAILED, Stage.CANCELLED)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,21 @@ import pytest
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.provider_run import Step
+from finetune_operator.controller.model import Transfer
+from finetune_operator.controller.plan import plan
 from tests.api.finetunes import fine_tune
-from tests.unit.upstream_world import AMBIGUOUS, BLOCKED, GONE, PERMANENT, RULES, TRANSIENT, Operator, World, waiting
+from tests.unit.upstream_world import (
+    AMBIGUOUS,
+    BLOCKED,
+    GONE,
+    NO_WEIGHTS,
+    PERMANENT,
+    RULES,
+    TRANSIENT,
+    Operator,
+    World,
+    waiting,
+)
 
 TRUSTED = ("oxen", "scenario", "octoai")
 ALL = (*TRUSTED, "bfl")
@@ -63,6 +77,30 @@ def running(provider: str, **spec: Any) -> World:
     run_on(world, 100)
     assert world.status["phase"] == "Running", world.status
     return world
+
+
+@pytest.mark.parametrize(
+    ("transfer", "message"),
+    [
+        (Transfer(), "Preparing the run."),
+        (Transfer(received=12_300_000, rate=2000), "Preparing the run. 12.3 MB received at 2.0 kB/s."),
+        (
+            Transfer(before=3),
+            "Preparing the run. Waiting for a place behind 3 other transfers.",
+        ),
+    ],
+)
+def test_a_status_says_how_far_a_transfer_is_and_is_brought_up_to_date(transfer: Transfer, message: str) -> None:
+    world = World("bfl")
+    until(world, Step.PREPARE)
+    look(world)
+    observation = world.observe(world.operators[0])
+    assert observation is not None
+    decision = plan(replace(observation, upstream=replace(observation.upstream, transfer=transfer)))
+    status = observation.status if decision.status is None else decision.status
+    assert status["message"] == message
+    assert decision.requeue is not None
+    assert decision.requeue <= 30
 
 
 @pytest.mark.parametrize("provider", ALL)
@@ -447,6 +485,8 @@ def test_deletion_is_bounded_and_says_what_it_leaves() -> None:
         world.later(2)
     assert world.body is None
     assert "CancelFailed" in world.warnings
+    assert world.left_at == ["oxen"]
+    assert "run-1" in world.last_words[-1]
 
 
 @pytest.mark.parametrize("provider", ["oxen", "scenario"])
@@ -506,6 +546,63 @@ def test_the_deadline_counts_from_the_start() -> None:
     assert [remote.state for remote in world.remotes.values()] == ["cancelled"]
 
 
+@pytest.mark.parametrize("provider", ALL)
+def test_suspending_a_run_that_has_started_is_said_to_have_no_effect(provider: str) -> None:
+    world = running(provider)
+    world.change(suspend=True)
+    run_on(world, 100)
+    assert (world.status["phase"], world.status["reason"]) == ("Running", "CannotSuspend")
+    assert world.status["message"].count("spec.suspend has no effect") == 1
+    assert world.warnings == ["CannotSuspend"]
+    world.crash(world.operators[0])
+    run_on(world, 100)
+    assert world.status["message"].count("spec.suspend has no effect") == 1
+    assert world.warnings == ["CannotSuspend"]
+    world.change(suspend=False)
+    run_on(world, 100)
+    assert "spec.suspend" not in world.status["message"]
+
+
+@pytest.mark.parametrize("provider", ["oxen", "scenario"])
+def test_the_deadline_ends_a_run_that_nothing_starts(provider: str) -> None:
+    """A word that nobody knows, before the start: it has a start time as the user sees it, and no start there."""
+    world = World(provider, activeDeadlineSeconds=500)
+    until(world, Step.CREATE)
+    world.finish(world.operators[0])
+    next(iter(world.remotes.values())).state = "odd"
+    run_on(world, 450)
+    assert (world.status["phase"], "startedTime" in world.status["upstream"]) == ("Pending", False)
+    assert world.status["reason"] == "UpstreamStateUnknown"
+    assert world.status["startTime"]
+    world.crash(world.operators[0])
+    run_on(world, 200)
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "DeadlineExceeded")
+    assert (world.remotes, world.billed) == ({}, [])
+
+
+@pytest.mark.parametrize("provider", ["oxen", "scenario"])
+def test_start_time_and_deadline_outlast_a_suspension_and_a_restart(provider: str) -> None:
+    world = World(provider, activeDeadlineSeconds=1000)
+    until(world, Step.CREATE)
+    world.finish(world.operators[0])
+    look(world)
+    began = world.status["startTime"]
+    world.change(suspend=True)
+    run_on(world, 5000)
+    world.crash(world.operators[0])
+    run_on(world, 5000)
+    assert world.status["phase"] == "Suspended"
+    world.change(suspend=False)
+    run_on(world, 600)
+    assert (world.status["phase"], world.status["startTime"]) == ("Running", began)
+    world.crash(world.operators[0])
+    run_on(world, 100)
+    assert (world.status["phase"], world.status["startTime"]) == ("Running", began)
+    run_on(world, 500)
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "DeadlineExceeded")
+    assert world.status["startTime"] == began
+
+
 def test_weights_come_home_before_it_is_complete() -> None:
     world = running("oxen", output={"uri": "s3://x/y"})
     next(iter(world.remotes.values())).state = "succeeded"
@@ -532,6 +629,163 @@ def test_weights_that_cannot_be_stored_are_not_forgotten() -> None:
     world.finish(world.operators[0], PERMANENT)
     look(world)
     assert (world.status["phase"], world.status["reason"]) == ("Failed", "ArtifactUploadFailed")
+    assert world.status["upstream"]["id"] in world.status["message"]
+
+
+@pytest.mark.parametrize("step", [Step.EQUIP, Step.START])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_404_before_the_start_is_believed_only_at_the_third_time(step: Step, times: int) -> None:
+    world, left = World("scenario"), times
+    for _ in range(400):
+        if look(world) is step and left:
+            world.finish(world.operators[0], GONE)
+            left -= 1
+        world.finish(world.operators[0])
+        world.later(1)
+    assert left == 0
+    if times < 3:
+        assert (world.status["phase"], len(world.billed)) == ("Running", 1)
+    else:
+        assert (world.status["phase"], world.status["reason"]) == ("Failed", "UpstreamGone")
+        assert world.billed == []
+
+
+@pytest.mark.parametrize("provider", ALL)
+def test_an_id_that_is_not_the_runs_is_put_right_by_its_marker(provider: str) -> None:
+    world = World(provider)
+    until(world, Step.CREATE)
+    world.send(world.operators[0])
+    right = next(iter(world.remotes))
+    world.operators[0].call_answers = "17"
+    world.finish(world.operators[0])
+    run_on(world, 300)
+    assert world.status["upstream"]["id"] == right
+    assert (world.status["phase"], len(world.billed)) == ("Running", 1)
+
+
+@pytest.mark.parametrize("provider", TRUSTED)
+@pytest.mark.parametrize("times", [1, 2, 3, 9])
+def test_a_stop_believes_no_single_404(provider: str, times: int) -> None:
+    world, left = running(provider), times
+    world.change(cancel=True)
+    for _ in range(300):
+        if look(world) is Step.CANCEL and left:
+            world.finish(world.operators[0], GONE)
+            left -= 1
+        world.finish(world.operators[0])
+        world.later(1)
+    assert world.status["phase"] == "Cancelled"
+    [state] = [remote.state for remote in world.remotes.values()]
+    assert state == ("cancelled" if times < 3 else "running"), (
+        "three in a row, and the look by its marker, are believed"
+    )
+
+
+def test_a_stop_finds_the_right_id() -> None:
+    world = World("octoai")
+    until(world, Step.CREATE)
+    world.send(world.operators[0])
+    [remote] = world.remotes.values()
+    world.operators[0].call_answers = "17"
+    world.finish(world.operators[0])
+    world.change(cancel=True)
+    for _ in range(300):
+        if look(world) is Step.CANCEL and world.status["upstream"]["id"] == "17":
+            world.finish(world.operators[0], GONE)
+        world.finish(world.operators[0])
+        world.later(1)
+    assert (world.status["phase"], remote.state) == ("Cancelled", "cancelled")
+    assert world.status["upstream"]["id"] == remote.id
+
+
+@pytest.mark.parametrize("provider", ["oxen", "scenario"])
+@pytest.mark.parametrize("step", [Step.EQUIP, Step.START])
+def test_what_was_made_for_a_run_that_failed_before_its_start_is_removed(provider: str, step: Step) -> None:
+    if (provider, step) == ("oxen", Step.EQUIP):
+        pytest.skip("Oxen has nothing to attach")
+    world = World(provider)
+    until(world, step)
+    world.finish(world.operators[0], PERMANENT)
+    run_on(world, 100)
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "UpstreamRejected")
+    assert (world.remotes, world.billed) == ({}, [])
+    assert world.body is not None
+    assert world.body["metadata"]["finalizers"] == []
+
+
+@pytest.mark.parametrize("provider", ["oxen", "scenario"])
+@pytest.mark.parametrize("failure", [BLOCKED, TRANSIENT])
+def test_cancelled_while_its_start_is_refused_it_is_removed(provider: str, failure: Failure) -> None:
+    world = World(provider)
+    until(world, Step.START)
+    world.finish(world.operators[0], failure)
+    until(world, Step.POLL)
+    world.finish(world.operators[0])
+    world.change(cancel=True)
+    run_on(world, 20)
+    assert (world.status["phase"], world.remotes, world.billed) == ("Cancelled", {}, [])
+
+
+def test_what_cannot_be_removed_is_named_and_let_go() -> None:
+    world = World("scenario")
+    until(world, Step.EQUIP)
+    world.finish(world.operators[0], PERMANENT)
+    for _ in range(400):
+        if look(world) is Step.DELETE:
+            world.finish(world.operators[0], BLOCKED)
+        world.finish(world.operators[0])
+        world.later(1)
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "UpstreamRejected")
+    assert world.body is not None
+    assert world.body["metadata"]["finalizers"] == []
+    [said] = world.last_words
+    assert "Scenario keeps run-1, which was never started" in said
+
+
+def test_a_run_that_is_over_has_nothing_transient() -> None:
+    world = running("scenario")
+    [remote] = world.remotes.values()
+    until_poll(world)
+    world.finish(world.operators[0], TRANSIENT)
+    until_poll(world)
+    world.finish(world.operators[0], TRANSIENT)
+    look(world)
+    assert condition(world, "Reconciling")[0] == "True"
+    world.status["progress"] = {"percentage": 40, "estimatedRemainingSeconds": 60}
+    world.status["upstream"]["queuePosition"] = 3
+    world.remotes.pop(remote.id)
+    run_on(world, 1000)
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "UpstreamGone")
+    assert (condition(world, "Reconciling"), condition(world, "Stalled")) == (("", ""), ("", ""))
+    assert world.status["progress"] == {"percentage": 40}
+    assert "queuePosition" not in world.status["upstream"]
+
+
+def test_what_an_older_operator_has_left_on_a_run_that_is_over_goes() -> None:
+    world = running("oxen")
+    next(iter(world.remotes.values())).state = "succeeded"
+    run_on(world, 100)
+    assert world.status["phase"] == "Succeeded"
+    world.status["conditions"].append({**world.status["conditions"][0], "type": "Reconciling", "status": "True"})
+    world.status["progress"] = {"percentage": 100, "estimatedRemainingSeconds": 60}
+    run_on(world, 10)
+    assert condition(world, "Reconciling") == ("", "")
+    assert world.status["progress"] == {"percentage": 100}
+
+
+@pytest.mark.parametrize("failure", [NO_WEIGHTS, GONE])
+def test_a_download_without_weights_is_made_again_and_then_given_up(failure: Failure) -> None:
+    world, downloads = running("oxen", output={"uri": "s3://x/y"}), 0
+    next(iter(world.remotes.values())).state = "succeeded"
+    for _ in range(400):
+        if look(world) is Step.FETCH:
+            downloads += 1
+            assert world.status["reason"] == "Uploading"
+            world.finish(world.operators[0], failure)
+        world.finish(world.operators[0])
+        world.later(1)
+    assert downloads == 6
+    assert (world.status["phase"], world.status["reason"]) == ("Failed", "UpstreamWithoutArtifacts")
     assert world.status["upstream"]["id"] in world.status["message"]
 
 

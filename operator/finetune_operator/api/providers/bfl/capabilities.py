@@ -44,5 +44,10 @@ def _defaults(spec: FineTuneSpec) -> Mapping[str, Any]:
 
 
 CAPABILITIES: Final = Capabilities(
-    backend=Bfl, secret_keys=(("api-key",),), fields=FIELDS, check=_check, defaults=_defaults
+    backend=Bfl,
+    secret_keys=(("api-key",),),
+    fields=FIELDS,
+    gives_weights=False,
+    check=_check,
+    defaults=_defaults,
 )

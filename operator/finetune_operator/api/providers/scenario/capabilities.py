@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finetune_operator.api.findings import ANY, Finding, Limit, limits, set_fields
 from finetune_operator.api.providers.provider import Capabilities
-from finetune_operator.api.providers.scenario.spec import Scenario, ScenarioParameters
+from finetune_operator.api.providers.scenario.spec import Scenario
 from finetune_operator.api.recipes import aliases
 
 if TYPE_CHECKING:
@@ -37,15 +37,32 @@ LIMITS: Final[Mapping[str, Mapping[str, Limit]]] = {
         "loraRank": Limit(2, 128),
         "learningRate": Limit(0.00001, 0.001),
     },
-    "stable-diffusion": {"loraRank": Limit(4, 64), "steps": Limit(1, 40_000)},
+    "sd-1.5": {"steps": Limit(1, 40_000)},
+    "sd-xl": {"loraRank": Limit(4, 64), "steps": Limit(1, 40_000)},
 }
 """Trainer family -> recipe field -> what it accepts."""
 FAMILY_LACKS: Final[Mapping[str, frozenset[str]]] = {
     "flux": frozenset({"seed"}),
     "musubi": frozenset({"steps", "samples"}),
-    "stable-diffusion": frozenset({"batchSize", "samples"}),
+    "sd-1.5": frozenset({"batchSize", "samples", "loraRank"}),
+    "sd-xl": frozenset({"batchSize", "samples"}),
 }
 """Trainer family -> the recipe fields that the others have and this one has not."""
+_STABLE_DIFFUSION: Final[Mapping[str, Limit]] = dict.fromkeys(
+    (
+        "lrScheduler",
+        "priorLossWeight",
+        "randomCrop",
+        "randomCropRatio",
+        "randomCropScale",
+        "scaleLr",
+        "textEncoderTrainingRatio",
+        "validationFrequency",
+        "validationPrompt",
+    ),
+    ANY,
+)
+"""What the trainers of SD 1.5 and SDXL share (swagger of 2025-11-04, "Only available for …")."""
 PARAMETERS: Final[Mapping[str, Mapping[str, Limit]]] = {
     "flux": {
         "nbEpochs": Limit(1, 30),
@@ -55,10 +72,13 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Limit]]] = {
         "sampleSourceImages": ANY,
     },
     "musubi": {"nbEpochs": Limit(1, 100), "nbRepeats": Limit(1, 100)},
-    "stable-diffusion": {
-        str(field.alias): ANY
-        for name, field in ScenarioParameters.model_fields.items()
-        if name not in ("nb_epochs", "nb_repeats", "optimize_for", "sample_source_images")
+    "sd-1.5": {**_STABLE_DIFFUSION, "classPrompt": ANY},
+    "sd-xl": {
+        **_STABLE_DIFFUSION,
+        "learningRateTextEncoder": ANY,
+        "learningRateUnet": ANY,
+        "numTextTrainSteps": ANY,
+        "numUNetTrainSteps": ANY,
     },
 }
 """Trainer family -> the members of `backend.scenario.parameters` that it has, and what it accepts."""
@@ -66,18 +86,33 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Scenario's number of Flux and Stable Diffusion steps depends on the number of images: it is left to Scenario.
     "flux": {"learningRate": 0.0001, "loraRank": 16},
     "musubi": {"batchSize": 1, "learningRate": 0.00005, "loraRank": 64},
-    "stable-diffusion": {"learningRate": 0.000005},
+    "sd-1.5": {"learningRate": 0.000005},
+    "sd-xl": {"learningRate": 0.000005},
     "voice": {},
 }
 
 
 def family(model_type: str) -> str:
-    """Which of Scenario's trainers runs a model type: flux, musubi, stable-diffusion or voice."""
+    """Which of Scenario's trainers runs a model type: flux, musubi, sd-1.5, sd-xl or voice."""
     if model_type == "elevenlabs-voice":
         return "voice"
     if model_type.startswith("sd-"):
-        return "stable-diffusion"
+        return "sd-1.5" if model_type.startswith("sd-1") else "sd-xl"
     return "flux" if model_type.startswith("flux.1") else "musubi"
+
+
+def default_steps(model_type: str, pictures: int) -> int | None:
+    """How many steps Scenario trains where the recipe names none; None where that is not documented."""
+    return {"sd-1.5": round(pictures * 225 / 3), "sd-xl": pictures * 175}.get(family(model_type))
+
+
+def too_seldom(spec: FineTuneSpec, steps: int | None) -> str | None:
+    """What is wrong with validationFrequency, which Scenario refuses beyond the number of steps; None: nothing."""
+    parameters = _member(spec).parameters
+    frequency = parameters.validation_frequency if parameters is not None else None
+    if frequency is None or steps is None or frequency <= steps:
+        return None
+    return f"must be at most the number of steps, which is {steps}, but is {frequency}"
 
 
 def _defaults(spec: FineTuneSpec) -> Mapping[str, Any]:
@@ -96,6 +131,7 @@ def _check(spec: FineTuneSpec) -> Iterator[Finding]:
             )
         return
     yield from _parameters(scenario, trainer)
+    yield from _across(spec, scenario)
     yield from _recipe(spec, scenario.model_type, trainer)
 
 
@@ -147,6 +183,21 @@ def _parameters(scenario: Scenario, trainer: str) -> Iterator[Finding]:
             yield Finding(path, f"model type {scenario.model_type} does not support this parameter; remove it")
         elif wish := limit != ANY and limit.wish(value):
             yield Finding(path, f"must be {wish} with model type {scenario.model_type}, but is {value}")
+
+
+def _across(spec: FineTuneSpec, scenario: Scenario) -> Iterator[Finding]:
+    """What recipe and parameters must agree on."""
+    fields, path = set_fields(spec), "backend.scenario.parameters"
+    sources = scenario.parameters.sample_source_images if scenario.parameters is not None else None
+    samples = len(fields.get("samples") or ())
+    if sources is not None and len(sources) != samples:
+        yield Finding(
+            f"{path}.sampleSourceImages",
+            f"must have one ID for each of recipe.{spec.recipe.kind}.samples, which has {samples}, but has "
+            f"{len(sources)}",
+        )
+    if wrong := too_seldom(spec, fields.get("steps")):
+        yield Finding(f"{path}.validationFrequency", wrong)
 
 
 def _member(spec: FineTuneSpec) -> Scenario:

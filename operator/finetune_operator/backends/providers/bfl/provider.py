@@ -16,7 +16,8 @@ from finetune_operator.backends.datasets.bundle import json_with_file, pack
 from finetune_operator.backends.datasets.needs import Needs
 from finetune_operator.backends.datasets.prepare import examples
 from finetune_operator.backends.datasets.recipes import needs_of
-from finetune_operator.backends.errors import Gone, Rejected
+from finetune_operator.backends.errors import Gone, PaymentRequired, Rejected, Transient, UpstreamError
+from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Outcome, PollResult, Service, Step, UpstreamRun
 from finetune_operator.backends.providers.bfl.dry_run import dry_run
 from finetune_operator.backends.providers.bfl.requests import finetune_request, headers
@@ -26,6 +27,8 @@ from finetune_operator.backends.providers.bfl.responses import (
     poll_result_of,
     poll_result_of_unknown,
 )
+from finetune_operator.backends.providers.file_names import names_in, packed_names, with_names
+from finetune_operator.backends.providers.json_values import number
 from finetune_operator.backends.providers.marker import bears
 from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.run_state import Stage
@@ -61,9 +64,9 @@ class BflUpstream:
         return dry_run(run, address)
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
-        """Look at the pictures, which travel inside the create: what is wrong with them is said before it."""
-        async with examples(run, context, _needs(run)) as found:
-            return Outcome(data={"pictures": str(len(found))})
+        """Look at the pictures, which travel inside the create, and pack them: what is wrong is said before it."""
+        names = await _pack(run, context)
+        return Outcome(data={"pictures": str(len(names)), **packed_names(names)})
 
     async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
         """By the comments of all runs of the account. A run that was just created may not be listed yet."""
@@ -74,14 +77,19 @@ class BflUpstream:
         return None
 
     async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
-        """Download the pictures, and stream them as a ZIP in base64 inside the one call that creates and bills."""
-        folder = context.spool / "bundle"
-        folder.mkdir(exist_ok=True)
-        async with examples(run, context, _needs(run)) as found:
-            with Spool(folder, context.disk) as spool:
-                archive = spool.new(".zip")
-                spool.take(await pack(found, archive), "the ZIP of the dataset")
-                body = json_with_file(finetune_request(run), "file_data", archive)
+        """Stream the ZIP of the pictures in base64 inside the one call that creates and bills.
+
+        It is packed once, however often this is tried, unless it was lost meanwhile.
+        """
+        with context.kept.using(run.uid, run.run) as archive:
+            there = archive is not None
+        if not there:
+            await _pack(run, context)
+        with context.kept.using(run.uid, run.run) as archive:
+            if archive is None:
+                raise Transient("other transfers have taken the disk that the pictures need; they are packed again")
+            body = json_with_file(finetune_request(run), "file_data", archive)
+            try:
                 answer = await context.api.call(
                     "POST",
                     "/v1/finetune",
@@ -89,6 +97,12 @@ class BflUpstream:
                     headers={"Content-Type": "application/json", "Content-Length": str(body.length)},
                     timeout=UPLOAD_SECONDS,
                 )
+            except PaymentRequired as error:
+                raise await _with_credits(error, context) from None
+            except Rejected as error:
+                words = with_names(error.message, names_in(run.data))
+                raise Rejected(words, reason=error.reason, status=error.status) from None
+        context.kept.drop(run.uid)
         made = finetune_id(answer.body)
         return Outcome(id=made, url=_url(context, made))
 
@@ -114,6 +128,28 @@ class BflUpstream:
         with suppress(Gone, Rejected):
             await context.api.call("POST", "/v1/delete_finetune", json={"finetune_id": run.id}, repeatable=True)
         return Outcome()
+
+
+async def _pack(run: UpstreamRun, context: CallContext) -> dict[str, str]:
+    """Download the pictures, and keep a ZIP of them for the create; what the user calls each file in it."""
+    folder = context.spool / "bundle"
+    folder.mkdir(exist_ok=True)
+    async with examples(run, context, _needs(run)) as found:
+        with Spool(folder, context.disk) as spool:
+            archive = spool.new(".zip")
+            spool.take(await pack(found, archive), "the ZIP of the dataset")
+            context.kept.keep(run.uid, run.run, archive)
+        return {f"{each.name}{each.media.suffix}": plain(each.file) for each in found}
+
+
+async def _with_credits(error: PaymentRequired, context: CallContext) -> PaymentRequired:
+    """The same with what the account has left, where the service tells it."""
+    try:
+        left = number((await context.api.get("/v1/credits")).object().get("credits"))
+    except UpstreamError:
+        left = None
+    told = f". The account has {left:.10g} credits; one is US$0.01" if left is not None else ""
+    return PaymentRequired(f"{error.message}{told}", status=error.status, retry_after=error.retry_after)
 
 
 async def _comment(known: str, context: CallContext) -> str:

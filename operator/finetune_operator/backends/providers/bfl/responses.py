@@ -11,7 +11,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import PollResult
-from finetune_operator.backends.providers.json_values import identifier, items, number, rows
+from finetune_operator.backends.providers.json_values import identifier, items, new_identifier, number, rows
 from finetune_operator.backends.run_state import RunState, Stage
 
 ERRORS_TO_FAIL: Final = 3
@@ -26,7 +26,7 @@ def finetune_id(body: object) -> str:
     Raises Ambiguous where there is none: it may be running.
     """
     fields = [body.get("finetune_id"), body.get("id")] if isinstance(body, Mapping) else [body]
-    for known in map(identifier, fields):
+    for known in map(new_identifier, fields):
         if known is not None:
             return known
     raise Ambiguous(

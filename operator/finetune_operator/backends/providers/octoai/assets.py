@@ -12,7 +12,7 @@ from finetune_operator.backends.datasets.recipes import needs_of
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Retired, Transient
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier, rows
+from finetune_operator.backends.providers.json_values import count, identifier, rows
 from finetune_operator.backends.providers.octoai.requests import Body, asset_name, asset_path, asset_request, lora_file
 from finetune_operator.backends.transfer.call_context import CallContext
 from finetune_operator.backends.transfer.deliver import Weights, from_url
@@ -47,11 +47,13 @@ async def pages(context: CallContext, path: str, query: Mapping[str, str]) -> As
     raise Transient(f"the listing {path} has more than {MAX_PAGES} pages")
 
 
-async def upload_pictures(run: UpstreamRun, context: CallContext) -> list[dict[str, str]]:
-    """Every picture an asset, under a name that says run, place and content: the `files` of a tune."""
+async def upload_pictures(run: UpstreamRun, context: CallContext) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Every picture an asset, under a name that says run, place and content: the `files` of a tune, and what the user
+    calls each of them, by its asset's id."""
     assert run.spec is not None
     there = await _ours(run, context, run.marker)
     files: list[dict[str, str]] = []
+    names: dict[str, str] = {}
     async with examples(run, context, needs_of(run.spec.recipe, FORMATS, captions_optional=True)) as found:
         for index, example in enumerate(found):
             name = asset_name(run, index, await file_digest(example.media.path))
@@ -62,7 +64,8 @@ async def upload_pictures(run: UpstreamRun, context: CallContext) -> list[dict[s
                 await _upload(context, str(asset["id"]), address, example)
             file = {"file_id": str(asset["id"])}
             files.append({**file, "caption": example.caption} if example.caption else file)
-    return files
+            names[file["file_id"]] = plain(example.file)
+    return files, names
 
 
 async def _ours(run: UpstreamRun, context: CallContext, asked: str) -> dict[str, Body]:
@@ -114,19 +117,21 @@ async def _upload(context: CallContext, asset_id: str, address: str | None, exam
         raise Transient(f"{example.where}: the upload was not completed: {said}")
 
 
-async def judged(context: CallContext, files: Iterable[Mapping[str, str]]) -> Judged:
-    """Each picture as the service sees it now."""
+async def judged(context: CallContext, files: Iterable[Mapping[str, str]], names: Mapping[str, str]) -> Judged:
+    """Each picture as the service sees it now. `names`: what the user calls it, by its asset's id."""
     rejected, unready = [], 0
     for file in files:
         try:
             answer = await context.api.get(asset_path(file["file_id"]))
         except Gone:  # of the asset, not of the endpoint that creates tunes
-            rejected.append(f"{file['file_id']} (deleted at the service)")
+            name = names.get(file["file_id"], file["file_id"])
+            rejected.append(f"{name} (deleted at the service)")
             continue
         asset = asset_of(answer.object())
         if asset.get("status") in ("rejected", *LOST):
             why = plain(str(asset.get("status_details") or asset["status"]))
-            rejected.append(f"{plain(str(asset.get('name') or file['file_id']))} ({why})")
+            name = names.get(file["file_id"]) or plain(str(asset.get("name") or file["file_id"]))
+            rejected.append(f"{name} ({why})")
         elif asset.get("status") != "ready":
             unready += 1
     return Judged(tuple(rejected), unready)
@@ -139,7 +144,8 @@ async def lora_weights(context: CallContext, lora: str) -> Weights:
     if address is None:
         raise Permanent(f"the service offers no address to download {lora} from (transfer_api.get_url)")
     opened = from_url(context, address, f"the LoRA {lora}")
-    return Weights(lora_file(lora, asset_of(answer.object())), f"{context.api.base_url}/v1/assets/{lora}", opened)
+    asset, where = asset_of(answer.object()), f"{context.api.base_url}/v1/assets/{lora}"
+    return Weights(lora_file(lora, asset), where, opened, count(asset.get("size_bytes")))
 
 
 def asset_of(body: Body) -> Body:

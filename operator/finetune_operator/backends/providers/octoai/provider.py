@@ -17,7 +17,8 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.file_names import names_in, packed_names
+from finetune_operator.backends.providers.json_values import identifier, new_identifier
 from finetune_operator.backends.providers.octoai.assets import judged, lora_weights, pages, upload_pictures
 from finetune_operator.backends.providers.octoai.dry_run import dry_run
 from finetune_operator.backends.providers.octoai.requests import (
@@ -65,10 +66,10 @@ class OctoAiUpstream:
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Every picture an asset; then wait a little until they are looked at. `create` looks again."""
-        files = await upload_pictures(run, context)
-        outcome = Outcome(data=packed(files))
+        files, names = await upload_pictures(run, context)
+        outcome = Outcome(data=packed(files) | packed_names(names))
         for _ in range(SETTLE_ROUNDS):
-            if not (await judged(context, files)).unready:
+            if not (await judged(context, files, names)).unready:
                 break
             await asyncio.sleep(context.api.poll_interval * UNREADY / SETTLE_ROUNDS)
         return outcome
@@ -78,11 +79,10 @@ class OctoAiUpstream:
         for query in ({"name": tune_name(run)}, {}):
             async for tune in pages(context, "/v1/tunes", query):
                 if bears_name(tune.get("name"), run.marker) and not tune.get("deleted_at"):
-                    return self._made(run, context, tune)
+                    return self._found(run, context, tune, identifier(tune.get("id")))
         return None
 
-    def _made(self, run: UpstreamRun, context: CallContext, tune: Mapping[str, Any]) -> Outcome:
-        known = identifier(tune.get("id"))
+    def _found(self, run: UpstreamRun, context: CallContext, tune: Mapping[str, Any], known: str | None) -> Outcome:
         if known is None:
             raise Ambiguous("the service names no id of the tune", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         return Outcome(
@@ -96,7 +96,7 @@ class OctoAiUpstream:
         """The one call that creates, starts and bills the tune; not before the service has looked at every picture."""
         assert isinstance(run.backend, OctoAi)
         files = unpacked(run.data)
-        verdict = await judged(context, files)
+        verdict = await judged(context, files, names_in(run.data))
         if verdict.rejected and not run.backend.continue_on_rejection:
             raise Rejected(
                 f"the service rejects {len(verdict.rejected)} of {len(files)} pictures: "
@@ -117,21 +117,20 @@ class OctoAiUpstream:
             if found is None:
                 raise
             return found
-        return self._made(run, context, answer.object())
+        tune = answer.object()
+        return self._found(run, context, tune, new_identifier(tune.get("id")))
 
     async def poll(self, run: UpstreamRun, context: CallContext) -> PollResult:
         """`GET /v1/tune/{id}`."""
-        return poll_result_of((await context.api.get(tune_path(run))).object(), context.api.base_url)
+        tune = (await context.api.get(tune_path(run))).object()
+        return poll_result_of(tune, context.api.base_url, names_in(run.data))
 
     async def cancel(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """How the service answers for a tune that is over is not documented: then it is looked at."""
         try:
             answer = await context.api.call("POST", f"{tune_path(run)}/cancel", repeatable=True)
         except (Permanent, Gone):
-            try:
-                poll_result = await self.poll(run, context)
-            except Gone:
-                return Outcome()
+            poll_result = await self.poll(run, context)
             if poll_result.state.stage.terminal:
                 return Outcome(stage=poll_result.stage)
             raise

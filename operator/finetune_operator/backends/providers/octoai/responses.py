@@ -10,23 +10,26 @@ from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.backends.errors import Gone
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import PollResult
+from finetune_operator.backends.providers.file_names import with_names
 from finetune_operator.backends.providers.json_values import identifiers, texts, timestamp
 from finetune_operator.backends.run_state import RunState, Stage
 
+NO_NAMES: Final[Mapping[str, str]] = {}
 MAX_DATA: Final = 4000
 """Characters of one text in `status.upstream.data`."""
 
 
-def poll_result_of(tune: Mapping[str, Any], base_url: str) -> PollResult:
-    """What a Tune says of itself. Raises Gone for a deleted one."""
+def poll_result_of(tune: Mapping[str, Any], base_url: str, names: Mapping[str, str] = NO_NAMES) -> PollResult:
+    """What a Tune says of itself. `names`: what the user calls the files, by their assets' ids. Raises Gone for a
+    deleted tune."""
     if tune.get("deleted_at"):
         raise Gone(f"the tune {tune.get('id')} was deleted at {tune['deleted_at']}")
     loras = loras_of(tune)
     word = str(tune.get("status"))
     return PollResult(
-        state=_state(word, tune, {lora: f"{base_url}/v1/assets/{lora}" for lora in loras}),
+        state=_state(word, tune, {lora: f"{base_url}/v1/assets/{lora}" for lora in loras}, names),
         stage=plain(word)[:64],
-        message=_details(tune) or None,
+        message=_details(tune, names) or None,
         data={"loras": _joined(loras)} if loras else {},
     )
 
@@ -48,8 +51,8 @@ def loras_of(tune: Mapping[str, Any]) -> list[str]:
     return made or identifiers(result.get("output_assets") if isinstance(result, dict) else None)
 
 
-def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str]) -> RunState:
-    details = _details(tune)
+def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str], names: Mapping[str, str]) -> RunState:
+    details = _details(tune, names)
     if word == "pending":
         return RunState(
             stage=Stage.PENDING, reason=Reason.UPSTREAM_QUEUED, message="The tune is pending." + _after(details)
@@ -88,15 +91,15 @@ def _state(word: str, tune: Mapping[str, Any], loras: Mapping[str, str]) -> RunS
     )
 
 
-def _details(tune: Mapping[str, Any]) -> str:
-    """`status_details`, and the pictures that the service would not take."""
-    sentences = [plain(str(tune.get("status_details") or ""))]
+def _details(tune: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    """`status_details`, and the pictures that the service would not take, as the user calls them."""
+    sentences = [with_names(plain(str(tune.get("status_details") or "")), known)]
     result = tune.get("result")
-    if isinstance(result, dict):
-        for field, words in (("rejected_assets", "Rejected assets"), ("unready_assets", "Unready assets")):
-            if names := texts(result.get(field)):
-                shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-                sentences.append(f"{words}: {shown}.")
+    for field, words in (("rejected_assets", "Rejected assets"), ("unready_assets", "Unready assets")):
+        if names := texts(result.get(field) if isinstance(result, dict) else None):
+            shown = ", ".join(known.get(name, name) for name in names[:10])
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            sentences.append(f"{words}: {shown}{more}.")
     return plain(" ".join(filter(None, sentences)))
 
 

@@ -14,15 +14,17 @@ from urllib.parse import quote
 
 from finetune_operator.api.providers.oxen.wire import to_oxen
 from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.datasets.recipes import columns_of
 from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.auth import bearer
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier
+from finetune_operator.backends.providers.json_values import new_identifier
 from finetune_operator.backends.providers.marker import marked
 from finetune_operator.backends.providers.oxen import responses
 from finetune_operator.backends.providers.oxen.dry_run import dry_run
+from finetune_operator.backends.providers.oxen.in_repository import check_dataset
 from finetune_operator.backends.providers.oxen.logs import log
 from finetune_operator.backends.providers.oxen.paths import (
     backend_of,
@@ -65,12 +67,14 @@ class OxenUpstream:
         return dry_run(run, address)
 
     async def prepare(self, run: UpstreamRun, context: CallContext) -> Outcome:
-        """Upload the dataset to the run's own folder, unless it is in the repository already."""
+        """Upload the dataset to the run's own folder, unless it is in the repository already; it is opened anyway."""
         assert run.spec is not None
         oxen = backend_of(run)
         home = f"oxen://{oxen.namespace}/{oxen.repository}/"
         if run.spec.dataset.uri.startswith(home):
-            return Outcome(resource=run.spec.dataset.uri.removeprefix(home))
+            resource = run.spec.dataset.uri.removeprefix(home)
+            await check_dataset(run, resource, columns_of(run.spec.recipe), context)
+            return Outcome(resource=resource)
         return Outcome(resource=await upload_dataset(run, context))
 
     async def find(self, run: UpstreamRun, context: CallContext) -> Outcome | None:
@@ -108,7 +112,7 @@ class OxenUpstream:
             raise Rejected(
                 f"there is no such repository, or no {run.resource} in it: {error.message}", status=error.status
             ) from None
-        made = identifier(responses.fine_tune(answer.object()).get("id"))
+        made = new_identifier(responses.fine_tune(answer.object()).get("id"))
         if made is None:
             raise Ambiguous("Oxen has taken the create and names no id", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
         with suppress(UpstreamError):
@@ -157,10 +161,7 @@ class OxenUpstream:
         try:
             await context.api.call("POST", f"{fine_tune_path(run)}/actions/stop", repeatable=True)
         except (Permanent, Gone):
-            try:
-                poll_result = responses.poll_result_of(await _get(run, context))
-            except Gone:
-                return Outcome()
+            poll_result = responses.poll_result_of(await _get(run, context))
             if not poll_result.state.stage.terminal and not poll_result.startable:
                 raise
             return Outcome(stage=poll_result.stage)

@@ -11,7 +11,16 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Ambiguous
 from finetune_operator.backends.http.responses import plain
 from finetune_operator.backends.provider_run import PollResult, UpstreamRun
-from finetune_operator.backends.providers.json_values import count, identifier, moment, number, objects, rows, timestamp
+from finetune_operator.backends.providers.json_values import (
+    count,
+    identifier,
+    moment,
+    number,
+    objects,
+    rows,
+    texts,
+    timestamp,
+)
 from finetune_operator.backends.run_state import RunState, Stage
 
 FILES: Final = (".safetensors", ".json", ".bin", ".gguf", ".pt", ".zip")
@@ -37,6 +46,14 @@ class Place:
 
     branch: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What Oxen knows of a table in a repository. `height`: its rows, where it tells."""
+
+    columns: list[str]
+    height: int | None
 
 
 def fine_tune(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,15 +216,15 @@ def places_of(found: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Itera
         yield Place(f"models/{name}", f"models/{name}")
 
 
-def files_in(body: object) -> list[str]:
-    """The weights and their descriptions in a folder's listing."""
-    names = []
+def files_in(body: object) -> dict[str, int | None]:
+    """The files in a folder's listing, and their sizes."""
+    found = {}
     for entry in objects(body.get("entries") if isinstance(body, dict) else None):
         inner = entry.get("entry", entry)
         name = inner.get("filename") or inner.get("name") if isinstance(inner, dict) else None
-        if isinstance(name, str) and name.endswith(FILES) and not inner.get("is_dir"):
-            names.append(name.rpartition("/")[2])
-    return names
+        if isinstance(name, str) and not inner.get("is_dir"):
+            found[name.rpartition("/")[2]] = count(inner.get("size"))
+    return found
 
 
 def pages_in(body: object) -> int:
@@ -220,6 +237,18 @@ def size_of(body: object) -> int | None:
     entry = body.get("entry") if isinstance(body, dict) else None
     inner = entry.get("entry", entry) if isinstance(entry, dict) else None
     return count(inner.get("size")) if isinstance(inner, dict) else None
+
+
+def table_in(body: object) -> Table | None:
+    """The table that a file's metadata describes (`MetadataTabular`); None where it describes none."""
+    entry = body.get("entry") if isinstance(body, dict) else None
+    found: Any = entry
+    for member in ("metadata", "tabular"):
+        found = found.get(member) if isinstance(found, dict) else None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    fields = objects(schema.get("fields")) if isinstance(schema, dict) else []
+    columns = texts([each.get("name") for each in fields])
+    return Table(columns, count(found.get("height"))) if columns else None
 
 
 def _total(found: Mapping[str, Any], run: UpstreamRun | None) -> int | None:

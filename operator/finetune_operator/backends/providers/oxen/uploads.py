@@ -10,14 +10,15 @@ from urllib.parse import quote
 from finetune_operator.api.providers.oxen.spec import Oxen
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.datasets.prepare import Original, originals
+from finetune_operator.backends.datasets.recipes import columns_of
 from finetune_operator.backends.errors import AuthFailed, Gone, Permanent, Rejected, Retired, UpstreamError
 from finetune_operator.backends.http.client import Form
 from finetune_operator.backends.provider_run import UpstreamRun
 from finetune_operator.backends.providers.oxen import responses
 from finetune_operator.backends.providers.oxen.paths import BRANCH, backend_of, folder_of, repository_path
 from finetune_operator.backends.transfer.call_context import CallContext
+from finetune_operator.formats.media import TABLE_SUFFIXES
 
-TABLES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 MEDIA: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".webm")
 UPLOAD_SECONDS: Final = 1800.0
 AUTHOR: Final = {"name": "finetune-operator", "email": "finetune-operator@users.noreply.github.com"}
@@ -25,8 +26,12 @@ CONFLICT: Final = 409
 
 
 async def upload_dataset(run: UpstreamRun, context: CallContext) -> str:
-    """The resource that it is then: `main/finetunes/<marker>`, and the table's name where there is one table alone."""
-    async with originals(run, context) as files:
+    """The resource that it is then: `main/finetunes/<marker>`, and the table's name where there is one table alone.
+
+    Raises Permanent where a table lacks a column that the recipe names, or has a row that cannot be used.
+    """
+    assert run.spec is not None
+    async with originals(run, context, columns_of(run.spec.recipe)) as files:
         tables = _tables(files)
         await _ensure_repository(backend_of(run), context)
         for file in tables:
@@ -76,7 +81,7 @@ async def _upload(file: Original, run: UpstreamRun, context: CallContext) -> Non
 
 def _tables(files: list[Original]) -> list[Original]:
     """Oxen reads tables, and looks for pictures that they name from the root of the repository."""
-    tables = [file for file in files if file.name.lower().endswith(TABLES)]
+    tables = [file for file in files if file.name.lower().endswith(TABLE_SUFFIXES)]
     if not tables:
         raise Permanent(
             "the dataset has no table (parquet, csv or jsonl), which Oxen needs", reason=Reason.DATA_VALIDATION_FAILED

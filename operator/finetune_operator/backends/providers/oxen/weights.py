@@ -21,6 +21,9 @@ DOCUMENTED: Final = "model.safetensors"
 MAX_PAGES: Final = 50
 PAGE_SIZE: Final = 100
 
+Files = dict[str, int | None]
+"""Paths on a branch, and their sizes in bytes where they are known."""
+
 
 async def fetch_weights(
     run: UpstreamRun, context: CallContext, found: Mapping[str, Any], checkpoints: Mapping[str, Any]
@@ -29,10 +32,14 @@ async def fetch_weights(
     places = list(dict.fromkeys(responses.places_of(found, checkpoints)))
     # Asked twice before one file is taken for all: a single refusal would cost the others, unseen.
     known = await _known(places, run, context) or await _known(places, run, context)
-    guessed = {place: [f"{place.path}/{DOCUMENTED}"] for place in places if place not in known}
-    for place, names in (known | guessed).items():
+    guessed: dict[Place, Files] = {
+        place: {f"{place.path}/{DOCUMENTED}": None} for place in places if place not in known
+    }
+    for place, files in (known | guessed).items():
         try:
-            return await deliver(run, context, [_weights(place, name, run, context) for name in names])
+            return await deliver(
+                run, context, [_weights(place, name, size, run, context) for name, size in files.items()]
+            )
         except Permanent as error:
             if error.reason != Reason.UPSTREAM_GONE:
                 raise
@@ -41,18 +48,18 @@ async def fetch_weights(
     )
 
 
-async def _known(places: list[Place], run: UpstreamRun, context: CallContext) -> dict[Place, list[str]]:
+async def _known(places: list[Place], run: UpstreamRun, context: CallContext) -> dict[Place, Files]:
     """The places that list files, and these."""
     listed = {place: await _listed(place, run, context) for place in places}
-    return {place: names for place, names in listed.items() if names}
+    return {place: files for place, files in listed.items() if files}
 
 
-async def _listed(place: Place, run: UpstreamRun, context: CallContext) -> list[str]:
+async def _listed(place: Place, run: UpstreamRun, context: CallContext) -> Files:
     """Every file of a place; none where nothing is there. Raises Transient where the list breaks off."""
     if place.path.endswith(FILES):
-        return [place.path]
+        return {place.path: await _size(place, run, context)}
     path = f"{repository_path(backend_of(run))}/dir/{quote(f'{place.branch}/{place.path}')}"
-    names: list[str] = []
+    found: Files = {}
     for page in range(1, MAX_PAGES + 1):
         try:
             listing = (await context.api.get(path, {"page": str(page), "page_size": str(PAGE_SIZE)})).body
@@ -60,17 +67,27 @@ async def _listed(place: Place, run: UpstreamRun, context: CallContext) -> list[
             if page > 1:
                 raise Transient(f"page {page} of the list of weights: {error.message}") from None
             break
-        names += [name for name in responses.files_in(listing) if name not in names]
+        found |= {name: size for name, size in responses.files_in(listing).items() if name.endswith(FILES)}
         if page >= responses.pages_in(listing):
             break
-    return [f"{place.path}/{name}" for name in names]
+    return {f"{place.path}/{name}": size for name, size in found.items()}
 
 
-def _weights(place: Place, name: str, run: UpstreamRun, context: CallContext) -> Weights:
+async def _size(place: Place, run: UpstreamRun, context: CallContext) -> int | None:
+    """Of one file; None where the service does not tell."""
+    path = f"{repository_path(backend_of(run))}/metadata/{quote(f'{place.branch}/{place.path}')}"
+    try:
+        return responses.size_of((await context.api.get(path)).body)
+    except (Gone, Rejected, Retired, AuthFailed):
+        return None
+
+
+def _weights(place: Place, name: str, size: int | None, run: UpstreamRun, context: CallContext) -> Weights:
     oxen = backend_of(run)
     where = f"{place.branch}/{name}"
     return Weights(
         PurePosixPath(name).name,
         f"oxen://{oxen.namespace}/{oxen.repository}/{where}",
         from_api(context, f"{repository_path(oxen)}/file/{quote(where)}"),
+        size,
     )

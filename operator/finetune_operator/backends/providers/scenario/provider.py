@@ -12,6 +12,9 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
+from finetune_operator.api.findings import set_fields
+from finetune_operator.api.providers.scenario.capabilities import default_steps, too_seldom
+from finetune_operator.api.providers.scenario.spec import Scenario
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.datasets.needs import Needs
@@ -21,7 +24,7 @@ from finetune_operator.backends.errors import Ambiguous, Gone, Permanent, Reject
 from finetune_operator.backends.http.api import Api
 from finetune_operator.backends.http.responses import Answer
 from finetune_operator.backends.provider_run import Fetched, Outcome, PollResult, Service, Step, UpstreamRun
-from finetune_operator.backends.providers.json_values import identifier, number, rows
+from finetune_operator.backends.providers.json_values import identifier, new_identifier, number, rows
 from finetune_operator.backends.providers.request import Address, Request
 from finetune_operator.backends.providers.scenario.downloads import download
 from finetune_operator.backends.providers.scenario.dry_run import dry_run
@@ -81,7 +84,7 @@ class ScenarioUpstream:
             try:
                 async for model in self._models(asked, context):
                     if is_ours(model, run.marker):
-                        return _made(model, context)
+                        return _found(model, identifier(model.get("id")), context)
             except Rejected as error:
                 refused = error.message
                 continue  # an API that does not know the newer parameters of the list
@@ -104,7 +107,8 @@ class ScenarioUpstream:
     async def create(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """The empty model; costs nothing."""
         answer = await context.api.call("POST", "/models", params=query(run), json=model_request(run))
-        return _made(member(answer, "model"), context)
+        model = member(answer, "model")
+        return _found(model, new_identifier(model.get("id")), context)
 
     async def equip(self, run: UpstreamRun, context: CallContext) -> Outcome:
         """Attach pictures or recordings, caption or pair them, and ask for the price."""
@@ -115,6 +119,7 @@ class ScenarioUpstream:
             return Outcome(stage=poll_result.stage, job_id=poll_result.job_id)
         attaching = Attaching(run, context, model)
         async with examples(run, context, dataset_needs(run.spec)) as found:
+            _check_steps(run.spec, len(found))
             await attaching.attach(found)
         return replace(await self._price(run, context), message=attaching.remark)
 
@@ -172,10 +177,7 @@ class ScenarioUpstream:
                 "POST", f"{model_path(run)}/train/action", params=query(run), json={"action": "cancel"}, repeatable=True
             )
         except (Permanent, Gone, NoRoute):
-            try:
-                poll_result = poll_result_of(await self._model(run, context))
-            except Gone:
-                return Outcome()
+            poll_result = poll_result_of(await self._model(run, context))
             if poll_result.state.stage.terminal or poll_result.startable:
                 return Outcome(stage=poll_result.stage)
             raise
@@ -202,6 +204,15 @@ class ScenarioUpstream:
         return await deliver(run, context, [weights])
 
 
+def _check_steps(spec: FineTuneSpec, pictures: int) -> None:
+    """What depends on how many pictures there are. Raises Rejected."""
+    assert isinstance(spec.backend.upstream, Scenario)
+    if "steps" not in set_fields(spec) and (
+        wrong := too_seldom(spec, default_steps(spec.backend.upstream.model_type, pictures))
+    ):
+        raise Rejected(f"spec.backend.scenario.parameters.validationFrequency: {wrong} for {pictures} pictures")
+
+
 def dataset_needs(spec: FineTuneSpec) -> Needs:
     """Recordings, pictures, or at least two pairs of them."""
     recipe = spec.recipe
@@ -212,8 +223,7 @@ def dataset_needs(spec: FineTuneSpec) -> Needs:
     )
 
 
-def _made(model: Mapping[str, Any], context: CallContext) -> Outcome:
-    known = identifier(model.get("id"))
+def _found(model: Mapping[str, Any], known: str | None, context: CallContext) -> Outcome:
     if known is None:
         raise Ambiguous("Scenario names no id of the model", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
     return Outcome(id=known, url=_url(context, known), stage=poll_result_of(model).stage)

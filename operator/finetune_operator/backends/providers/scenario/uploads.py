@@ -44,7 +44,7 @@ async def upload(run: UpstreamRun, context: CallContext, name: str, media: Media
             return made
         if seen.get("status") == "failed":
             said = plain(str(seen.get("errorMessage") or "no reason given"))
-            raise Rejected(f"Scenario does not take {name}: {said}", reason=Reason.DATA_VALIDATION_FAILED)
+            raise Rejected(f"Scenario does not take it: {said}", reason=Reason.DATA_VALIDATION_FAILED)
         await asyncio.sleep(context.api.poll_interval / PER_INTERVAL)
     raise Transient(f"Scenario has not looked at {name} in {ROUNDS} rounds")
 

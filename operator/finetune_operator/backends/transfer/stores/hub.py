@@ -19,12 +19,14 @@ import orjson
 from finetune_operator.api.hub import Repository
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Gone, Permanent, Rejected, Transient
+from finetune_operator.backends.http.documents import TooHeavy, json_of
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.transfer.spool import Spool, Stored
+from finetune_operator.backends.transfer.stores.listing import listing
 
 ENDPOINT: Final = "https://huggingface.co"
 MAX_FILES: Final = 20_000
-MAX_PAGE: Final = 8 * 2**20
+MAX_PAGE: Final = 4 * 2**20
 CHUNK: Final = 1 << 20
 SAMPLE_BYTES: Final = 512
 _LFS: Final = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
@@ -63,25 +65,34 @@ class Hub:
             f"{self._endpoint}/api/{repository.kind}/{repository.id}/tree/{quote(repository.revision, safe='')}{at}"
             "?recursive=true&expand=false"
         )
-        title, found = f"the listing of {repository}", list[str]()
-        while url:
-            streamed, body = await self._fetcher.call("GET", url, title=title, headers=self._headers, limit=MAX_PAGE)
-            page = _json(body, title)
-            if not isinstance(page, list):
-                raise _unreadable(title)
-            files = [each for each in page if isinstance(each, dict) and each.get("type") == "file"]
-            found += [path for each in files if isinstance(path := each.get("path"), str)]
-            if len(found) > MAX_FILES:
-                raise Permanent(
-                    f"{repository} holds more than {MAX_FILES} files: name a file in the URI",
-                    reason=Reason.DATA_VALIDATION_FAILED,
+        found: list[str] = []
+        async with listing(f"the listing of {repository}") as read:
+            while url:
+                streamed, body = await self._fetcher.call(
+                    "GET", url, title=read.title, headers=self._headers, limit=MAX_PAGE
                 )
-            url = self._following(streamed.headers.get("link", ""))
+                read.page(len(body))
+                page = await _json(body, read.title)
+                if not isinstance(page, list):
+                    raise _unreadable(read.title)
+                files = [each for each in page if isinstance(each, dict) and each.get("type") == "file"]
+                found += [path for each in files if isinstance(path := each.get("path"), str)]
+                if len(found) > MAX_FILES:
+                    raise Permanent(
+                        f"{repository} holds more than {MAX_FILES} files: name a file in the URI",
+                        reason=Reason.DATA_VALIDATION_FAILED,
+                    )
+                url = self._following(streamed.headers.get("link", ""), read.title)
         return found
 
-    def _following(self, link: str) -> str:
+    def _following(self, link: str, title: str) -> str:
         found = re.search(r'<([^>]+)>\s*;\s*rel="next"', link)
-        return found[1] if found and found[1].startswith(f"{self._endpoint}/") else ""
+        if found and not found[1].startswith(f"{self._endpoint}/"):
+            raise Permanent(
+                f"{title} goes on at another host, which would be sent the token: name a file in the URI",
+                reason=Reason.UPSTREAM_ANSWER_UNREADABLE,
+            )
+        return found[1] if found else ""
 
     async def download(self, repository: Repository, path: str, spool: Spool, limit: int | None = None) -> Stored:
         """One file of the repository. The hub redirects to its storage; the token does not go along."""
@@ -194,7 +205,7 @@ class Hub:
         _, answer = await self._fetcher.call(
             "POST", url, title=title, headers={**own, **headers}, content=orjson.dumps(body)
         )
-        parsed = _json(answer, title) if answer else {}
+        parsed = await _json(answer, title) if answer else {}
         if not isinstance(parsed, dict):
             raise _unreadable(title)
         return parsed
@@ -231,10 +242,15 @@ def _head(upload: Upload) -> bytes:
         return file.read(SAMPLE_BYTES)
 
 
-def _json(body: bytes, title: str) -> Any:
+async def _json(body: bytes, title: str) -> Any:
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return await json_of(body)
+    except TooHeavy:
+        raise Permanent(
+            f"{title}: the hub's answer is too large to be read ({len(body)} bytes)",
+            reason=Reason.UPSTREAM_ANSWER_UNREADABLE,
+        ) from None
+    except ValueError:
         raise _unreadable(title) from None
 
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Final
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.sigv4 import EMPTY_SHA256, Credentials, query, quoted, signed
 from finetune_operator.backends.errors import Blocked, Permanent, Transient, UpstreamError
+from finetune_operator.backends.http.documents import TooHeavy, xml_of
 from finetune_operator.backends.http.fetcher import Fetcher
 from finetune_operator.backends.transfer.spool import Spool, Stored
+from finetune_operator.backends.transfer.stores.listing import listing
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http.client import Streamed
@@ -33,6 +35,8 @@ ATTEMPTS: Final = 4
 PAUSE_SECONDS: Final = 0.5
 CALL_SECONDS: Final = 600.0
 MAX_ANSWER: Final = 4 * 2**20
+MAX_LEFTOVERS: Final = 100
+"""Of uploads that never ended; the next upload removes more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +77,30 @@ class Bucket:
         """Every key that begins with the place's, in order; no folders. Raises Permanent beyond MAX_KEYS."""
         found: list[str] = []
         token = ""
-        while True:
-            parameters = {"list-type": "2", "prefix": place.key, "max-keys": str(PAGE_KEYS)}
-            if token:
-                parameters["continuation-token"] = token
-            body = await self._call("GET", Place(place.bucket, ""), parameters, f"the listing of {place}")
-            page = _xml(body, f"the listing of {place}")
-            keys = [entry.findtext("Key") or "" for entry in page.iter("Contents")]
-            found += [key for key in keys if key.startswith(place.key) and not key.endswith("/")]
-            if len(found) > MAX_KEYS:
-                raise Permanent(
-                    f"{place} holds more than {MAX_KEYS} objects: name a file in the URI",
-                    reason=Reason.DATA_VALIDATION_FAILED,
-                )
-            following = page.findtext("NextContinuationToken") or ""
-            if page.findtext("IsTruncated") != "true" or not following or following == token:
-                return found
-            token = following
+        async with listing(f"the listing of {place}") as read:
+            while True:
+                parameters = {"list-type": "2", "prefix": place.key, "max-keys": str(PAGE_KEYS)}
+                if token:
+                    parameters["continuation-token"] = token
+                body = await self._call("GET", Place(place.bucket, ""), parameters, read.title)
+                read.page(len(body))
+                page = await _xml(body, read.title)
+                keys = [entry.findtext("Key") or "" for entry in page.iter("Contents")]
+                found += [key for key in keys if key.startswith(place.key) and not key.endswith("/")]
+                if len(found) > MAX_KEYS:
+                    raise Permanent(
+                        f"{place} holds more than {MAX_KEYS} objects: name a file in the URI",
+                        reason=Reason.DATA_VALIDATION_FAILED,
+                    )
+                if page.findtext("IsTruncated") != "true":
+                    return found
+                following = page.findtext("NextContinuationToken") or ""
+                if following in ("", token):
+                    raise Transient(
+                        f"{read.title}: the store says that there is more, and not where it goes on",
+                        reason=Reason.UPSTREAM_ANSWER_UNREADABLE,
+                    )
+                token = following
 
     async def download(self, place: Place, spool: Spool, limit: int | None = None) -> Stored:
         """One object."""
@@ -107,7 +118,7 @@ class Bucket:
         if stored.size > PART_BYTES * MAX_PARTS:
             raise Permanent(f"{place} would have more than {MAX_PARTS} parts", reason=Reason.ARTIFACT_UPLOAD_FAILED)
         await self._abort_leftovers(place)
-        started = _xml(await self._call("POST", place, {"uploads": ""}, str(place)), str(place))
+        started = await _xml(await self._call("POST", place, {"uploads": ""}, str(place)), str(place))
         upload = started.findtext("UploadId") or ""
         if not upload:
             raise Transient(f"{place}: the store gives no UploadId", reason=Reason.ARTIFACT_UPLOAD_FAILED)
@@ -137,7 +148,7 @@ class Bucket:
             ElementTree.SubElement(part, "PartNumber").text = str(number)
             ElementTree.SubElement(part, "ETag").text = etag
         body = await self._call("POST", place, {"uploadId": upload}, str(place), ElementTree.tostring(root))
-        answer = _xml(body, str(place))
+        answer = await _xml(body, str(place))
         if answer.tag == "Error":  # a 200 may say that it failed
             raise Transient(f"{place}: {answer.findtext('Code')}", reason=Reason.ARTIFACT_UPLOAD_FAILED)
 
@@ -153,9 +164,11 @@ class Bucket:
             raise
         except UpstreamError:
             return  # not everybody who may write may list
-        for upload in _xml(body, str(place)).iter("Upload"):
-            if upload.findtext("Key") == place.key:
-                await self._abort(place, upload.findtext("UploadId") or "")
+        leftovers = [
+            each for each in (await _xml(body, str(place))).iter("Upload") if each.findtext("Key") == place.key
+        ]
+        for upload in leftovers[:MAX_LEFTOVERS]:
+            await self._abort(place, upload.findtext("UploadId") or "")
 
     async def _call(
         self, method: str, place: Place, parameters: Mapping[str, str], title: str, data: bytes = b""
@@ -223,12 +236,17 @@ def _credentials(secret: Mapping[str, str], region: str) -> Credentials | None:
     return Credentials(access, key, secret.get("AWS_SESSION_TOKEN", "").strip(), region)
 
 
-def _xml(body: bytes, title: str) -> ElementTree.Element:
+async def _xml(body: bytes, title: str) -> ElementTree.Element:
     """The document without its namespace. Entities are refused: none is ever needed, and they can multiply."""
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
         raise Permanent(f"{title}: the store's answer declares XML entities", reason=Reason.UPSTREAM_ANSWER_UNREADABLE)
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314  bounded, and without entities
+        root = await xml_of(body)
+    except TooHeavy:
+        raise Permanent(
+            f"{title}: the store's answer is too large to be read ({len(body)} bytes)",
+            reason=Reason.UPSTREAM_ANSWER_UNREADABLE,
+        ) from None
     except ElementTree.ParseError:
         raise Transient(f"{title}: the store's response is not XML", reason=Reason.UPSTREAM_ANSWER_UNREADABLE) from None
     for element in root.iter():

@@ -8,19 +8,21 @@ from collections.abc import Callable, Mapping
 from finetune_operator.api.defaults import resolve_parameters
 from finetune_operator.api.names import ADOPT_ANNOTATION, CREATE_AGAIN_ANNOTATION, FINALIZER
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.errors import Failure, FailureKind
+from finetune_operator.backends.errors import FailureKind
 from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import CallResult, Finalize, Observation
-from finetune_operator.controller.policies.upstream.outcome import VANISHED_AFTER, say
+from finetune_operator.controller.policies.upstream.outcome import say
 from finetune_operator.controller.record import Attempt, Record, RunPhase
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.backoff import poll_every, poll_left, wait_left
 from finetune_operator.controller.upstream.calls import LOST_AFTER, begin, call
 from finetune_operator.controller.upstream.lost_create import Fate, adopted, may_create_again, settle
 from finetune_operator.controller.upstream.run import capabilities_of, marker_of
+from finetune_operator.controller.upstream.transfers import transfer_of
+from finetune_operator.controller.upstream.vanished import VANISHED_AFTER, looked_for, vanished
 
 
 def advance(observation: Observation, draft: Draft) -> Next:
@@ -34,11 +36,12 @@ def advance(observation: Observation, draft: Draft) -> Next:
         draft.look_again(0.0)
         return Next.STOP
     _identify(observation, draft)
+    draft.status.setdefault("startTime", stamp(observation.now))
     if draft.upstream.id is None and (named := adopted(observation)):
         draft.upstream = draft.upstream.with_id(named)
     reached = draft.upstream.reached
     if reached is not RunPhase.STARTED:
-        draft.state = _pending(_doing(draft.upstream, capabilities))
+        draft.state = _pending(_doing(draft.upstream, capabilities) + transfer_of(observation, draft))
         _trouble(observation, draft)
     _NEXT[reached](observation, draft, capabilities)
     return Next.STOP
@@ -62,7 +65,7 @@ def _prepare(observation: Observation, draft: Draft, capabilities: Capabilities)
         draft.look_again(LOST_AFTER)
     elif draft.upstream.prepared:
         _intend_to_create(observation, draft)
-    elif failed is not None and _final(failed.failure):
+    elif failed is not None and _final(failed):
         _fail(draft, failed, capabilities)
     else:
         call(observation, draft, Step.PREPARE)
@@ -85,7 +88,7 @@ def _refused(observation: Observation, record: Record) -> CallResult | None:
     """The provider's final no to the last attempt."""
     result = observation.upstream.failure(Step.CREATE)
     attempt = record.attempt.time if record.attempt is not None else None
-    if result is None or not _final(result.failure) or (attempt is not None and result.time < attempt):
+    if result is None or not _final(result) or (attempt is not None and result.time < attempt):
         return None
     return result
 
@@ -156,8 +159,8 @@ def _start(observation: Observation, draft: Draft, capabilities: Capabilities) -
         draft.look_again(LOST_AFTER)
     elif attempt is not None and view.claimed == attempt.text:
         begin(observation, draft, Step.START)
-    elif _vanished(observation):
-        _fail(draft, view.results[Step.POLL], capabilities)
+    elif (gone := vanished(observation, draft.upstream)) is not None:
+        _give_up(gone, observation, draft, capabilities)
     elif (due := _look_due(observation, draft.upstream)) is not None:
         if due > 0:
             draft.look_again(due)
@@ -166,6 +169,10 @@ def _start(observation: Observation, draft: Draft, capabilities: Capabilities) -
     elif view.poll_result is not None and view.poll_result.startable:
         _make_ready(observation, draft, capabilities)
     else:  # it says something that nobody knows
+        if view.poll_result is not None and view.poll_result.state.uncertain:
+            words = view.poll_result.state.message
+            unknown = Reason.UPSTREAM_STATE_UNKNOWN
+            draft.state = RunState(stage=Stage.PENDING, reason=unknown, message=words, troubled=True)
         _poll_when_due(observation, draft)
 
 
@@ -191,7 +198,7 @@ def _make_ready(observation: Observation, draft: Draft, capabilities: Capabiliti
     view = observation.upstream
     started = view.failure(Step.START)
     equipped = view.failure(Step.EQUIP)
-    if started is not None and _final(started.failure):
+    if started is not None and _final(started):
         _fail(draft, started, capabilities)
     elif not capabilities.equips or draft.upstream.equipped:
         left = wait_left(observation, started) if started is not None else 0.0
@@ -199,16 +206,18 @@ def _make_ready(observation: Observation, draft: Draft, capabilities: Capabiliti
             draft.look_again(left)
         else:
             _intend_to_start(observation, draft)
-    elif equipped is not None and _final(equipped.failure):
+    elif equipped is not None and _final(equipped):
         _fail(draft, equipped, capabilities)
     else:
         call(observation, draft, Step.EQUIP)
 
 
-def _vanished(observation: Observation) -> bool:
-    result = observation.upstream.failure(Step.POLL)
-    gone = result is not None and result.failure is not None and result.failure.kind is FailureKind.GONE
-    return gone and result is not None and result.failures >= VANISHED_AFTER
+def _give_up(gone: CallResult, observation: Observation, draft: Draft, capabilities: Capabilities) -> None:
+    """The provider does not know it, and a look by its marker was in vain."""
+    if looked_for(observation, draft.upstream):
+        _fail(draft, gone, capabilities)
+    else:
+        call(observation, draft, Step.FIND)
 
 
 # Where the record contradicts itself: never a billed call, but on a person's word
@@ -228,8 +237,8 @@ def _clear_up_start(observation: Observation, draft: Draft, capabilities: Capabi
     _say_in_doubt(draft, capabilities)
     if observation.upstream.in_flight is not None:
         draft.look_again(LOST_AFTER)
-    elif _vanished(observation):
-        _fail(draft, observation.upstream.results[Step.POLL], capabilities)
+    elif (gone := vanished(observation, draft.upstream)) is not None:
+        _give_up(gone, observation, draft, capabilities)
     else:
         _poll_when_due(observation, draft)
 
@@ -251,6 +260,9 @@ def _say_in_doubt(draft: Draft, capabilities: Capabilities) -> None:
 def _watch(observation: Observation, draft: Draft, _: Capabilities) -> None:
     if observation.upstream.in_flight is not None:
         draft.look_again(LOST_AFTER)
+        return
+    if vanished(observation, draft.upstream) is not None:
+        call(observation, draft, Step.FIND)  # before it is believed: the id itself may be wrong
         return
     started, seen = observation.upstream.results.get(Step.START), observation.upstream.polled_at
     just_started = started is not None and (seen is None or seen < started.time)
@@ -289,8 +301,11 @@ def _claim(draft: Draft, attempt: Attempt | None) -> None:
     draft.look_again(0.0)
 
 
-def _final(failure: Failure | None) -> bool:
-    return failure is not None and failure.kind in (FailureKind.PERMANENT, FailureKind.GONE)
+def _final(result: CallResult) -> bool:
+    """A no that stays one. A 404 for something that was there must come as often as it must come to a poll."""
+    if result.failure is None or result.failure.kind is not FailureKind.GONE:
+        return result.failure is not None and result.failure.kind is FailureKind.PERMANENT
+    return result.step is Step.CREATE or result.failures >= VANISHED_AFTER
 
 
 def _pending(message: str, *, troubled: bool = False) -> RunState:

@@ -9,6 +9,7 @@ from finetune_operator.controller.model import CallResult, Observation
 from finetune_operator.controller.record import Attempt, Record
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.run import capabilities_of
+from finetune_operator.controller.upstream.vanished import renamed
 
 
 def read(observation: Observation, draft: Draft) -> Next:
@@ -16,7 +17,7 @@ def read(observation: Observation, draft: Draft) -> Next:
     if observation.status.get("run") == observation.finetune.run and is_terminal(observation.status):
         return Next.CONTINUE
     results = sorted(observation.upstream.results.values(), key=lambda result: result.time)
-    record = _learn(draft.upstream, results)
+    record = renamed(observation, _learn(draft.upstream, results))
     capabilities = capabilities_of(observation, record)
     if capabilities is not None:
         record = _note_start(record, capabilities, observation)

@@ -7,8 +7,9 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Announcement, Observation
-from finetune_operator.controller.policies.upstream.leftover import leftover
+from finetune_operator.controller.policies.upstream.leftover import leftover, never_started
 from finetune_operator.controller.record import Record
+from finetune_operator.controller.upstream.run import capabilities_of
 from finetune_operator.controller.upstream.stop import Stop, stop_in_time
 
 
@@ -21,7 +22,7 @@ def leave(observation: Observation, draft: Draft) -> Next:
     if FINALIZER not in finetune.finalizers:
         return Next.STOP
     orphan = finetune.spec is not None and finetune.spec.deletion_policy == "Orphan"
-    if orphan or is_terminal(draft.status):
+    if orphan or (is_terminal(draft.status) and not _is_left(observation, draft.upstream)):
         draft.let_go()
         return Next.STOP
     result = stop_in_time(observation, draft, remove=True)
@@ -29,10 +30,21 @@ def leave(observation: Observation, draft: Draft) -> Next:
         # The status as it is, but for when it was begun to be stopped: a restart must know that.
         draft.unwritten, draft.settled = False, True
         return Next.STOP
-    if result is not Stop.DONE:
-        draft.announcement = Announcement(Reason.CANCEL_FAILED, _warning(observation, draft.upstream), last_word=True)
+    if result is not Stop.DONE and not is_terminal(draft.status):
+        draft.announcement = Announcement(
+            Reason.CANCEL_FAILED,
+            _warning(observation, draft.upstream),
+            last_word=True,
+            left_at=draft.upstream.provider,
+        )
     draft.let_go()
     return Next.STOP
+
+
+def _is_left(observation: Observation, record: Record) -> bool:
+    """Of a run that has ended: what was made for it and never started."""
+    capabilities = capabilities_of(observation, record)
+    return capabilities is not None and never_started(record, capabilities)
 
 
 def _warning(observation: Observation, record: Record) -> str:

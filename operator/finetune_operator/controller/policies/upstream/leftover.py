@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from finetune_operator.backends.provider_run import Capabilities
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.record import Record
 from finetune_operator.controller.upstream.run import capabilities_of
+
+
+def never_started(record: Record, capabilities: Capabilities) -> bool:
+    """Whether the run was created, and surely neither started nor removed."""
+    known = record.id is not None and record.doubt is None
+    return known and capabilities.starts and record.started is None and not record.stopped
 
 
 def leftover(observation: Observation, record: Record) -> str:

@@ -16,9 +16,11 @@ from finetune_operator.controller.record import Record, RunPhase
 from finetune_operator.controller.times import seconds_since, stamp
 from finetune_operator.controller.upstream.calls import call
 from finetune_operator.controller.upstream.run import capabilities_of
+from finetune_operator.controller.upstream.transfers import transfer_of
+from finetune_operator.controller.upstream.vanished import looked_for, vanished
 
-VANISHED_AFTER = 3
-"""So often in a row the provider must say that it knows no such run."""
+NO_WEIGHTS_AFTER = 6
+"""So often in a row the provider must send something that is no weights, or say that it has none."""
 WORTH_SAYING = 2
 """So many failures in a row are worth a status write; a single one is not."""
 
@@ -29,7 +31,7 @@ def read(observation: Observation, draft: Draft) -> Next:
     capabilities = capabilities_of(observation, record)
     if record.reached is not RunPhase.STARTED or capabilities is None:
         return Next.CONTINUE
-    draft.status["startTime"] = record.started
+    draft.status.setdefault("startTime", record.started)
     draft.status["attempts"] = 1
     state = _vanished(observation, capabilities, record) or seen_state(observation, draft)
     if state is None:
@@ -73,10 +75,8 @@ def _remembered(observation: Observation) -> RunState:
 
 
 def _vanished(observation: Observation, capabilities: Capabilities, record: Record) -> RunState | None:
-    result = observation.upstream.failure(Step.POLL)
-    if result is None or result.failure is None or result.failure.kind is not FailureKind.GONE:
-        return None
-    if result.failures < VANISHED_AFTER:
+    result = vanished(observation, record)
+    if result is None or result.failure is None or not looked_for(observation, record):
         return None
     return RunState(
         stage=Stage.FAILED,
@@ -138,16 +138,27 @@ def _publish(observation: Observation, draft: Draft, record: Record, state: RunS
         return Next.STOP
     _trouble(observation, draft)
     failed = observation.upstream.failure(Step.FETCH)
-    if failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.PERMANENT:
+    if failed is not None and failed.failure is not None and _given_up(failed, failed.failure):
         message = (
             f"The training succeeded as {record.id}, but its weights could not be stored: {failed.failure.message}"
         )
-        nothing = failed.failure.reason == Reason.UPSTREAM_WITHOUT_ARTIFACTS
+        nothing = Reason.UPSTREAM_WITHOUT_ARTIFACTS in (failed.failure.reason, _gone(failed.failure))
         reason = Reason.UPSTREAM_WITHOUT_ARTIFACTS if nothing else Reason.ARTIFACT_UPLOAD_FAILED
         draft.state = replace(state, stage=Stage.FAILED, reason=reason, message=message, artifacts=None)
         return Next.STOP
-    draft.state = RunState(
-        stage=Stage.RUNNING, reason=Reason.UPLOADING, message="Trained; the weights are being stored in spec.output."
-    )
+    message = f"Trained; the weights are being stored in spec.output.{transfer_of(observation, draft)}"
+    draft.state = RunState(stage=Stage.RUNNING, reason=Reason.UPLOADING, message=message)
     call(observation, draft, Step.FETCH)
     return Next.STOP
+
+
+def _given_up(result: CallResult, failure: Failure) -> bool:
+    """A download that fails for good; one that brings no weights is made again some times."""
+    if failure.kind is FailureKind.PERMANENT:
+        return True
+    without = Reason.UPSTREAM_WITHOUT_ARTIFACTS in (failure.reason, _gone(failure))
+    return without and result.failures >= NO_WEIGHTS_AFTER
+
+
+def _gone(failure: Failure) -> Reason | None:
+    return Reason.UPSTREAM_WITHOUT_ARTIFACTS if failure.kind is FailureKind.GONE else None

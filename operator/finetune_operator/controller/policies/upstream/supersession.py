@@ -40,4 +40,5 @@ def _warn(observation: Observation, draft: Draft) -> None:
         f"Run {observation.status.get('run')}: {leftover(observation, draft.upstream)}; "
         f"it could not be stopped{f' ({words})' if words else ''}.",
         last_word=True,
+        left_at=draft.upstream.provider,
     )

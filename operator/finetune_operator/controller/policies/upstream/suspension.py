@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.provider_run import Step
+from finetune_operator.backends.provider_run import Capabilities, Step
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
@@ -13,9 +15,12 @@ from finetune_operator.controller.upstream.run import capabilities_of
 
 def hold(observation: Observation, draft: Draft) -> Next:
     """Held back before the start. A create that may have been carried out is still looked for: it may be billed."""
-    spec, record = observation.finetune.spec, draft.upstream
+    record = draft.upstream
     capabilities = capabilities_of(observation, record)
-    if spec is None or not spec.suspend or capabilities is None or record.reached is RunPhase.STARTED:
+    if not observation.finetune.suspend or capabilities is None:
+        return Next.CONTINUE
+    if record.reached is RunPhase.STARTED:
+        _say_that_it_goes_on(draft, capabilities)
         return Next.CONTINUE
     unsettled = record.id is None and record.begun and observation.upstream.claimed is None
     if unsettled and capabilities.bills is Step.CREATE:
@@ -28,3 +33,15 @@ def hold(observation: Observation, draft: Draft) -> Next:
         message="Held back by spec.suspend; set it to false to start.",
     )
     return Next.STOP
+
+
+def _say_that_it_goes_on(draft: Draft, capabilities: Capabilities) -> None:
+    state = draft.state
+    if state is None or state.stage.terminal:
+        return
+    note = (
+        f"spec.suspend has no effect: {capabilities.title} cannot pause a run that has started, which goes on and is "
+        "billed. Set spec.cancel to stop it, or suspend to false."
+    )
+    words = state.message if note in state.message else f"{state.message} {note}".lstrip()
+    draft.state = replace(state, reason=Reason.CANNOT_SUSPEND, message=words, troubled=True)
