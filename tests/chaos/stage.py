@@ -43,12 +43,14 @@ class Replica:
         self._stage = stage
         self._kubeconfig = kubeconfig
         self._log = kubeconfig.with_suffix(".log")
+        self._settings: dict[str, str] = {}
         self.operator: Operator | None = None
 
     def start(self, **settings: str) -> None:
         """Start it (again), as a kubelet does; it has to be dead."""
         own = {"FINETUNE_NAMESPACE": self._stage.user.namespace, "FINETUNE_LOG_FORMAT": "text"}
         own |= {f"FINETUNE_{name}": value for name, value in settings.items()}
+        self._settings = settings
         self.operator = Operator(self._kubeconfig, self._stage.release.settings, self._log, **own)
 
     @property
@@ -83,6 +85,9 @@ class Replica:
         """Return when it has listed everything."""
         deadline = time.monotonic() + PATIENCE
         while not await self.get("/readyz"):
+            if self.process.poll() is not None and "address already in use" in self.log:
+                self._log.unlink()  # somebody has taken the port since it was found to be free
+                self.start(**self._settings)
             if time.monotonic() > deadline:
                 raise Late(f"{self._log.stem}: not ready; {self.log[-1000:]}")
             await asyncio.sleep(0.05)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from finetune_operator.controller.model import Patch, read_finetune
+from finetune_operator.controller.model import OWNERS as OWNERS_OF_IT
+from finetune_operator.controller.model import Change, Patch, read_finetune
 from finetune_operator.controller.plan import plan
 from tests.unit.observations import (
     ANOTHER_UID,
     COMPLETE,
+    NOW,
     RUNNING,
     at,
     body,
@@ -37,12 +40,23 @@ def test_it_is_adopted_before_anything_else(held: Object, spec: Object) -> None:
     (patch,) = decision.actions
     assert isinstance(patch, Patch)
     assert (patch.name, patch.uid) == (held["metadata"]["name"], held["metadata"]["uid"])
-    others = held["metadata"].get("ownerReferences") or []
-    assert list(patch.operations) == [
-        {"op": "test", "path": "/metadata/resourceVersion", "value": "200"},
-        {"op": "add", "path": "/metadata/ownerReferences", "value": [*others, finetune().owner_reference()]},
-    ]
+    (operation,) = patch.operations
+    assert operation == {"op": "add", "path": "/metadata/ownerReferences", "value": [finetune().owner_reference()]}
     assert decision.status is None
+
+
+def test_what_a_policy_takes_off_again_is_put_back_ever_less_often() -> None:
+    status = status_after(observe(job=job(status=RUNNING)))
+    (patch,) = plan(observe(None, status, job=ORPHAN)).actions
+    assert isinstance(patch, Patch)
+    undone = {OWNERS_OF_IT: Change(patch.uid, patch.operations, NOW, kept=False)}
+    waiting = plan(observe(None, status, job=ORPHAN, changes=undone))
+    assert waiting.actions == ()
+    assert waiting.requeue == 30
+    assert waiting.status is not None
+    assert waiting.status["reason"] == "NameConflict"
+    due = observe(None, status, job=ORPHAN, changes=undone, now=NOW + timedelta(seconds=30))
+    assert plan(due).actions == (patch,)
 
 
 def test_also_after_the_end_so_that_it_goes_with_its_finetune() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from finetune_operator.controller.draft import Draft, Next
-from finetune_operator.controller.model import Observation, Patch
+from finetune_operator.controller.model import OWNERS, Observation
 from finetune_operator.controller.ownership import is_orphan_of
+from finetune_operator.controller.policies.job.changes import change
 
 
 def adopt(observation: Observation, draft: Draft) -> Next:
@@ -12,13 +13,9 @@ def adopt(observation: Observation, draft: Draft) -> Next:
     job, finetune = observation.job, observation.finetune
     if job is None or not is_orphan_of(job, finetune) or "deletionTimestamp" in job["metadata"]:
         return Next.CONTINUE
-    metadata = job["metadata"]
-    others = metadata.get("ownerReferences") or ()
-    operations = (
-        # Somebody else may have adopted it meanwhile, and a Job has one controller.
-        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
-        {"op": "add", "path": "/metadata/ownerReferences", "value": [*others, finetune.owner_reference()]},
-    )
-    draft.actions.append(Patch(metadata["name"], metadata["uid"], operations))
+    operation = {"op": "add", "path": f"/metadata/{OWNERS}", "value": [finetune.owner_reference()]}
+    change(OWNERS, job, [operation], observation, draft)
+    if not draft.actions:
+        return Next.CONTINUE  # somebody takes it off again and again: what follows says whose the Job is
     draft.unwritten = True
     return Next.STOP
