@@ -364,6 +364,12 @@ class Settings:
         _bytes(2**20, 2**50),
         chart="upstream.spool.limit",
     )
+    dataset_readers: int = _setting(
+        1,
+        "Processes at the same time that unpack datasets for providers; they share what memory the operator leaves.",
+        _integer(1, 16),
+        chart="upstream.datasetReaders",
+    )
 
     # Progress reports
     progress_host: str = _setting(

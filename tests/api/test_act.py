@@ -128,14 +128,14 @@ async def test_a_child_with_a_member_that_nobody_knows_is_refused_by_its_name(de
 async def test_a_status_that_was_decided_on_something_older_does_not_land(desk: Desk) -> None:
     """Nothing is counted or announced either; what is newer is in the cache after one read, and decided on anew."""
     old = desk.look()
-    assert patch(desk.plane, desk.name, {"metadata": {"annotations": {"mine": "1"}}}) == ""
+    assert patch(desk.plane, desk.name, {"metadata": {"annotations": {"finetune.dev/display-name": "1"}}}) == ""
     assert await desk.act(old, status=PENDING, announcement=WARNING)
     assert desk.calls == ["PATCH 422", "GET 200"]
     assert "status" not in desk.stored()
     assert desk.landed == []
     assert await desk.events() == []
     new = desk.look()
-    assert new.finetune.annotations == {"mine": "1"}
+    assert new.finetune.annotations == {"finetune.dev/display-name": "1"}
     assert not await desk.act(new, status=PENDING)
     assert desk.stored()["status"] == PENDING
 
@@ -257,8 +257,8 @@ async def test_a_status_that_landed_without_an_answer_is_counted_and_announced_a
     memory = Memory()
     patch_for_real = desk.client.json_patch
 
-    async def lose_the_answer(path: str, operations: Any) -> Object:
-        await patch_for_real(path, operations)
+    async def lose_the_answer(path: str, operations: Any, **options: Any) -> Object:
+        await patch_for_real(path, operations, **options)
         raise Unreachable(f"PATCH {path}: TimeoutError")
 
     monkeypatch.setattr(desk.client, "json_patch", lose_the_answer)
@@ -278,7 +278,7 @@ async def test_a_status_that_landed_without_an_answer_is_counted_and_announced_a
 async def test_a_status_that_is_written_again_is_counted_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory()
 
-    async def never_arrives(path: str, operations: Any) -> Object:
+    async def never_arrives(path: str, operations: Any, **options: Any) -> Object:
         raise Unreachable("PATCH: TimeoutError")
 
     monkeypatch.setattr(desk.client, "json_patch", never_arrives)
@@ -364,10 +364,10 @@ async def test_a_workload_that_may_not_be_deactivated_is_told_of_once_and_the_st
     memory = Memory()
     patch_for_real = desk.client.json_patch
 
-    async def forbid(path: str, operations: Any) -> Object:
+    async def forbid(path: str, operations: Any, **options: Any) -> Object:
         if "workloads" in path:
             raise Forbidden(403, "Forbidden", "cannot patch workloads")
-        return await patch_for_real(path, operations)
+        return await patch_for_real(path, operations, **options)
 
     monkeypatch.setattr(desk.client, "json_patch", forbid)
     hold = Admission("kueue.x-k8s.io/v1beta2", "job-x", "uid", active=False)

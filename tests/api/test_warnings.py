@@ -79,7 +79,7 @@ async def test_a_quota_behind_six_hundred_others_is_told(client: Counting) -> No
 async def test_large_ones_are_not_read_whole_and_hide_no_other_reason(client: Counting) -> None:
     uid, made = str(uuid.uuid4()), uuid.uuid4().hex[:8]
     for number in range(12):
-        await _say(client, uid, f"a-{made}-{number:04}", "Noise", "x" * 1_200_000)
+        await _say(client, uid, f"a-{made}-{number:04}", "Noise", "x" * 1_000_000)
     await _say(client, uid, f"z-{made}", "FailedCreate", QUOTA)
     found = await warnings_about(client, "default", about_object(uid))
     assert ("FailedCreate", QUOTA) in [(each["reason"], each["message"]) for each in found]

@@ -14,7 +14,6 @@ from finetune_operator.backends.providers.oxen.logs import lines_in
 from finetune_operator.cli.logs.provider_logs import new_lines
 from finetune_operator.cli.output.advice import ADVICE
 from finetune_operator.cli.output.humanize import age, clock, duration, size
-from finetune_operator.cli.output.printing import clean
 from finetune_operator.cli.output.snapshot import Snapshot, snapshot
 from finetune_operator.cli.output.table import finetune_table
 from finetune_operator.cli.show.description import description
@@ -204,10 +203,6 @@ def test_the_live_view_of_a_waiting_run_says_why() -> None:
     pending = {"run": 1, "phase": "Pending", "reason": "Unschedulable", "message": "[red]no[/red] \x1b[2Jgpu"}
     text = drawn(snapshot(finetune(pending)), [])
     assert "Unschedulable: [red]no[/red] �[2Jgpu" in text
-
-
-def test_nothing_can_steer_the_terminal() -> None:
-    assert clean("a\x1b]0;title\x07b\u202ec\td\ne\x9b") == "a�]0;title�b�c\td\ne�"
 
 
 def test_losses_come_from_the_trainer_s_lines_only() -> None:

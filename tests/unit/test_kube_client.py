@@ -83,6 +83,8 @@ async def test_a_list_without_items_is_an_error_and_not_empty(server: Server) ->
             server.text = text
             with pytest.raises(ApiError, match="the response is no list"):
                 await client.list("/pods")
+            with pytest.raises(ApiError, match="the response is no list"):
+                await client.page("/pods", {}, 1000)
         answers: list[tuple[str, list[object]]] = [
             ('{"items":[{}]}', [{}]),
             ('{"items":null}', []),
@@ -91,3 +93,4 @@ async def test_a_list_without_items_is_an_error_and_not_empty(server: Server) ->
         for text, items in answers:
             server.text = text
             assert (await client.list("/pods"))["items"] == items
+            assert (await client.page("/pods", {}, 1000))[0]["items"] == items

@@ -35,6 +35,7 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_ALLOW_DATASET_HOST" (join "," .Values.upstream.allowDatasetHosts)) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SPOOL_DIR" .Values.upstream.spool.dir) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SPOOL_LIMIT" .Values.upstream.spool.limit) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_DATASET_READERS" .Values.upstream.datasetReaders) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PROGRESS_HOST" .Values.progress.host) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PROGRESS_PORT" .Values.progress.port) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PROGRESS_URL" (include "finetune-operator.progressUrl" .)) }}

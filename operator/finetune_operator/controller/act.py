@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.workload import workloads
 from finetune_operator.controller.cache import Cache
@@ -381,7 +382,7 @@ class Actor:
             },
             "type": "Warning",
             "reason": announcement.reason,
-            "message": announcement.message[:1024],
+            "message": one_line(announcement.message)[:1024],
             "source": {"component": "finetune-operator"},
             "reportingComponent": "finetune-operator",
             "firstTimestamp": now,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.notes import notes
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.api.reasons import ConditionType, Phase, Reason
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.run_state import RunState, Stage
@@ -26,11 +27,14 @@ TRANSIENT_MEMBERS = (("progress", "estimatedRemainingSeconds"), ("upstream", "qu
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A condition's content."""
+    """A condition's content. Its message quotes pods, providers and the API server: it is one line of plain text."""
 
     status: bool | None
     reason: str
     message: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 ACCEPTED = Verdict(True, Reason.VALID, "The spec can run on its backend.")

@@ -16,8 +16,7 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from finetune_operator.formats.invalid import Invalid
-from finetune_operator.formats.layout import suffix_of
-from finetune_operator.formats.tables import BadRow, open_table
+from finetune_operator.formats.tables import BadRow
 from finetune_trainer.data.columns import LocatedRow, locate
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import rows_of_pictures
@@ -32,7 +31,6 @@ _Out = TypeVar("_Out")
 
 FORMAT: Final = 3
 """Part of the store's key: increase it when the format of records changes."""
-PARQUET: Final = ".parquet"
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
 AHEAD_BYTES: Final = 256 * 2**20
@@ -134,7 +132,7 @@ def _rows(source: Source, needs: Needs, reader: Reader) -> Iterator[LocatedRow |
     if source.pictures:
         return rows_of_pictures(source.pictures, needs)
     named = zip(source.tables, source.names, strict=True)
-    tables = [((reader.table if suffix_of(name) == PARQUET else open_table)(path, name), name) for path, name in named]
+    tables = [(reader.table(path, name), name) for path, name in named]
     places = [locate(table.columns(), name, needs) for table, name in tables]
     return (
         LocatedRow(row, place, name) if not isinstance(row, BadRow) else row

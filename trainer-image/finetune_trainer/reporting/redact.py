@@ -2,7 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
+from finetune_operator.api.redaction import Finder
+
+MASK: Final = "***"
+SHORTEST: Final = 4
+"""Shorter values are not looked for: they would eat ordinary words, and protect nothing."""
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 _QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]*")  # signed URLs carry their key there
 _BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+")
@@ -10,10 +16,8 @@ _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secret values, credentials in URLs, queries of URLs, and bearer tokens."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= 4:
-            text = text.replace(secret, "***")
+    """The text without the given secret values in any form, credentials in URLs, queries of URLs, and bearer tokens."""
+    text = Finder((secret for secret in secrets if len(secret) >= SHORTEST), MASK).without(text)
     text = _USERINFO.sub("***@", text)
     text = _QUERY.sub(r"\1?***", text)
     text = _BEARER.sub(r"\1***", text)

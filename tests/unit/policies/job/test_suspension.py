@@ -8,6 +8,7 @@ import pytest
 
 from finetune_operator.controller.model import Admission, Change, Delete, Patch, read_finetune
 from finetune_operator.controller.plan import plan
+from finetune_operator.controller.trim import trim_job
 from tests.unit.observations import (
     COMPLETE,
     NOW,
@@ -55,6 +56,12 @@ def test_a_job_whose_annotations_somebody_has_stripped_too() -> None:
         "path": "/metadata/annotations",
         "value": {},
     }
+
+
+def test_annotations_of_others_which_the_cache_does_not_keep_stay() -> None:
+    annotated = job(status=RUNNING, annotations={"theirs": "1"})
+    trim_job(annotated)
+    assert operations(plan(observe(HELD, job=annotated)))[0] == {"op": "add", "path": POINTER, "value": "true"}
 
 
 def test_what_we_suspended_we_let_go_on() -> None:
