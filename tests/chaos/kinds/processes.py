@@ -56,6 +56,8 @@ DEPLOYMENT_SCALE_ZERO = Kind(
     what=f"the only replica gets SIGTERM, gives the Lease back, and is started again after {HOLD:.0f} s; the fault is "
     "lifted when it is ready",
     inject=_scale_zero,
+    bound=SOON + RETRY,
+    why=f"one retry of the Lease, {RETRY:.0f} s",
 )
 
 
