@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := operator:trainer-image:.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv lock lint format crds docs test test-failed test-slow cluster demo demo-upstream demo-down bench bench-upstream bench-trainer bench-gpu chart images sbom clean
+.PHONY: help venv lock lint format crds docs test test-failed test-slow chaos cluster demo demo-upstream demo-down bench bench-upstream bench-trainer bench-gpu chart images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,6 +70,9 @@ test-failed: venv cluster  ## the (few) tests that failed last time, one after t
 
 test-slow: venv cluster  ## the sweeps that take longer than the rest together: providers, Kueue
 	$(PYTHON) -m pytest -m slow $(PYTEST_ARGS)
+
+chaos: venv cluster  ## the twenty kinds of fault of operator-chaos: verdict and recovery time of each (docs/chaos.md)
+	@$(PYTHON) -m tests.chaos
 
 bench: venv  ## how fast FineTunes become Jobs, against what the API server can do at all
 	$(PYTHON) -m tests.bench

@@ -34,6 +34,8 @@ class Turns:
         self._user = user
         self.together: set[tuple[str, ...]] = set()
         """Names of Jobs, and of pods, of one FineTune that were at work at the same time."""
+        self.made: dict[str, set[str]] = defaultdict(set)
+        """By the name of a Job: the uid of each that there was."""
 
     async def __aenter__(self) -> Self:
         versions = {resource: await self._user.version(resource) for resource in _AT_WORK}
@@ -50,6 +52,8 @@ class Turns:
         busy: dict[str, set[str]] = defaultdict(set)
         async for change in self._user.follow(resource, version):
             item = change["object"]
+            if resource == "jobs":
+                self.made[item["metadata"]["name"]].add(item["metadata"]["uid"])
             name, owner = item["metadata"]["name"], item["metadata"].get("labels", {}).get(UID_LABEL, "")
             if change["type"] != "DELETED" and _AT_WORK[resource](item):
                 busy[owner].add(name)

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.freshness import OLD
+from finetune_operator.controller.queue import RetryQueue
+from finetune_operator.controller.watch import Watches
+from finetune_operator.kube.config import Access
 from tests.faults.conftest import World, Worlds
 from tests.faults.gateway import Call, Channel, Forward, Gateway
 from tests.faults.test_crashes import jobs_made, settled
@@ -136,6 +140,36 @@ async def test_nothing_is_written_before_everything_has_been_listed_anew(pair: P
 
 
 # Leading
+
+
+def test_no_watch_is_left_out_here() -> None:
+    """Whoever has the operator watch something else has to say here what happens where nothing is heard of it."""
+    access = Access("http://127.0.0.1:1")
+    watches = Watches(access, Cache(), RetryQueue())
+    assert sorted(f"/{stream.resource.plural}" for stream in watches.streams) == sorted(WATCHES)
+
+
+@pytest.mark.parametrize("deaf", WATCHES)
+async def test_a_leader_hears_again_of_all_that_has_happened_meanwhile(world: Worlds, deaf: str) -> None:
+    """After the silence that it allows: what was cancelled, what has ended, what was applied."""
+    here = await world(watch_silence=4)
+    user = here.user
+    for name in ("ends", "cancelled"):
+        await user.create(sample(name))
+        await user.runs(f"{name}-1")
+        await user.phase(name, "Running")
+    await watching(here.channel, user)
+    assert here.channel.silence(deaf) == 1
+    await user.ends("ends-1", message=DONE)
+    await user.edit("cancelled", cancel=True)
+    await user.create(sample("new"))
+    await user.phase("ends", "Succeeded", seconds=30)
+    await user.phase("cancelled", "Cancelled", seconds=30)
+    await user.gone("jobs", "cancelled-1")
+    await user.runs("new-1")
+    await user.phase("new", "Running", seconds=30)
+    await settled(here.channel, 2)
+    assert jobs_made(here.channel) == {"ends-1": 1, "cancelled-1": 1, "new-1": 1}
 
 
 async def waiting_for_a_secret(here: World) -> None:

@@ -188,6 +188,26 @@ async def test_marker_of_a_suspension_stripped(world: Worlds) -> None:
     await goes_on(user)
 
 
+async def test_owner_taken_off_in_the_middle_of_the_run(world: Worlds) -> None:
+    """The Job is adopted again; whom else it belongs to, it belongs to still."""
+    here = await world()
+    user = here.user
+    finetune = await start(user)
+    other = await user.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}}, "configmaps")
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "settings", "uid": other["metadata"]["uid"]}
+    await user.merge("jobs", "sample-1", {"metadata": {"ownerReferences": [reference]}})
+
+    async def owners() -> bool:
+        uids = {
+            each["uid"]: each.get("controller") for each in (await user.job("sample-1"))["metadata"]["ownerReferences"]
+        }
+        return uids == {finetune["metadata"]["uid"]: True, reference["uid"]: None}
+
+    await user.until("owners", owners)
+    await goes_on(user)
+    assert jobs_made(here.channel) == {"sample-1": 1}
+
+
 async def test_job_deleted_by_hand_after_completion(world: Worlds) -> None:
     here = await world()
     await finish(here.user)

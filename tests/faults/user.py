@@ -26,6 +26,15 @@ PATIENCE = 60.0
 """Seconds that anything may take on a machine that does much else."""
 
 
+_GROUPS = {
+    "finetunes": "/apis/finetune.dev/v1alpha1",
+    "jobs": "/apis/batch/v1",
+    "leases": "/apis/coordination.k8s.io/v1",
+    "poddisruptionbudgets": "/apis/policy/v1",
+}
+"""By resource; all others are in the core."""
+
+
 class Refused(Exception):
     """The API server has said no."""
 
@@ -42,6 +51,10 @@ class User:
         self._server = server
         self.namespace = namespace
 
+    def in_namespace(self, namespace: str) -> User:
+        """The same in another namespace."""
+        return User(self._session, self._server, namespace)
+
     async def call(self, verb: str, path: str, body: Any = None, content_type: str = "application/json") -> Object:
         """One request; `body` may be JSON already. Raises Refused."""
         data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
@@ -55,7 +68,7 @@ class User:
 
     def path(self, resource: str, name: str = "") -> str:
         """`finetunes`, `jobs`, `pods` … in the namespace."""
-        prefix = {"finetunes": "/apis/finetune.dev/v1alpha1", "jobs": "/apis/batch/v1"}.get(resource, "/api/v1")
+        prefix = _GROUPS.get(resource, "/api/v1")
         return f"{prefix}/namespaces/{self.namespace}/{resource}" + (f"/{name}" if name else "")
 
     async def find(self, resource: str, name: str) -> Object | None:
@@ -170,7 +183,10 @@ class User:
 
     async def runs(self, job: str) -> None:
         """The kubelet has started the Job's pod."""
-        pod = await self.pod(job)
+        await self.starts(await self.pod(job))
+
+    async def starts(self, pod: Object) -> None:
+        """The kubelet has started this pod."""
         now = now_stamp()
         container = {**_container(pod), "ready": True, "state": {"running": {"startedAt": now}}}
         ready = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "ContainersReady")]
@@ -205,6 +221,12 @@ class User:
 
     async def _pod_status(self, pod: Object, status: Object) -> None:
         await self.merge("pods", f"{pod['metadata']['name']}/status", {"status": status})
+
+    async def stops(self, pod: Object) -> None:
+        """The kubelet has ended this pod, which is being deleted."""
+        terminated = {"exitCode": 143, "reason": "Error", "finishedAt": now_stamp()}
+        container = {**_container(pod), "ready": False, "state": {"terminated": terminated}}
+        await self._pod_status(pod, {"phase": "Failed", "containerStatuses": [container]})
 
 
 def _container(pod: Object) -> Object:

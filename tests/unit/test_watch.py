@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import math
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -456,3 +457,33 @@ async def test_a_list_that_had_begun_before_does_not_count(clock: Clock) -> None
     stream.begin_list()
     stream.take(watching.Bookmark.LISTED)
     await asyncio.wait_for(asked, 1)
+
+
+@pytest.mark.parametrize(
+    ("lasted", "waits"),
+    [
+        ([0] * 9, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15, 15]),
+        ([math.inf, 0, 0], [0, 0.2, 0.4]),
+        ([math.inf, 6, 6, 6], [0, 0, 0, 0]),
+        ([0, 0, 0, 0, 0, 0, 13, 0], [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 0, 0.2]),
+        ([0, 0, 0, 0, 0, 0, 12, 0], [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15]),
+        ([0, 1.9, 1.9, 1.9], [0.2, 0.4, 0.8, 1.6]),
+        ([0] * 8 + [16, 0], [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15, 0, 0.2]),
+    ],
+    ids=["ends at once", "the first", "holds", "held", "held too short", "flaps", "held long enough for any wait"],
+)
+async def test_what_held_for_a_while_is_begun_anew_at_once(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, lasted: list[float], waits: list[float]
+) -> None:
+    backoff = watch._Backoff()
+    backoff._last = clock.now
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+    for seconds in lasted:
+        await backoff.turn(seconds)
+    assert slept == pytest.approx(waits)

@@ -20,6 +20,7 @@ from finetune_operator.backends.job.workload import workloads
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.freshness import needs_fresh_read
 from finetune_operator.controller.model import (
+    OWNERS,
     Admission,
     Announcement,
     Call,
@@ -181,9 +182,8 @@ class Actor:
     async def _change(self, action: Patch, finetune: FineTune, memory: Memory, now: datetime) -> None:
         """What is refused, or does not stand in the answer, is remembered: the next look tells it, and waits."""
         path = resources.job(finetune.namespace, action.name)
-        test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
         try:
-            answer = await self._client.json_patch(path, [test, *action.operations])
+            answer = await self._send(action, path)
         except ApiError as error:
             if not is_refusal(error):
                 raise
@@ -192,8 +192,18 @@ class Actor:
                 logger.warning("%s/%s: the Job's %s: %s", *finetune.key, action.about, error)
                 memory.changed(action, now, kept=False, refusal=error.message)
             return
-        memory.changed(action, now, kept=holds(answer, action.operations))
+        kept = is_ours(answer, finetune) if action.about == OWNERS else holds(answer, action.operations)
+        memory.changed(action, now, kept=kept)
         self._cache.jobs.put(answer)
+
+    async def _send(self, action: Patch, path: str) -> Object:
+        if action.about == OWNERS:
+            # By uid, which the list is merged by: a second controller is refused.
+            (operation,) = action.operations
+            metadata = {"uid": action.uid, OWNERS: operation["value"]}
+            return await self._client.strategic_merge(path, {"metadata": metadata})
+        test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
+        return await self._client.json_patch(path, [test, *action.operations])
 
     async def _admit(self, action: Admission, finetune: FineTune, memory: Memory, now: datetime) -> None:
         """Whether the Workload may be admitted. Without the right to say so, Kueue starts the Job again: told once."""

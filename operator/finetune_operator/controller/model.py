@@ -158,6 +158,10 @@ class Refusal(NamedTuple):
     """How often in a row."""
 
 
+OWNERS = "ownerReferences"
+"""What a change of a Job is about that gives it its owner back: merged with the others, which are not known here."""
+
+
 class Change(NamedTuple):
     """A change of a Job that was sent, and what became of it."""
 

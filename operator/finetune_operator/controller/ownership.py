@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_operator.api.names import API_VERSION, KIND, MANAGED_BY, MANAGED_BY_LABEL, RUN_LABEL, named_run
+from finetune_operator.api.names import (
+    API_VERSION,
+    KIND,
+    MANAGED_BY,
+    MANAGED_BY_LABEL,
+    RUN_LABEL,
+    UID_LABEL,
+    named_run,
+)
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Phase
 from finetune_operator.controller.model import FineTune
@@ -27,6 +35,11 @@ def is_predecessors(child: dict[str, Any], finetune: FineTune) -> bool:
         and controller.get("name") == finetune.name
         and controller.get("uid") != finetune.uid
     )
+
+
+def is_orphan_of(child: dict[str, Any], finetune: FineTune) -> bool:
+    """It has no controller, and was made for this very object: its label has the uid, which nobody knew before."""
+    return controller_of(child) is None and (child["metadata"].get("labels") or {}).get(UID_LABEL) == finetune.uid
 
 
 def is_watched(job: dict[str, Any]) -> bool:

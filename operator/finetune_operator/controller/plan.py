@@ -25,6 +25,7 @@ from finetune_operator.controller.draft import Draft, Next, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
 from finetune_operator.controller.policies.job import (
     acceptance,
+    adoption,
     cancellation,
     children,
     deletion,
@@ -53,6 +54,7 @@ from finetune_operator.controller.upstream.run import belongs
 
 POLICIES: tuple[Policy, ...] = (
     deletion.leave_alone,  # what is being deleted gets nothing new; its children go with it
+    adoption.adopt,  # a Job of ours that has lost its owner gets it back
     supersession.supersede,  # every Job of another run is ended, on each look, and its run is on record
     new_run.begin,  # a raised run archives the last one and starts clean
     retention.keep_finished,  # a finished run stays finished; only its children expire

@@ -43,6 +43,9 @@ JOBS = Resource(group="batch", version="v1", plural="jobs", namespaced=True)
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
 """Seconds between two lists, and between two watch requests, that follow each other without success."""
 
+HELD = 2.0
+"""Seconds after which a try has not ended soon."""
+
 TROUBLE = (
     aiohttp.ClientError,
     errors.APIError,
@@ -63,16 +66,20 @@ MAX_PAGE = 32 << 20
 
 
 class _Backoff:
-    """Ever longer waits between tries that end soon; the first try after a long one that held is not held up."""
+    """Ever longer waits between tries that end soon; the first try after one that held is not held up."""
 
     def __init__(self) -> None:
         self._wait = 0.0
         self._last = -math.inf
 
-    async def turn(self) -> None:
-        """Returns when the next try may begin."""
+    async def turn(self, lasted: float | None = None) -> None:
+        """Returns when the next try may begin.
+
+        `lasted`: how long the last one went well, in seconds; else it is the time since that began. Where this is twice
+        the last wait, what has gone wrong now is news, and not what went wrong before.
+        """
         now = time.monotonic()
-        held = now - self._last > LONGEST_WAIT
+        held = (now - self._last if lasted is None else lasted) > max(HELD, min(LONGEST_WAIT, 2 * self._wait))
         self._wait = 0.0 if held else min(LONGEST_WAIT, max(FIRST_WAIT, 2 * self._wait))
         # The jitter keeps the streams of many operators from coming back together.
         await asyncio.sleep(max(0.0, self._last + self._wait * random.uniform(0.8, 1.0) - now))
@@ -205,6 +212,8 @@ class Stream:
     events: int = 0
     listed_from: float = -math.inf
     """When the last list that came to its end began."""
+    listed_at: float = -math.inf
+    """When that came to its end."""
     _seen: set[Name] = field(default_factory=set)
     _nameless: bool = False
     """The list holds an object that cannot be told from any other."""
@@ -259,6 +268,7 @@ class Stream:
     def _finish_list(self) -> None:
         """What is kept but was not listed has been deleted while nobody watched."""
         self.complete_at = self.listed_from = self._list_began
+        self.listed_at = time.monotonic()
         for name in self.store.names():
             if name not in self._seen and self.namespace in (None, name[0]) and not self._nameless:
                 self.store.remove(name)
@@ -379,8 +389,10 @@ class Watches:
 
     async def _follow(self, stream: Stream) -> None:
         lists, watches = _Backoff(), _Backoff()
+        lasted = math.inf
         while True:
-            await lists.turn()
+            await lists.turn(lasted)
+            began = time.monotonic()
             try:
                 await self._stream_once(stream, watches)
             except _PageTooLarge as error:
@@ -391,6 +403,8 @@ class Watches:
             except Exception:
                 # Something between us and the API server has answered with neither a list nor an event.
                 logger.exception("watch of %s ended", stream.resource.plural)
+            # The list itself may take long, and counts for nothing where the watch after it does not hold.
+            lasted = time.monotonic() - stream.listed_at if stream.listed_at > began else 0.0
 
     async def _stream_once(self, stream: Stream, backoff: _Backoff) -> None:
         """One list, and what follows it until it is time for the next: after a 410, or when the sweep is due."""
@@ -413,7 +427,8 @@ class Watches:
     def _settings(self, page: int) -> OperatorSettings:
         settings = OperatorSettings()
         settings.networking.request_timeout = 15
-        settings.networking.error_backoffs = (0.2, 0.5, 1, 2)
+        # One page that fails does not cost the whole list; for more than that, all begins anew by our own waits.
+        settings.networking.error_backoffs = (0.2,)
         settings.watching.inactivity_timeout = self._silence
         settings.watching.server_timeout = 290
         settings.watching.chunk_size = page

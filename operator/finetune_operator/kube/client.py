@@ -28,6 +28,7 @@ from finetune_operator.kube.errors import ApiError, TooLarge, Unreachable, from_
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
+STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 STRICT = {"fieldValidation": "Strict"}
 MAX_ANSWER = 32 << 20
 """Bytes. An object has at most 1.5 MB; lists are asked for in pages."""
@@ -113,6 +114,11 @@ class KubeClient:
         params, body = STRICT if strict else None, orjson.dumps(operations)
         async with self._slots_of_changes:
             return await self._call("PATCH", path, params=params, body=body, content_type=JSON_PATCH)
+
+    async def strategic_merge(self, path: str, body: Object) -> Object:
+        """A strategic merge patch, for Kubernetes' own kinds; a `metadata.uid` that it has not gives Conflict."""
+        async with self._slots_of_changes:
+            return await self._call("PATCH", path, body=orjson.dumps(body), content_type=STRATEGIC_MERGE)
 
     async def delete(self, path: str, *, uid: str | None = None, propagation: str | None = None) -> Object:
         """Delete, only if it still has this uid (else Conflict). `propagation`: Background, Foreground or Orphan."""

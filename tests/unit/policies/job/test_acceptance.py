@@ -45,11 +45,19 @@ def test_a_spec_that_the_models_refuse_is_named_and_stalled() -> None:
 def test_what_is_missing_is_named_and_looked_for_again(missing: Missing, reason: str, words: str) -> None:
     decision = plan(observe(missing=missing))
     assert decision.actions == ()
-    assert decision.requeue == 30
+    assert decision.requeue == 1
     assert decision.status is not None
     assert conditions(decision.status)["Accepted"] == ("False", reason)
     assert decision.status["phase"] == "Stalled"
     assert words in decision.status["message"]
+
+
+@pytest.mark.parametrize(("seconds", "wait"), [(0, 1), (1, 1), (3, 3), (20, 20), (31, 30), (10**6, 30)])
+def test_what_is_missing_is_looked_for_after_as_long_as_it_has_been_missing(seconds: float, wait: float) -> None:
+    missing = Missing("Secret", "s3", "dataset.secretRef")
+    status = status_after(observe(missing=missing))
+    decision = plan(observe(None, status, missing=missing, now=NOW + timedelta(seconds=seconds)))
+    assert (decision.requeue, decision.status) == (wait, None)
 
 
 WORDS = "spec.template: must be nice"
@@ -122,7 +130,7 @@ def test_a_spec_that_is_broken_within_a_run_is_not_accepted_and_the_run_goes_on(
 def test_a_queue_that_nobody_keeps_is_refused_by_its_label(label: str) -> None:
     decision = plan(observe(missing=Missing("Kueue", "gpu", label), kueue=False))
     assert decision.actions == ()
-    assert decision.requeue == 30
+    assert decision.requeue == 1
     assert decision.status is not None
     assert conditions(decision.status)["Accepted"] == ("False", "KueueNotFound")
     assert decision.status["message"].startswith(f"metadata.labels.{label}: Kueue is not in this cluster")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.controller.model import Change, Create, Delete, Patch, Refusal, read_finetune
+from finetune_operator.controller.model import Change, Create, Delete, Patch, Refusal, Rules, read_finetune
 from finetune_operator.controller.plan import plan
 from tests.unit.observations import (
     ANOTHER_UID,
@@ -30,7 +30,7 @@ from tests.unit.observations import (
 
 Object = dict[str, Any]
 
-STRANGER = changed(job(), "metadata.ownerReferences", ...)
+STRANGER = changed(changed(job(), "metadata.ownerReferences", ...), "metadata.labels", {"team": "another"})
 NAMESAKE = finetune(uid=ANOTHER_UID)
 
 
@@ -248,18 +248,23 @@ class TestRefused:
     def test_a_quota_is_named_and_tried_again_later(self) -> None:
         decision = plan(observe(refusal=self.QUOTA))
         assert decision.actions == ()
-        assert decision.requeue == 30
+        assert decision.requeue == 1
         assert decision.status is not None
         assert decision.status["reason"] == "QuotaExceeded"
         assert "exceeded quota: gpus" in decision.status["message"]
         assert decision.announcement is not None
 
     def test_then_it_is_tried_again(self) -> None:
-        decision = plan(observe(refusal=self.QUOTA, now=NOW + timedelta(seconds=30)))
+        decision = plan(observe(refusal=self.QUOTA, now=NOW + timedelta(seconds=1)))
         assert [type(action) for action in decision.actions] == [Create, Create]
 
-    def test_a_quota_has_room_again_without_a_word_and_is_asked_as_often_as_ever(self) -> None:
-        assert plan(observe(refusal=self.QUOTA._replace(times=20))).requeue == 30
+    @pytest.mark.parametrize(("times", "wait"), [(1, 1), (2, 2), (3, 4), (5, 16), (6, 30), (20, 30), (10**6, 30)])
+    def test_a_quota_has_room_again_without_a_word_and_is_asked_soon(self, times: int, wait: float) -> None:
+        assert plan(observe(refusal=self.QUOTA._replace(times=times))).requeue == wait
+
+    def test_but_never_less_often_than_the_administrator_wants(self) -> None:
+        rules = Rules(recheck_interval=0.5)
+        assert plan(observe(refusal=self.QUOTA, rules=rules)).requeue == 0.5
 
     def test_another_spec_is_tried_at_once(self) -> None:
         decision = plan(observe(finetune(generation=2, run=2), refusal=self.QUOTA))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.api.unsupported import unsupported
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import KUEUE, Missing, Observation
 from finetune_operator.controller.ownership import is_ours
-from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
+from finetune_operator.controller.policies.job.refusal import FIRST, is_for_a_person, refusal_of, wait_left
+from finetune_operator.controller.times import seconds_since
 
 _REASON_BY_KIND = {"Secret": Reason.SECRET_NOT_FOUND, "PersistentVolumeClaim": Reason.CLAIM_NOT_FOUND}
 
@@ -28,9 +30,20 @@ def check(observation: Observation, draft: Draft) -> Next:
     if observation.missing is not None:
         draft.accepted = _missing(observation.missing, observation.finetune.namespace)
         draft.stalled = Verdict(True, draft.accepted.reason, draft.accepted.message)
-        draft.look_again(observation.rules.recheck_interval)
+        draft.look_again(missing_recheck(observation))
         return Next.STOP
     return _refused(observation, draft)
+
+
+def missing_recheck(observation: Observation) -> float:
+    """Seconds until what is missing is looked for again: as long as it has been missing, up to the recheck interval.
+
+    It is often made right after the FineTune that names it.
+    """
+    held = (each for each in observation.status.get("conditions") or () if each.get("type") == ConditionType.ACCEPTED)
+    told: Object = next((each for each in held if each.get("status") == "False"), {})
+    age = seconds_since(told.get("lastTransitionTime"), observation.now) or 0.0
+    return min(observation.rules.recheck_interval, max(FIRST, age))
 
 
 def _was_changed(observation: Observation) -> bool:

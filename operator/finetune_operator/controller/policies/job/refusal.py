@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetune_operator.controller.model import Observation, Refusal
 
-LONGEST = 300.0
-"""Seconds between two tries that have been refused again and again."""
+FIRST, LONGEST = 1.0, 300.0
+"""Seconds until the first try after a quota's refusal, and between two tries that have been refused again and again."""
 
 
 def refusal_of(observation: Observation) -> Refusal | None:
@@ -20,8 +20,14 @@ def is_for_a_person(refusal: Refusal) -> bool:
 
 
 def wait_left(refusal: Refusal, observation: Observation) -> float:
-    """Seconds until it is offered again; 0: now. What waits for a person is offered ever less often."""
-    wait = observation.rules.recheck_interval
+    """Seconds until it is offered again; 0: now.
+
+    A quota often has room again soon, and so has a role that somebody has taken away by mistake: it is asked at once,
+    and then ever less often until the recheck interval. What waits for a person begins there.
+    """
+    wait, doublings = observation.rules.recheck_interval, min(refusal.times - 1, 16)
     if is_for_a_person(refusal):
-        wait = max(wait, min(LONGEST, wait * 2.0 ** min(refusal.times - 1, 16)))
+        wait = max(wait, min(LONGEST, wait * 2.0**doublings))
+    else:
+        wait = min(wait, FIRST * 2.0**doublings)
     return max(0.0, wait - (observation.now - refusal.time).total_seconds())
