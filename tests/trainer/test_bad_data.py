@@ -6,6 +6,7 @@ Every case is a run of the trainer. Rows may be skipped, counted, where the user
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from finetune_trainer.data import sources
+from finetune_trainer.data import rows, sources
 from tests.trainer.datasets import encoded, picture, write_jsonl, write_rows
 from tests.trainer.runs import Result, TrainerRun
 from tests.upstream import archives
@@ -317,3 +318,43 @@ def test_one_row_is_enough(new_run: NewRun) -> None:
     write_rows(run.data, 1)
     assert run.execute().code == 0
     assert run.manifest()["dataset"]["rows"] == 1
+
+
+def test_names_that_are_no_text_are_written_out(new_run: NewRun) -> None:
+    """A claim may hold names in any encoding; neither the log nor the manifest can."""
+    run = new_run(recipe={"epochs": 1}, dataset="pvc://data")
+    write_rows(run.data, 1)
+    for name in (b"\xff-test.jsonl", b"caf\xe9.jsonl"):
+        (run.data / os.fsdecode(name)).write_text((run.data / "train.jsonl").read_text())
+    (run.data / "train.jsonl").unlink()
+
+    assert run.execute().code == 0
+
+    assert run.manifest()["dataset"]["tables"] == ["caf\\udce9.jsonl"]
+    assert any("\\udcff-test.jsonl" in note for note in run.manifest()["notes"])
+
+
+def test_a_file_of_another_user_is_named(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run()
+    write_rows(run.data, 1)
+    original = Path.open
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "train.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)  # the tests' user may be root, who reads everything
+    failed(run, run.execute(), "^train.jsonl must not be read by the pod's user .*: change its permissions")
+
+
+def test_a_fault_of_the_trainer_s_own_on_a_row_is_no_node_s(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: Any) -> Any:
+        raise AttributeError("an internal detail")
+
+    monkeypatch.setattr(rows, "_images", broken)
+    run = new_run()
+    write_rows(run.data, 2)
+    result = run.execute()
+    failed(run, result, "row 0: the trainer failed on this row, and its log says where")
+    assert "AttributeError" not in result.message

@@ -68,8 +68,8 @@ class Dataset(SpecModel):
             "(a.png and a.txt); the recordings of recipe voice need no captions. The URI has one of the forms "
             "hf://datasets/organisation/name[@revision][/path], s3://bucket/key, https://host/path, pvc://claim/path "
             "and oxen://namespace/repository/branch/path, with spaces percent-encoded (my%20data). An https:// URI "
-            "must name a file, and pvc:// is available with backend job only. Of a folder with several splits, the training "
-            "split is used; of several training splits or configurations, the URI must name one."
+            "must name a file, and pvc:// is available with backend job only. Of a folder with several splits, the "
+            "training split is used; of several training splits or configurations, the URI must name one."
         )
     )
     secret_ref: SecretRef | None = Field(

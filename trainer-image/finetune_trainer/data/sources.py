@@ -1,5 +1,6 @@
 """From the URI of a dataset to its tables, or captioned images, and their files. One function for each scheme."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -115,6 +116,14 @@ def open_source(
             return opener(_Opening(uri, access, check, needs, reader))
     except (Invalid, TooLarge) as error:
         raise DataError(str(error)) from None
+    except PermissionError as error:
+        raise unreadable(error) from None
+
+
+def unreadable(error: PermissionError) -> DataError:
+    """What is said where the pod's user must not read a file of a claim."""
+    name = Path(str(error.filename)).name if error.filename else "a file of the dataset"
+    return DataError(f"{name} must not be read by the pod's user {os.getuid()}: change its permissions, or its owner")
 
 
 def _claim(opening: _Opening) -> Source:

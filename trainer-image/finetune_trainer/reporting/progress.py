@@ -82,17 +82,12 @@ class Progress:
 def emit(event: str, **fields: Any) -> None:
     """Print an event, one line of JSON, on stdout."""
     text = redact(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str))
-    print(_printable(text), flush=True)
+    print(text, flush=True)
 
 
 def print_line(text: str) -> None:
     """Print a line for people on stderr."""
-    print(_printable(redact(text)), file=sys.stderr, flush=True)
-
-
-def _printable(text: str) -> str:
-    """Without half characters, which names of files may have, and no output can."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    print(redact(text), file=sys.stderr, flush=True)
 
 
 class Poster:

@@ -20,7 +20,11 @@ def redacted(document: Any) -> Any:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secret values, credentials in URLs, queries of URLs, and bearer tokens."""
+    """The text without the given secret values, credentials in URLs, queries of URLs, and bearer tokens.
+
+    Names of files may have bytes that are no text, which neither JSON nor a terminal takes: they are written out.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "***")
