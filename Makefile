@@ -48,6 +48,7 @@ crds: venv  ## generate crds/ from the models
 docs: venv  ## generate the pages of docs/ that are made from the code
 	$(PYTHON) docs/cli.py > docs/cli.md
 	$(PYTHON) docs/troubleshooting.py > docs/troubleshooting.md
+	$(PYTHON) docs/metrics.py > docs/metrics.md
 
 demo: venv  ## the main job from end to end: cluster, image, operator, a FineTune, its adapter
 	@$(PYTHON) -m examples.demo run $(if $(LEVEL),--level $(LEVEL))

@@ -22,6 +22,8 @@ from finetune_operator.settings import Definition, definitions
 
 CHART: Final = Path(__file__).with_name("finetune-operator")
 ARGO: Final = CHART.with_name("argo-cd")
+LONGEST_DEFAULT: Final = 300
+"""Characters in the table of values."""
 CRD: Final = CHART.parents[1] / "crds" / "finetune.dev_finetunes.yaml"
 
 Schema = dict[str, Any]
@@ -170,7 +172,8 @@ def _leaves(value: Value) -> Iterator[Value]:
 
 
 def _default(default: Any) -> str:
-    return f"`{json.dumps(default, ensure_ascii=False)}`".replace("|", "\\|")
+    text = json.dumps(default, ensure_ascii=False)
+    return f"`{text}`".replace("|", "\\|") if len(text) <= LONGEST_DEFAULT else "see values.yaml"
 
 
 def _cell(text: str) -> str:
@@ -201,6 +204,8 @@ kubectl get finetunes --all-namespaces --watch
   `--set progress.certificate.certManager.enabled=true --set progress.certificate.certManager.issuerRef.name=…`.
 - **Bind the operator's own account**: `--set admissionPolicy.enabled=true`. What somebody with its token could then do
   is described in [docs/security.md](../../docs/security.md#what-a-stolen-operator-token-can-do).
+- **IPv6, OpenShift, private certificate authorities, proxies**: `trainer.user`, `trainer.trustBundle`,
+  `upstream.caFile`; see [docs/private-networks.md](../../docs/private-networks.md).
 - **Prometheus and Grafana**: `metrics.serviceMonitor.enabled`, `metrics.prometheusRule.enabled` and
   `metrics.dashboard.enabled`; `metrics.perRun` adds series for each run.
 

@@ -31,6 +31,9 @@ alone.
 | `artifacts download` | a pod that mounts the claim, and `kubectl cp` |
 | `doctor` | `kubectl auth can-i`, `kubectl get crd,lease,nodes,storageclass,localqueue` |
 
+A spec that is never accepted never ends, so a script first waits for that, for as long as the operator may take:
+`kubectl wait --for=condition=Accepted finetune/NAME --timeout=60s`.
+
 It logs in as kubectl does, for as long as a command runs: by what the kubeconfig's user has (a certificate, a token or
 a token file, an exec plugin as EKS, GKE and AKS use them, OpenID Connect), or by the service account of the pod that it
 runs in. `KUBECONFIG` may name several files. What it does not honour it refuses in words: the auth-providers that

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from finetune_operator import endpoint
+from finetune_operator.backends.datasets.process import announce_confinement
 from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.client import Client
 from finetune_operator.backends.http.connections import trusting_the_system
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.providers.registry import members
+from finetune_operator.backends.transfer.readers import Readers
 from finetune_operator.backends.transfer.spool import Disk
 from finetune_operator.controller.act import Actor
 from finetune_operator.controller.burst import Burst
@@ -260,6 +262,7 @@ def _rules(settings: Settings) -> Rules:
         settling_window=settings.settling_window,
         cancel_bound=settings.cancel_bound,
         upstream_timeout=settings.upstream_timeout,
+        require_kueue=settings.require_kueue,
         base_urls=frozenset(settings.allow_base_url),
     )
 
@@ -269,6 +272,7 @@ async def _upstream(
     settings: Settings, client: KubeClient, queue: RetryQueue[Key], metrics: Metrics
 ) -> AsyncIterator[Runner]:
     """The calls to providers; whatever is in flight at the end is broken off, and found again at the next start."""
+    readers = Readers(settings.dataset_readers)
     http = Client(
         AddressGuard(settings.allow_base_url, settings.allow_dataset_host),
         concurrency=settings.upstream_concurrency,
@@ -291,12 +295,15 @@ async def _upstream(
         live=lambda namespace, name: client.get(resources.finetune(namespace, name)),
         clock=lambda: datetime.now(UTC),
         count=metrics.upstream_request,
-        disk=Disk(settings.spool_limit),
+        disk=Disk(settings.spool_limit, readers),
         spool_dir=settings.spool_dir or None,
     )
+    announcing = asyncio.create_task(announce_confinement(readers))
     try:
         yield runner
     finally:
+        announcing.cancel()
+        await asyncio.gather(announcing, return_exceptions=True)
         await runner.close()
         await http.close()
 

@@ -99,15 +99,15 @@ class Metrics:
             Counter(
                 "finetune_runs_finished_total",
                 "Runs that have ended since the operator started.",
-                ["backend", "result", "reason"],
+                ["namespace", "backend", "result", "reason"],
                 registry=registry,
             )
         )
         self._queue_wait = _Bound(
             Histogram(
                 "finetune_queue_wait_seconds",
-                "From a run's creation until it computes.",
-                ["backend"],
+                "From when a run is asked for (the FineTune's creation, or spec.run raised) until it first computes.",
+                ["namespace", "backend"],
                 buckets=WAIT_BUCKETS,
                 registry=registry,
             )
@@ -115,8 +115,8 @@ class Metrics:
         self._run_duration = _Bound(
             Histogram(
                 "finetune_run_duration_seconds",
-                "From a run's start until its end.",
-                ["backend", "result"],
+                "From a run's start until its end, suspensions and further attempts included.",
+                ["namespace", "backend", "result"],
                 buckets=RUN_BUCKETS,
                 registry=registry,
             )
@@ -125,7 +125,15 @@ class Metrics:
             Counter(
                 "finetune_preemptions_total",
                 "Times that a running run was stopped to make room.",
-                ["backend"],
+                ["namespace", "backend"],
+                registry=registry,
+            )
+        )
+        self._disruptions = _Bound(
+            Counter(
+                "finetune_disruptions_total",
+                "Attempts of runs that ended because Kubernetes disrupted their pods.",
+                ["namespace", "backend"],
                 registry=registry,
             )
         )
@@ -163,6 +171,14 @@ class Metrics:
             )
         )
 
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The label names of each metric that is fed, by its name; those that are read off have theirs in a scrape."""
+        return {
+            each.metric._name: tuple(each.metric._labelnames)
+            for each in vars(self).values()
+            if isinstance(each, _Bound)
+        }
+
     # What the controller feeds
 
     def reconciled(self, seconds: float, result: str, handler: str = "finetune") -> None:
@@ -178,19 +194,23 @@ class Metrics:
         """After each progress report, accepted or not."""
         self._progress_reports[status,].inc()
 
-    def run_started(self, backend: str, waited: float) -> None:
-        """A run computes, `waited` seconds after it was created. Once a run, after its status has been written."""
-        self._queue_wait[backend,].observe(max(0.0, waited))
+    def run_started(self, namespace: str, backend: str, waited: float) -> None:
+        """A run computes, `waited` seconds after it was asked for. Once a run, after its status has been written."""
+        self._queue_wait[namespace, backend].observe(max(0.0, waited))
 
-    def run_finished(self, backend: str, result: str, reason: str, seconds: float | None) -> None:
+    def run_finished(self, namespace: str, backend: str, result: str, reason: str, seconds: float | None) -> None:
         """A run has ended: Succeeded, Failed or Cancelled. `seconds` since its start; None where it never started."""
-        self._finished[backend, result, reason].inc()
+        self._finished[namespace, backend, result, reason].inc()
         if seconds is not None:
-            self._run_duration[backend, result].observe(max(0.0, seconds))
+            self._run_duration[namespace, backend, result].observe(max(0.0, seconds))
 
-    def preempted(self, backend: str) -> None:
+    def preempted(self, namespace: str, backend: str) -> None:
         """A running run was stopped to make room."""
-        self._preemptions[backend,].inc()
+        self._preemptions[namespace, backend].inc()
+
+    def disrupted(self, namespace: str, backend: str, attempts: int) -> None:
+        """So many attempts of a run were lost to disruptions of their pods."""
+        self._disruptions[namespace, backend].inc(attempts)
 
     def upstream_request(self, provider: str, operation: str, status: int, seconds: float) -> None:
         """After each call to a provider; status 0: no answer. `operation` is one of a few words, never a URL."""
@@ -220,10 +240,10 @@ class _Bound(dict[tuple[Any, ...], Any]):
 
     def __init__(self, metric: Counter | Histogram) -> None:
         super().__init__()
-        self._metric = metric
+        self.metric = metric
 
     def __missing__(self, values: tuple[Any, ...]) -> Any:
-        self[values] = child = self._metric.labels(*values)
+        self[values] = child = self.metric.labels(*values)
         return child
 
 
@@ -293,10 +313,11 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 
 
 def _by_phase(finetunes: list[Object]) -> Metric:
-    tally = Tally((_backend(body), _phase(body)) for body in finetunes)
-    family = GaugeMetricFamily("finetune_runs", "FineTunes by backend and phase.", labels=["backend", "phase"])
-    for (backend, phase), count in sorted(tally.items()):
-        family.add_metric([backend, phase], count)
+    tally = Tally((body["metadata"]["namespace"], _backend(body), _phase(body)) for body in finetunes)
+    labels = ["namespace", "backend", "phase"]
+    family = GaugeMetricFamily("finetune_runs", "FineTunes by namespace, backend and phase.", labels=labels)
+    for values, count in sorted(tally.items()):
+        family.add_metric(values, count)
     return family
 
 

@@ -254,6 +254,12 @@ class Settings:
         _seconds(0, 600),
         chart="volumeGrace",
     )
+    require_kueue: bool = _setting(
+        True,
+        "Refuse FineTunes with Kueue's labels where Kueue is not installed; false: something else reads the labels.",
+        _switch,
+        chart="requireKueue",
+    )
     drain_timeout: float = _setting(
         20.0, "On SIGTERM, how long reconciles in progress may take to finish.", _seconds(0, 600), chart="drainTimeout"
     )
@@ -357,6 +363,12 @@ class Settings:
         "a dataset for a provider may be.",
         _bytes(2**20, 2**50),
         chart="upstream.spool.limit",
+    )
+    dataset_readers: int = _setting(
+        1,
+        "Processes at the same time that unpack datasets for providers; they share what memory the operator leaves.",
+        _integer(1, 16),
+        chart="upstream.datasetReaders",
     )
 
     # Progress reports

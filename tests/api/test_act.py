@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -11,21 +13,25 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.names import FINALIZER
-from finetune_operator.controller.act import Actor
+from finetune_operator.controller.act import Actor, holds
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import (
+    Admission,
     Announcement,
     Create,
     Decision,
+    Delete,
     Finalize,
     Observation,
+    Patch,
     read_finetune,
 )
 from finetune_operator.controller.observe import Memory
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Invalid, NotFound
+from finetune_operator.kube.errors import Forbidden, Invalid, NotFound, Unreachable
 from tests.api.finetunes import RefusedError, create, delete, fine_tune, get, patch
+from tests.api.test_pod_fields import job_of
 from tests.cluster.control_plane import ControlPlane
 
 Object = dict[str, Any]
@@ -122,14 +128,14 @@ async def test_a_child_with_a_member_that_nobody_knows_is_refused_by_its_name(de
 async def test_a_status_that_was_decided_on_something_older_does_not_land(desk: Desk) -> None:
     """Nothing is counted or announced either; what is newer is in the cache after one read, and decided on anew."""
     old = desk.look()
-    assert patch(desk.plane, desk.name, {"metadata": {"annotations": {"mine": "1"}}}) == ""
+    assert patch(desk.plane, desk.name, {"metadata": {"annotations": {"finetune.dev/display-name": "1"}}}) == ""
     assert await desk.act(old, status=PENDING, announcement=WARNING)
     assert desk.calls == ["PATCH 422", "GET 200"]
     assert "status" not in desk.stored()
     assert desk.landed == []
     assert await desk.events() == []
     new = desk.look()
-    assert new.finetune.annotations == {"mine": "1"}
+    assert new.finetune.annotations == {"finetune.dev/display-name": "1"}
     assert not await desk.act(new, status=PENDING)
     assert desk.stored()["status"] == PENDING
 
@@ -243,3 +249,140 @@ async def test_the_last_finalizer_of_what_is_being_deleted(desk: Desk) -> None:
     with pytest.raises(NotFound):
         await desk.client.get(resources.finetune("default", desk.name))
     assert await desk.events() == ["Pending"]
+
+
+async def test_a_status_that_landed_without_an_answer_is_counted_and_announced_at_the_next_look(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    patch_for_real = desk.client.json_patch
+
+    async def lose_the_answer(path: str, operations: Any, **options: Any) -> Object:
+        await patch_for_real(path, operations, **options)
+        raise Unreachable(f"PATCH {path}: TimeoutError")
+
+    monkeypatch.setattr(desk.client, "json_patch", lose_the_answer)
+    with pytest.raises(Unreachable):
+        await desk.actor.act(desk.look(), Decision(status=PENDING, announcement=WARNING), memory)
+    assert desk.landed == []
+    monkeypatch.undo()
+    assert not await desk.actor.act(desk.look(), Decision(), memory), "nobody knows yet that it has landed"
+    assert desk.landed == []
+    desk.cache.finetunes.put(desk.stored())  # as the watch brings it
+    for _ in range(2):
+        assert not await desk.actor.act(desk.look(), Decision(), memory)
+    assert [(before, after["status"]) for before, after in desk.landed] == [({}, PENDING)]
+    assert await desk.events() == ["Pending"]
+
+
+async def test_a_status_that_is_written_again_is_counted_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory()
+
+    async def never_arrives(path: str, operations: Any, **options: Any) -> Object:
+        raise Unreachable("PATCH: TimeoutError")
+
+    monkeypatch.setattr(desk.client, "json_patch", never_arrives)
+    with pytest.raises(Unreachable):
+        await desk.actor.act(desk.look(), Decision(status=PENDING), memory)
+    monkeypatch.undo()
+    assert not await desk.actor.act(desk.look(), Decision(status=PENDING), memory)
+    assert not await desk.actor.act(desk.look(), Decision(), memory)
+    assert len(desk.landed) == 1
+
+
+class TestChangesOfTheJob:
+    """On a real API server, whose answer shows what has become of them."""
+
+    @pytest.fixture
+    def job(self, desk: Desk) -> Iterator[Object]:
+        made = job_of(read_finetune(desk.stored()))
+        made["spec"]["suspend"] = True
+        text = desk.plane.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(made))
+        stored: Object = json.loads(text)
+        deadline = time.monotonic() + 60
+        while not (stored.get("status") or {}).get("conditions") and time.monotonic() < deadline:
+            # The Job controller says at once that it is suspended; then it leaves it alone.
+            stored = json.loads(desk.plane.kubectl("get", "job", stored["metadata"]["name"], "-o", "json"))
+        desk.cache.jobs.put(stored)
+        yield stored
+        desk.plane.kubectl("delete", "job", stored["metadata"]["name"], "--wait=false")
+
+    def patch(self, job: Object, path: str, value: Any) -> Patch:
+        operation = {"op": "add", "path": path, "value": value}
+        return Patch(job["metadata"]["name"], job["metadata"]["uid"], (operation,), path)
+
+    async def test_what_stands_is_remembered_as_kept(self, desk: Desk, job: Object) -> None:
+        memory, change = Memory(), self.patch(job, "/spec/activeDeadlineSeconds", 60)
+        for times in (1, 2):
+            assert await desk.actor.act(desk.look(), Decision(actions=(change,)), memory)
+            sent = memory.changes[change.about]
+            assert (sent.kept, sent.refusal, sent.times) == (True, "", times)
+
+    async def test_what_is_refused_is_told_by_the_api_servers_words_and_not_sent_again_at_once(
+        self, desk: Desk, job: Object
+    ) -> None:
+        """It is no reason to look again at a Job that is as it was known."""
+        memory, change = Memory(), self.patch(job, "/spec/activeDeadlineSeconds", -1)
+        desk.calls.clear()
+        assert await desk.actor.act(desk.look(), Decision(actions=(change,)), memory)
+        assert desk.calls == ["PATCH 422", "GET 200"]
+        sent = memory.changes[change.about]
+        assert not sent.kept
+        assert "spec.activeDeadlineSeconds" in sent.refusal
+
+    async def test_a_job_that_is_another_one_by_now_is_no_refusal(self, desk: Desk, job: Object) -> None:
+        memory = Memory()
+        change = self.patch({"metadata": {**job["metadata"], "uid": "old"}}, "/spec/activeDeadlineSeconds", 60)
+        key = ("default", job["metadata"]["name"])
+        desk.cache.jobs.remove(key)
+        assert await desk.actor.act(desk.look(), Decision(actions=(change,)), memory)
+        assert memory.changes == {}
+        known = desk.cache.jobs.get(key)
+        assert known is not None
+        assert known["metadata"]["uid"] == job["metadata"]["uid"]
+
+    async def test_a_deletion_that_is_refused_is_told_once(
+        self, desk: Desk, job: Object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = Memory()
+
+        async def forbid(path: str, **options: Any) -> Object:
+            raise Forbidden(403, "Forbidden", "jobs are kept here")
+
+        monkeypatch.setattr(desk.client, "delete", forbid)
+        end = Delete(job["metadata"]["name"], job["metadata"]["uid"])
+        for _ in range(2):
+            with pytest.raises(Forbidden):
+                await desk.actor.act(desk.look(), Decision(actions=(end,), status=RUNNING), memory)
+        assert desk.landed == [], "the status does not say that it is gone"
+        assert await desk.events() == ["Overridden"]
+
+
+async def test_a_workload_that_may_not_be_deactivated_is_told_of_once_and_the_status_is_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    patch_for_real = desk.client.json_patch
+
+    async def forbid(path: str, operations: Any, **options: Any) -> Object:
+        if "workloads" in path:
+            raise Forbidden(403, "Forbidden", "cannot patch workloads")
+        return await patch_for_real(path, operations, **options)
+
+    monkeypatch.setattr(desk.client, "json_patch", forbid)
+    hold = Admission("kueue.x-k8s.io/v1beta2", "job-x", "uid", active=False)
+    for status in (PENDING, RUNNING):
+        assert not await desk.actor.act(desk.look(), Decision(actions=(hold,), status=status), memory)
+    assert desk.stored()["status"] == RUNNING
+    assert await desk.events() == ["Overridden"]
+
+
+def test_whether_a_change_stands_in_an_answer() -> None:
+    answer = {"metadata": {"labels": {"a/b": "1", "theirs": "2"}}, "spec": {"suspend": False}}
+    add = {"op": "add", "path": "/metadata/labels", "value": {"a/b": "1"}}
+    assert holds(answer, [add])
+    assert not holds(answer, [{**add, "value": {"a/b": "2"}}])
+    assert holds(answer, [{"op": "add", "path": "/metadata/labels/a~1b", "value": "1"}])
+    assert not holds(answer, [{"op": "add", "path": "/spec/suspend", "value": True}])
+    assert not holds(answer, [{"op": "remove", "path": "/spec/suspend"}])
+    assert holds(answer, [{"op": "remove", "path": "/spec/activeDeadlineSeconds"}])

@@ -64,6 +64,13 @@ def pretend_ended(api: ControlPlane, name: str, phase: str, reason: str, message
     say(api, name, **ended, **status)
 
 
+def test_submit_tells_what_a_user_should_know(command: Command) -> None:
+    without_storage = [*FLAGS[:-2], "--to", "hf://org/name"]
+    code, _, told = command("submit", "--name", "cli-told", *without_storage, "--server-dry-run")
+    assert code == 0
+    assert "a run whose pod is lost begins at step 0 again. Set backend.job.storage" in " ".join(told.split())
+
+
 def test_submit_creates_what_the_flags_say(api: ControlPlane, command: Command) -> None:
     code, said, _ = command("submit", "--name", "cli-flags", *FLAGS, "--queue", "gpu", "--backend-param", "shmSize=2Gi")
     assert (code, said.splitlines()[0]) == (0, "finetune.finetune.dev/cli-flags created")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import RECIPE_MODELS
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.status import FineTuneStatus
@@ -140,6 +141,8 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
             {"name": "C", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
             {"name": "D", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
         ],
+        "podLabels": {"sidecar.istio.io/inject": "false"},
+        "podAnnotations": {"linkerd.io/inject": "disabled"},
         "terminationGracePeriodSeconds": 300,
         "shmSize": "8Gi",
         "advanced": {"warmupRatio": 0.1, "weightDecay": 1, "activationCheckpointing": True},
@@ -203,7 +206,17 @@ WHOLE_STATUS: dict[str, Any] = {
     "backend": "job",
     "run": 2,
     "attempts": 1,
+    "baseModelRevision": "5c9c3f1",
+    "queuedTime": "2026-01-02T03:04:04Z",
     "startTime": "2026-01-02T03:04:05Z",
+    "runningTime": "2026-01-02T03:04:06Z",
+    "disruptions": 1,
+    "lastDisruption": {
+        "pod": "sample-1-abcde",
+        "podCreated": "2026-01-02T03:04:04Z",
+        "message": "the pod was ended by Kubernetes (Evicted)",
+    },
+    "jobAttempts": 2,
     "completionTime": "2026-01-02T04:04:05Z",
     "parameters": {"loraRank": 16, "imageColumns": ["image"], "learningRate": 0.0001},
     "job": {"name": "stored-2", "uid": "6f2b"},
@@ -339,5 +352,11 @@ def test_explain_tells_documented_defaults_and_bounds(api: ControlPlane) -> None
     explained = " ".join(api.kubectl("explain", "ft.spec.recipe.imageToText.seqLength").split())
     assert "Defaults to 4096. Must be at least 1." in explained
     assert "status is the most recently observed state" in api.kubectl("explain", "ft.status")
+    advanced = " ".join(api.kubectl("explain", "ft.spec.backend.job.advanced").split())
+    for field in Advanced.model_fields.values():
+        assert f"{field.alias} <" in advanced
+    assert "rises to learningRate. Defaults to 0. Must be between 0 and 1." in advanced
+    affinity = api.kubectl("explain", "--recursive", "ft.spec.backend.job.affinity")
+    assert affinity.count("topologyKey") == 4
     with pytest.raises(KubectlError, match="does not exist"):
         api.kubectl("explain", "ft.spec.recipe.imageToText.unknown")

@@ -179,6 +179,28 @@ BAD: dict[str, tuple[Manifest, str]] = {
         "set size instead of claimName",
     ),
     "size that is none": (changed(GOOD, f"{JOB}.storage.size", "big"), "should match"),
+    "label without a name": (
+        changed(GOOD, f"{JOB}.podLabels", {"sidecar.istio.io/": "false"}),
+        "a key must be a name of at most 63 letters",
+    ),
+    "label of ours": (changed(GOOD, f"{JOB}.podLabels", {"finetune.dev/run": "7"}), "are reserved; use another key"),
+    "label of a queue": (
+        changed(GOOD, f"{JOB}.podLabels", {"kueue.x-k8s.io/queue-name": "gpu"}),
+        "a queue is a label of the FineTune itself",
+    ),
+    "label of the Job controller's": (
+        changed(GOOD, f"{JOB}.podLabels", {"batch.kubernetes.io/job-name": "x"}),
+        "are reserved; use another key",
+    ),
+    "label that no label can be": (changed(GOOD, f"{JOB}.podLabels", {"team": "a b"}), "should match"),
+    "annotation of ours": (
+        changed(GOOD, f"{JOB}.podAnnotations", {"finetune.dev/config": "{}"}),
+        "are reserved; use another key",
+    ),
+    "annotation without a name": (
+        changed(GOOD, f"{JOB}.podAnnotations", {"a b": "c"}),
+        "a key must be a name of at most 63 letters",
+    ),
     "variable of ours": (
         changed(GOOD, f"{JOB}.env", [{"name": "FINETUNE_CONFIG", "value": "/tmp/x"}]),
         "names that begin with FINETUNE_ or KUBEFLOW_ are reserved for the operator",

@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 import pytest
 
-from finetune_operator.backends.job.diagnose import waiting
+from finetune_operator.backends.job.waits import waiting
 from finetune_operator.kube import config, resources
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import TooLarge
 from finetune_operator.kube.paging import pages
-from finetune_operator.kube.warnings import warnings_about
+from finetune_operator.kube.warnings import about_object, warnings_about
 from tests.cluster.control_plane import ControlPlane
 
 Object = dict[str, Any]
@@ -65,7 +65,7 @@ async def test_a_quota_behind_six_hundred_others_is_told(client: Counting) -> No
         *(_say(client, str(uuid.uuid4()), f"b-{made}-{n}", "FailedCreate", "another's", 999) for n in range(5)),
         _say(client, uid, f"z-{made}", "FailedCreate", QUOTA, second=1),
     )
-    found = await warnings_about(client, "default", uid)
+    found = await warnings_about(client, "default", about_object(uid))
     assert [(each["reason"], each["message"]) for each in found] == [
         ("Reason2", "599"),
         ("Reason1", "598"),
@@ -79,9 +79,9 @@ async def test_a_quota_behind_six_hundred_others_is_told(client: Counting) -> No
 async def test_large_ones_are_not_read_whole_and_hide_no_other_reason(client: Counting) -> None:
     uid, made = str(uuid.uuid4()), uuid.uuid4().hex[:8]
     for number in range(12):
-        await _say(client, uid, f"a-{made}-{number:04}", "Noise", "x" * 1_200_000)
+        await _say(client, uid, f"a-{made}-{number:04}", "Noise", "x" * 1_000_000)
     await _say(client, uid, f"z-{made}", "FailedCreate", QUOTA)
-    found = await warnings_about(client, "default", uid)
+    found = await warnings_about(client, "default", about_object(uid))
     assert ("FailedCreate", QUOTA) in [(each["reason"], each["message"]) for each in found]
     assert all(len(each["message"]) <= 4096 for each in found)
     assert sum(client.sizes) < 5_000_000

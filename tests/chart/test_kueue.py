@@ -92,6 +92,40 @@ def test_a_life_in_the_queue(queued: Operated) -> None:
     assert it.finished("second")["phase"] == "Succeeded"
 
 
+def workload(kubectl: Kubectl, name: str) -> Object:
+    """Kueue's, of the Job of the first run."""
+    uid = job(kubectl, name)["metadata"]["uid"]
+    (found,) = kubectl.get("workloads", "-n", "default", "-l", f"kueue.x-k8s.io/job-uid={uid}")["items"]
+    return dict(found)
+
+
+def test_a_suspended_run_is_not_admitted_however_much_room_there_is(queued: Operated) -> None:
+    """Its Workload is deactivated; whoever unsuspends its Job does not start it either."""
+    it = queued
+    submit(it, "held", "low", epochs=40, saveStrategy="steps", saveStepsRatio=0.01)
+    it.at_step("held", 2)
+    it.patch("held", suspend=True)
+    suspended = it.wait("held", lambda status: status.get("reason") == "SuspendedBySpec")
+    assert suspended["phase"] == "Suspended"
+    eventually(lambda: workload(it.kubectl, "held")["spec"]["active"] is False, "its Workload is inactive", 60)
+    eventually(lambda: job(it.kubectl, "held")["spec"]["suspend"] is True, "its Job is suspended", 60)
+
+    submit(it, "short", "low", epochs=1)
+    assert it.finished("short")["phase"] == "Succeeded", "its quota is free"
+    assert job(it.kubectl, "held")["spec"]["suspend"] is True, "and it is not admitted by that"
+
+    it.kubectl("patch", "job", "held-1", "-n", "default", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    eventually(lambda: job(it.kubectl, "held")["spec"]["suspend"] is True, "it is held again", 60)
+
+    it.patch("held", suspend=False)
+    eventually(lambda: workload(it.kubectl, "held")["spec"]["active"] is True, "its Workload is active again", 60)
+    held = it.finished("held")
+    assert held["phase"] == "Succeeded", held
+    assert held["attempts"] >= 2
+    assert held["startTime"] == suspended["startTime"]
+    assert "resum" in it.kubectl("logs", "job/held-1").lower(), "it went on from its checkpoint"
+
+
 def test_a_queue_that_is_not_there_is_named(queued: Operated) -> None:
     body = finetune("lost", {}, {"backend": {"job": job_backend(resources={"requests": {"cpu": "1"}})}})
     body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "nowhere"}

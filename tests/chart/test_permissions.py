@@ -84,8 +84,8 @@ class Released:
         self.wait(name, lambda status: status.get("reason") == reason)
 
     def used(self) -> set[Permission]:
-        """What the API server has let the operator do."""
-        return {_permission(event) for event in self.audited.requests(self.user)}
+        """What the API server has let the operator do. Which APIs are served, everybody who is known may ask."""
+        return {_permission(event) for event in self.audited.requests(self.user) if "objectRef" in event}
 
     def refused(self) -> list[str]:
         """What its roles have not allowed, and why.
@@ -202,14 +202,49 @@ def a_run_at_a_provider(released: Released, there: Provider) -> None:
 
 
 def a_run_in_a_queue(released: Released) -> None:
-    """Kueue is not there; its suspension is."""
+    """Kueue's API is there; what it would do is done by hand: it makes a Workload and suspends the Job."""
     manifest = fine_tune("queued")
     manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    released.kubectl.apply(WORKLOADS)
+    released.kubectl.wait_established("workloads.kueue.x-k8s.io")
     released.apply(manifest)
     job = ["job", "queued-1", "-n", released.namespace]
-    eventually(lambda: released.kubectl.get(*job), "its Job")
+    uid = eventually(lambda: released.kubectl.get(*job), "its Job")["metadata"]["uid"]
+    metadata = {"name": "job-queued-1", "labels": {"kueue.x-k8s.io/job-uid": uid}}
+    workload = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload", "metadata": metadata}
+    released.apply({**workload, "spec": {"active": True}})
     released.kubectl("patch", *job, "--type=merge", "-p", json.dumps({"spec": {"suspend": True}}))
     released.reason("queued", "QueuedByKueue")
+    released.patch("queued", suspend=True)
+    released.reason("queued", "SuspendedBySpec")
+    there = ["workload", "job-queued-1", "-n", released.namespace]
+    eventually(lambda: released.kubectl.get(*there)["spec"]["active"] is False, "the Workload is inactive")
+
+
+WORKLOADS: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "workloads.kueue.x-k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/kueue"},
+    },
+    "spec": {
+        "group": "kueue.x-k8s.io",
+        "scope": "Namespaced",
+        "names": {"plural": "workloads", "singular": "workload", "kind": "Workload", "listKind": "WorkloadList"},
+        "versions": [
+            {
+                "name": "v1beta2",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                },
+            }
+        ],
+    },
+}
+"""Of Kueue: a real one is in test_kueue."""
 
 
 def another_authority(released: Released) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api import addresses
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.settings import Settings, parse
 from tests.chart.charts import CHART, EVERYTHING, NAMESPACE, RELEASE, VALUE_SETS, HelmError, helm, kinds, only, render
@@ -98,6 +100,7 @@ def test_every_setting_can_be_set(generate: ModuleType) -> None:
         "progress.url": ("https://x.example:1", "https://x.example:1"),
         "upstream.spool.dir": ("/spool", "/spool"),
         "upstream.spool.limit": ("3Gi", 3 * 2**30),
+        "upstream.datasetReaders": (2, 2),
         "log.format": ("text", "text"),
         "log.level": ("debug", "debug"),
         "progress.host": ("::1", "::1"),
@@ -262,6 +265,33 @@ def test_the_network_policy_leaves_nothing_open_that_is_not_listed() -> None:
     ports = [sorted((each["port"], each["protocol"]) for each in rule["ports"]) for rule in policy["egress"]]
     assert ports == [[(53, "TCP"), (53, "UDP")], [(443, "TCP"), (6443, "TCP")], [(443, "TCP")]]
     assert "169.254.0.0/16" in json.dumps(policy["egress"][2]["to"]), "no metadata service"
+
+
+def test_the_network_policy_excepts_what_the_operator_refuses() -> None:
+    """The default's blocks say the same as the operator's own table, by way of NAT64 too."""
+    blocks = [
+        (ip_network(each["ipBlock"]["cidr"]), [ip_network(text) for text in each["ipBlock"]["except"]])
+        for each in only(render(EVERYTHING), "NetworkPolicy")["spec"]["egress"][2]["to"]
+    ]
+    for cidr, excepted in blocks:
+        assert all(each[0] in cidr and each.prefixlen > cidr.prefixlen for each in excepted)
+    special = [*addresses.PRIVATE_V4, *addresses.PRIVATE_V6, *addresses.NO_HOST, *addresses._LOCAL_V6]
+    special += [*addresses._PLATFORM, ip_network("2002::/16")]
+    special += [_by_nat64(each) for each in special if each.version == 4]
+    edges = [each[number] for each in special for number in (0, -1)]
+    beside = [edge + step for edge in edges for step in (-1, 1) if 0 < int(edge) + step < 2**edge.max_prefixlen]
+    for address in (*edges, *beside, ip_address("1.1.1.1"), ip_address("2606:4700::1"), ip_address("64:ff9b::101:101")):
+        open_ = any(
+            address in cidr and not any(address in each for each in excepted)
+            for cidr, excepted in blocks
+            if cidr.version == address.version
+        )
+        assert open_ == (addresses.is_public(address) and address not in ip_network("2002::/16")), address
+
+
+def _by_nat64(network: Any) -> Any:
+    prefix = int(addresses.NAT64.network_address) | int(network.network_address)
+    return IPv6Network((prefix, 96 + network.prefixlen))
 
 
 def test_artifact_hub_is_told_the_truth() -> None:

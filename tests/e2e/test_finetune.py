@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.operator import Operated, digest, job_backend
+from tests.e2e.operator import DATA_CLAIM, Operated, digest, job_backend
 
 LONG = {"epochs": 20, "saveStrategy": "steps", "saveStepsRatio": 1.0}
 """Enough steps (120) to be interrupted in the middle."""
@@ -27,7 +28,11 @@ def uninterrupted(operator: Operated) -> str:
 
 
 def same_weights(operator: Operated, name: str, reference: str) -> None:
-    expected, found = load_file(operator.adapter(reference)), load_file(operator.adapter(name))
+    same_file(operator.adapter(name), operator.adapter(reference))
+
+
+def same_file(adapter: Path, reference: Path) -> None:
+    expected, found = load_file(reference), load_file(adapter)
     assert expected.keys() == found.keys()
     assert all(expected[key].equal(found[key]) for key in expected)
 
@@ -50,12 +55,18 @@ def test_the_whole_life_of_a_run(operator: Operated) -> None:
     assert manifest["loss"]["after"] < manifest["loss"]["before"]
 
 
+def last_step(status: dict) -> int:
+    return int((status.get("checkpoint") or {}).get("step") or 0)
+
+
 def test_suspended_and_resumed_it_ends_with_the_same_weights(operator: Operated, uninterrupted: str) -> None:
     operator.create("suspended", recipe=LONG)
     operator.at_step("suspended", 5)
     operator.patch("suspended", suspend=True)
-    held = operator.wait("suspended", lambda status: status.get("phase") == "Suspended")
+    held = operator.wait("suspended", lambda status: status.get("phase") == "Suspended" and last_step(status) >= 5)
     assert condition(held, "Suspended")["reason"] == "SuspendedBySpec"
+    assert held["checkpoint"]["uri"].endswith(f"/checkpoints/step-{held['checkpoint']['step']:08d}")
+    assert held["startTime"] <= held["checkpoint"]["time"]
     operator.patch("suspended", suspend=False)
     assert operator.finished("suspended")["phase"] == "Succeeded"
     assert operator.finished(uninterrupted)["phase"] == "Succeeded"
@@ -73,6 +84,23 @@ def test_a_killed_pod_is_replaced_and_goes_on_where_it_was(operator: Operated, u
     assert status["attempts"] == 2
     assert operator.finished(uninterrupted)["phase"] == "Succeeded"
     same_weights(operator, "killed", uninterrupted)
+
+
+def test_a_run_with_output_alone_goes_on_where_it_was(operator: Operated, uninterrupted: str) -> None:
+    """Its own volume goes with the pod; its checkpoints are below the output, and go when the result is there."""
+    job = {name: value for name, value in job_backend().items() if name != "storage"}
+    operator.create("alone", recipe=LONG, backend={"job": job}, output={"uri": f"pvc://{DATA_CLAIM}/results/alone"})
+    operator.at_step("alone", 5)
+    operator.kubectl("delete", "pod", "-l", "batch.kubernetes.io/job-name=alone-1", "--wait=false")
+    held = operator.wait("alone", lambda status: last_step(status) >= 5)
+    assert held["checkpoint"]["uri"].startswith(f"pvc://{DATA_CLAIM}/results/alone/.finetune-checkpoints/alone-1-")
+    status = operator.finished("alone")
+    assert (status["phase"], status["attempts"]) == ("Succeeded", 2), status
+    assert "checkpoint" not in status
+    result = operator.folder(DATA_CLAIM) / "results" / "alone"
+    assert not list(result.glob(".*"))
+    assert operator.finished(uninterrupted)["phase"] == "Succeeded"
+    same_file(result / "adapter_model.safetensors", operator.adapter(uninterrupted))
 
 
 def test_a_raised_run_starts_clean_and_keeps_the_old_one(operator: Operated) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from tests.bench.driver import now_stamp
 from tests.faults.conftest import World, Worlds
 from tests.faults.gateway import Call, Forward
 from tests.faults.test_crashes import finish, jobs_made, settled
@@ -142,6 +144,7 @@ async def wipe(user: User) -> None:
 
 def timeless(finetune: Object) -> Object:
     status = json.loads(json.dumps(finetune["status"]))
+    status.pop("runningTime", None)  # when it was first seen to compute
     for each in status["conditions"]:
         del each["lastTransitionTime"]
     return dict(status)
@@ -373,14 +376,246 @@ async def test_switches_flipped_faster_than_anyone_looks(world: Worlds) -> None:
     await goes_on(user)
 
 
-async def test_what_a_queue_suspends_stays_suspended(world: Worlds) -> None:
+async def test_what_others_suspend_stays_suspended_and_is_not_called_kueues(world: Worlds) -> None:
+    """There is no Kueue here."""
     here = await world()
     user = here.user
     await start(user)
     await user.merge("jobs", "sample-1", {"spec": {"suspend": True}})
-    await user.phase("sample", "Queued")
+    told = await user.phase("sample", "Suspended")
+    assert told["status"]["reason"] == "JobSuspended"
+    assert "Kueue is not in this cluster" in told["status"]["message"]
     await settled(here.channel, 2)
     assert (await user.job("sample-1"))["spec"]["suspend"] is True
+    await user.merge("jobs", "sample-1", {"spec": {"suspend": False}})
+    await user.runs("sample-1")
+    again = await user.phase("sample", "Running")
+    assert again["status"]["startTime"] == told["status"]["startTime"]
+    await goes_on(user)
+
+
+async def test_what_spec_suspend_holds_and_others_let_go_is_held_again(world: Worlds) -> None:
+    here = await world()
+    user = here.user
+    await start(user)
+    await user.edit("sample", suspend=True)
+    await user.phase("sample", "Suspended")
+    await user.stopped("sample-1")
+    for _ in range(2):
+        await user.merge("jobs", "sample-1", {"spec": {"suspend": False}})
+
+        async def held() -> bool:
+            return bool((await user.job("sample-1"))["spec"]["suspend"])
+
+        await user.until("suspended again", held)
+    await user.edit("sample", suspend=False)
+    await user.runs("sample-1")
+    await goes_on(user)
+
+
+async def test_a_label_of_kueue_without_kueue_starts_nothing(world: Worlds) -> None:
+    here = await world()
+    user = here.user
+    manifest = sample()
+    manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    await user.create(manifest)
+    refused = await condition(user, "Accepted", "KueueNotFound")
+    assert "Kueue is not in this cluster" in refused["status"]["message"]
+    await settled(here.channel, 2)
+    assert await user.list("jobs") == []
+    await user.merge("finetunes", "sample", {"metadata": {"labels": None}})
+    await user.runs("sample-1")
+    await condition(user, "Accepted", "Valid")
+    await goes_on(user)
+
+
+async def test_a_label_that_is_somebody_elses_is_no_reason_to_wait(world: Worlds) -> None:
+    here = await world(require_kueue="false")
+    manifest = sample()
+    manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    await here.user.create(manifest)
+    await here.user.runs("sample-1")
+    await goes_on(here.user)
+
+
+async def test_a_raised_run_is_checked_like_the_first(world: Worlds) -> None:
+    """That the last run is over says nothing about this one's Secrets and claims."""
+    here = await world()
+    user = here.user
+    await finish(user)
+    named = {"secretRef": {"name": "reader"}, "uri": "hf://datasets/o/d"}
+    await user.edit("sample", run=2, dataset=named)
+    missing = await condition(user, "Accepted", "SecretNotFound")
+    assert "Secret reader" in missing["status"]["message"]
+    await settled(here.channel, 2)
+    assert jobs_made(here.channel) == {"sample-1": 1}
+    await user.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "reader"}}, "secrets")
+    await user.runs("sample-2")
+    await condition(user, "Accepted", "Valid")
+
+
+async def test_a_job_that_is_made_after_the_end_is_stopped(world: Worlds) -> None:
+    """The network delivers a creation for the second time when the run has ended and its Job is gone."""
+    here = await world()
+    user = here.user
+    kept: list[bytes] = []
+
+    async def keep(call: Call, forward: Forward) -> web.StreamResponse:
+        if str(call) == "POST jobs":
+            kept.append(call.body)
+        return await forward()
+
+    here.channel.intercept = keep
+    await finish(user)
+    done = await user.phase("sample", "Succeeded")
+    await user.delete("jobs", "sample-1")
+    await user.gone("jobs", "sample-1")
+    await user.call("POST", user.path("jobs"), kept[0])
+    await user.gone("jobs", "sample-1")
+    assert await user.find("finetunes", "sample") == done
+
+
+async def test_a_storage_class_that_is_not_there(world: Worlds) -> None:
+    """The volume controller says so in an Event of the claim; the scheduler only that a claim is not bound."""
+    here = await world()
+    user = here.user
+    manifest = sample()
+    manifest["spec"]["backend"]["job"]["storage"] = {"size": "1Gi", "storageClassName": "nowhere"}
+    await user.create(manifest)
+    await _unscheduled(user, "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
+
+    async def named() -> bool:
+        found = await user.find("finetunes", "sample") or {}
+        return "there is no StorageClass nowhere" in found.get("status", {}).get("message", "")
+
+    await user.until("its name", named)
+    await condition(user, "Running", "VolumeNotReady")
+
+
+async def _unscheduled(user: User, message: str) -> None:
+    """The scheduler finds no node for the pod."""
+    pod = await user.pod("sample-1")
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    conditions = [{**unscheduled, "lastTransitionTime": now_stamp()}]
+    await user.merge("pods", f"{pod['metadata']['name']}/status", {"status": {"conditions": conditions}})
+
+
+async def test_the_run_s_own_claim_deleted_before_its_pod_had_a_node(world: Worlds) -> None:
+    here = await world()
+    user = here.user
+    await user.create(sample())
+    await user.pod("sample-1")
+    await user.delete("persistentvolumeclaims", "sample-1")
+    claim = await user.find("persistentvolumeclaims", "sample-1")
+    if claim is not None:  # nobody takes its protection off here
+        await user.merge("persistentvolumeclaims", "sample-1", {"metadata": {"finalizers": None}})
+    await user.gone("persistentvolumeclaims", "sample-1", (claim or {}).get("metadata", {}).get("uid"))
+    await _unscheduled(user, '0/1 nodes are available: persistentvolumeclaim "sample-1" not found.')
+    await user.until("another claim", lambda: user.find("persistentvolumeclaims", "sample-1"))
+    told = await condition(user, "Running", "VolumeNotReady")
+    assert "The claim sample-1 was deleted" in told["status"]["message"]
+    await user.runs("sample-1")
+    await goes_on(user)
+
+
+async def test_a_sidecar_that_runs_on_holds_neither_the_result_nor_the_devices(world: Worlds) -> None:
+    here = await world()
+    user = here.user
+    await start(user)
+    await user.ends("sample-1", message=DONE, beside="istio-proxy")
+    done = await user.phase("sample", "Succeeded")
+    assert "istio-proxy" in done["status"]["message"]
+    assert done["status"]["artifacts"][0]["uri"] == "pvc://sample-1/out"
+    await user.gone("jobs", "sample-1")
+    assert await user.find("finetunes", "sample") == done
+
+
+async def test_an_attempt_that_is_disrupted_is_counted_and_not_failed(world: Worlds) -> None:
+    """The Job's podFailurePolicy leaves it out, whatever its containers say: `backoffLimit` is for the trainer."""
+    here = await world()
+    user = here.user
+    manifest = sample()
+    manifest["spec"]["backend"]["job"]["backoffLimit"] = 0
+    await user.create(manifest)
+    await user.runs("sample-1")
+    await user.phase("sample", "Running")
+    await user.evicted("sample-1", "The node was low on resource: ephemeral-storage.")
+
+    async def counted() -> Object | None:
+        found = await user.find("finetunes", "sample") or {}
+        return found if found.get("status", {}).get("disruptions") == 1 else None
+
+    told = await user.until("a disruption", counted)
+    assert told["status"]["phase"] in ("Pending", "Running")
+    await user.runs("sample-1")
+    again = await user.phase("sample", "Running")
+    assert again["status"]["attempts"] == 2
+    assert "low on resource: ephemeral-storage" in again["status"]["message"]
+    await goes_on(user)
+
+
+MUTATIONS = {
+    "a deadline": "JSONPatch{op: 'add', path: '/spec/activeDeadlineSeconds', value: 3600}",
+    "a label": "JSONPatch{op: 'add', path: '/metadata/labels/finetune.dev~1run', value: 'seven'}",
+    "the label that our watch selects by": (
+        "JSONPatch{op: 'add', path: '/metadata/labels/app.kubernetes.io~1managed-by', value: 'platform'}"
+    ),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=list(MUTATIONS))
+async def test_a_policy_that_puts_back_what_the_operator_sets(world: Worlds, mutation: str) -> None:
+    """It is told, and the status is written: the run is seen to its end."""
+    here = await world(recheck_interval=2)
+    user = here.user
+    group = "/apis/admissionregistration.k8s.io/v1"
+    name = user.namespace
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["jobs"]}
+    match = {"resourceRules": [rule], "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+    mutations = [{"patchType": "JSONPatch", "jsonPatch": {"expression": f"[{mutation}]"}}]
+    spec = {"matchConstraints": match, "mutations": mutations, "reinvocationPolicy": "Never", "failurePolicy": "Fail"}
+    policy = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy"}
+    await user.call("POST", f"{group}/mutatingadmissionpolicies", {**policy, "metadata": {"name": name}, "spec": spec})
+    binding = {**policy, "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": name}}
+    await user.call("POST", f"{group}/mutatingadmissionpolicybindings", {**binding, "spec": {"policyName": name}})
+    try:
+        await _in_force(user)
+        began = len(here.channel.calls)
+        await user.create(sample())
+        await user.runs("sample-1")
+        told = await user.phase("sample", "Running")
+        told = await condition(user, "Accepted", "Overridden")
+        assert told["status"]["phase"] == "Running"
+        await settled(here.channel, 4)
+        patches = [call for call in here.channel.calls[began:] if str(call) == "PATCH jobs"]
+        assert 1 <= len(patches) <= 4
+        await user.ends("sample-1", message=DONE)
+        await user.phase("sample", "Succeeded")
+    finally:
+        await user.call("DELETE", f"{group}/mutatingadmissionpolicybindings/{name}")
+        await user.call("DELETE", f"{group}/mutatingadmissionpolicies/{name}")
+
+
+async def _in_force(user: User) -> None:
+    """The API server takes up policies in its own time."""
+    container = {"name": "c", "image": "c"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    number = 0
+
+    async def mutated() -> bool:
+        nonlocal number
+        number += 1
+        body = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": f"probe-{number}", "labels": {"probe": "1"}},
+            "spec": {"suspend": True, "template": template},
+        }
+        made = await user.create(body, "jobs")
+        await user.delete("jobs", made["metadata"]["name"])
+        return "activeDeadlineSeconds" in made["spec"] or made["metadata"]["labels"] != {"probe": "1"}
+
+    await user.until("the policy", mutated)
 
 
 async def test_a_deletion_that_nobody_saw_leaves_no_ghost(world: Worlds) -> None:

@@ -176,15 +176,32 @@ class User:
         ready = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "ContainersReady")]
         await self._pod_status(pod, {"phase": "Running", "containerStatuses": [container], "conditions": ready})
 
-    async def ends(self, job: str, code: int = 0, message: str = "", reason: str | None = None) -> None:
-        """The trainer in the Job's pod has ended."""
+    async def evicted(self, job: str, message: str) -> None:
+        """The kubelet has ended the Job's pod to get a resource back, as one that has run."""
+        pod = await self.pod(job)
+        now = now_stamp()
+        terminated = {"exitCode": 137, "reason": "Error", "finishedAt": now}
+        container = {**_container(pod), "ready": False, "state": {"terminated": terminated}}
+        target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message}
+        conditions = [{**target, "lastTransitionTime": now}]
+        status = {"phase": "Failed", "reason": "Evicted", "message": message}
+        await self._pod_status(pod, {**status, "containerStatuses": [container], "conditions": conditions})
+
+    async def ends(
+        self, job: str, code: int = 0, message: str = "", reason: str | None = None, beside: str | None = None
+    ) -> None:
+        """The trainer in the Job's pod has ended. `beside`: a container that runs on and keeps the pod from ending."""
         pod = await self.pod(job)
         reason = reason or ("Completed" if code == 0 else "Error")
         terminated = {"exitCode": code, "reason": reason, "message": message, "finishedAt": now_stamp()}
         container = {**_container(pod), "ready": False, "state": {"terminated": terminated}}
         unready = [{"type": "Ready", "status": "False", "lastTransitionTime": now_stamp()}]
         phase = "Succeeded" if code == 0 else "Failed"
-        await self._pod_status(pod, {"phase": phase, "containerStatuses": [container], "conditions": unready})
+        containers = [container]
+        if beside is not None:
+            phase = "Running"
+            containers.append({**_container(pod), "name": beside, "ready": True, "state": {"running": {}}})
+        await self._pod_status(pod, {"phase": phase, "containerStatuses": containers, "conditions": unready})
 
     async def _pod_status(self, pod: Object, status: Object) -> None:
         await self.merge("pods", f"{pod['metadata']['name']}/status", {"status": status})

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from finetune_trainer.data import rows, sources
+from finetune_trainer.data import reader_process, rows, sources
 from tests.trainer.datasets import encoded, picture, write_jsonl, write_rows
 from tests.trainer.runs import Result, TrainerRun
 from tests.upstream import archives
@@ -334,18 +335,16 @@ def test_names_that_are_no_text_are_written_out(new_run: NewRun) -> None:
     assert any("\\udcff-test.jsonl" in note for note in run.manifest()["notes"])
 
 
-def test_a_file_of_another_user_is_named(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = new_run()
-    write_rows(run.data, 1)
-    original = Path.open
+def test_a_file_of_another_user_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: Any) -> Any:  # the tests' user may be root, who reads everything
+        raise PermissionError(13, "Permission denied")
 
-    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path.name == "train.jsonl":
-            raise PermissionError(13, "Permission denied", str(path))
-        return original(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", refused)  # the tests' user may be root, who reads everything
-    failed(run, run.execute(), "^train.jsonl must not be read by the pod's user .*: change its permissions")
+    monkeypatch.setattr(reader_process, "open_table", refused)
+    request: dict[str, Any] = {"path": "/t.jsonl", "name": "t.jsonl", "wanted": None, "sought": []}
+    response = BytesIO()
+    requests = [json.dumps(request).encode()]
+    reader_process.main(requests, response)  # type: ignore[arg-type]
+    assert b"t.jsonl must not be read by the pod's user" in response.getvalue()
 
 
 def test_a_fault_of_the_trainer_s_own_on_a_row_is_no_node_s(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -526,3 +526,12 @@ def test_weights_in_different_variants_are_refused(new: NewRun) -> None:
     result = run.execute()
     assert (result.code, result.reason) == (2, "ModelNotSupported")
     assert "different variants (text_encoder as bf16, text_encoder_2 as fp16)" in result.message
+
+
+@pytest.mark.parametrize(("recipe", "told"), [({}, 1), ({"samples": []}, 0)])
+def test_a_documented_default_that_is_not_applied_is_noted(new: NewRun, recipe: dict[str, Any], told: int) -> None:
+    run = new("multi", **{"steps": 1, **recipe})
+    assert run.kind == "multiImageEditing"
+    losses(run)
+    notes = run.manifest()["notes"]
+    assert len([note for note in notes if note.startswith("no samples were made: the documented default")]) == told

@@ -75,6 +75,7 @@ def test_a_pod_that_is_lost_costs_the_steps_since_its_last_checkpoint(
     events = [json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()]
 
     assert process.returncode == 0
+    assert "checkpoint" not in json.loads((run.root / "termination-log").read_text())
     assert next(each["resumedFrom"] for each in events if each["event"] == "ready") >= 3
     name = "adapter_model.safetensors"
     assert (run.output_dir / name).read_bytes() == (reference.output_dir / name).read_bytes()
@@ -183,6 +184,26 @@ def test_what_an_earlier_run_has_left_goes(s3: S3Server, tmp_path: Path) -> None
 )
 def test_which_folders_are_of_earlier_runs(other: str, own: str, earlier: bool) -> None:
     assert is_earlier_run(other, own) is earlier
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_what_cannot_be_copied_is_told_and_waits_for_nobody(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruned: bool
+) -> None:
+    kept, folder = Kept(s3), saved(tmp_path, 1)
+
+    def fail(*_: object) -> None:
+        if pruned:
+            shutil.rmtree(folder)
+        raise KeyError("anything")
+
+    monkeypatch.setattr(kept.store, "_send", fail)
+    kept.store.keep(folder, 1)
+    kept.store.flush()
+    assert kept.told == []
+    assert [note.partition(":")[0] for note in kept.notes] == (
+        [] if pruned else ["the checkpoint at step 1 could not be kept at the output"]
+    )
 
 
 def test_one_that_is_too_large_is_named(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

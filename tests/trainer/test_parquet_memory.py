@@ -6,6 +6,7 @@ need not be larger than the machine that tests.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune_operator.formats.tables import BadRow
 from finetune_trainer.data import ingest, reader
 from finetune_trainer.data.reader import Reader, memory_for_reading
 from tests.trainer.runs import Result, TrainerRun
@@ -166,6 +168,37 @@ def test_nothing_but_plain_values_is_taken_from_the_reader() -> None:
             reader._row(content, "t.parquet")
 
 
+def test_a_reader_reads_the_tables_that_it_was_given_and_no_other_file(tmp_path: Path) -> None:
+    """Also one that is named after it has started, and not what a link in place of a table leads to."""
+    from finetune_operator.formats.invalid import Invalid
+
+    for name in ("a", "b", "secret"):
+        pq.write_table(pa.table({"n": [name]}), tmp_path / f"{name}.parquet")
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"n": name}))
+    for suffix in (".parquet", ".jsonl"):
+        one, other, secret = (tmp_path / f"{name}{suffix}" for name in ("a", "b", "secret"))
+        with Reader() as reading:
+            first = reading.table(one, one.name)
+            assert list(first.rows(["n"])) == [{"n": "a"}]
+            second = reading.table(other, other.name)
+            assert list(second.rows(["n"])) == [{"n": "b"}]
+            other.unlink()
+            other.symlink_to(secret)
+            with pytest.raises(Invalid, match="Permission denied"):
+                list(second.rows(["n"]))
+            assert list(first.rows(["n"])) == [{"n": "a"}]
+
+
+def test_a_row_that_is_nested_without_end_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"n": ' + "[" * 900 + "]" * 900 + '}\n{"n": 1}\n{"n": ' + "[" * 90_000 + "\n")
+    with Reader() as reading:
+        deep, plain, endless = reading.table(path, "t.jsonl").rows(["n"])
+    assert plain == {"n": 1}
+    assert endless == BadRow("is not valid JSON: nested too deeply")
+    assert deep == BadRow("is nested too deeply") or isinstance(deep, dict)
+
+
 def test_a_reader_that_dies_is_told(tmp_path: Path) -> None:
     from finetune_operator.formats.invalid import Invalid
     from finetune_trainer.errors import RunError
@@ -202,9 +235,17 @@ def test_large_rows_are_not_gathered() -> None:
         assert list(large) == list(range(1, 40))
 
 
-@pytest.mark.parametrize(("free", "may_have"), [(0, 512), (3000, 1500), (100_000, 4096)])
+@pytest.mark.parametrize(("free", "may_have"), [(384, 192), (3000, 1500), (100_000, 4096)])
 def test_what_a_reader_may_have(free: int, may_have: int) -> None:
     assert memory_for_reading(free * MIB) == may_have * MIB
+
+
+def test_too_little_memory_is_said() -> None:
+    """More than is free would end the whole pod."""
+    from finetune_trainer.errors import RunError
+
+    with pytest.raises(RunError, match=r"300 MiB of memory are free .* needs 384: raise resources\.limits\.memory"):
+        memory_for_reading(300 * MIB)
 
 
 def written(name: str, path: Path) -> None:

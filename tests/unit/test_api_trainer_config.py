@@ -56,6 +56,15 @@ def test_it_reads_back_as_it_was() -> None:
     assert TrainerConfig.model_validate_json(config().to_json()) == config()
 
 
+def test_a_newer_trainer_may_say_more() -> None:
+    said = TerminationMessage(
+        state="Preempted", reason="Preempted", checkpoint=CheckpointRecord(step=4, uri="pvc://a/b")
+    )
+    document = json.loads(said.to_json())
+    document |= {"of": "tomorrow", "checkpoint": {**document["checkpoint"], "bytes": 7}}
+    assert read_termination_message(json.dumps(document)) == said
+
+
 def test_a_newer_schema_is_refused() -> None:
     with pytest.raises(ValidationError, match="schemaVersion"):
         TrainerConfig.model_validate_json(config().to_json().replace('"schemaVersion":1', '"schemaVersion":2'))
@@ -129,3 +138,24 @@ def test_exit_codes_are_the_contract() -> None:
         "OUT_OF_MEMORY": 4,
         "RETRY": 75,
     }
+
+
+@pytest.mark.parametrize("count", [1, 12, 60, 500])
+def test_what_is_left_out_is_counted_and_the_index_stays(count: int) -> None:
+    """A run with many samples, say: the status never holds a part of its files without a word."""
+    uri = "s3://bucket/a/long/prefix/of/the/team"
+    files = [
+        ArtifactRecord(name=f"samples/{n}.png", uri=f"{uri}/samples/{n}.png", digest="sha256:0", size_bytes=9)
+        for n in range(count)
+    ]
+    index = ArtifactRecord(name="manifest.json", uri=f"{uri}/manifest.json", digest="sha256:1", size_bytes=9)
+    sent = TerminationMessage(
+        state="Succeeded", reason="Done", message="trained", artifacts=[*files, index][: count + 1]
+    )
+    read = read_termination_message(sent.to_json())
+    assert read is not None
+    assert read.artifacts[-1] == index
+    missing = count + 1 - len(read.artifacts)
+    told = f" ({missing} more files are listed in manifest.json alone)" if missing else ""
+    assert read.message == f"trained{told}"
+    assert (missing > 0) == (count > 20)

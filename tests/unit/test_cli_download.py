@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,10 +74,109 @@ def test_what_is_there_is_not_fetched_again_nor_lost(tmp_path: Path) -> None:
     assert path.read_bytes() == b"abc"
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", "a\x00b", "..", "C:x", "a\\b"])
-def test_a_name_that_leads_elsewhere(name: str) -> None:
-    with pytest.raises(CommandError, match="leads elsewhere"):
-        Record(name, "", "", None).place_below()
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        *((name, "leads elsewhere") for name in ("../x", "/x", "a/../../x", "", "a\x00b", "..", "C:x", "a\\b", "a\nb")),
+        *((name, "hidden name") for name in (".git/config", ".envrc", "a/.GIT/hooks/post-checkout", ".ssh/rc", "a/.b")),
+        *((name, "cannot be seen") for name in ("\u200b.git/config", "a\u202eb", "x\U000e0041", "\ud800")),
+        *((name, "another one") for name in ("git~1/config", "NUL", "a/con.txt", "a.", "a /b", " a")),
+        ("x" * 300, "more than 255 bytes"),
+        ("ä" * 128, "more than 255 bytes"),
+        ("/".join(["x" * 200] * 20), "more than 3000 bytes"),
+    ],
+)
+def test_a_name_that_is_a_trap(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=why) as caught:
+        Download(tmp_path / "to", force=True).fetch([Record(name, "", "", None)], Given(b"x"))
+    assert "it is not written" in caught.value.message
+    assert len(caught.value.message) < 300
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "samples/step 1/ä.png", "a..b", "x" * 255, "con-2/a~1"])
+def test_an_ordinary_name(name: str, tmp_path: Path) -> None:
+    Download(tmp_path, force=False).fetch([record(b"abc", name)], Given(b"abc"))
+    assert (tmp_path / name).read_bytes() == b"abc"
+    assert len([each for each in tmp_path.rglob("*") if each.is_file()]) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.bin", "A.bin"),
+        ("Straße", "STRASSE"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("same", "same"),
+        ("a", "a/b"),
+        ("A/b", "a"),
+        ("x/y/z", "X/y"),
+    ],
+)
+def test_names_that_are_one_place(names: tuple[str, ...], tmp_path: Path) -> None:
+    files = [Record(name, f"pvc://claim/{number}", "", None) for number, name in enumerate(names)]
+    with pytest.raises(CommandError, match="cannot both be written"):
+        Download(tmp_path / "to", force=True).fetch(files, Given(b"x"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_links_in_the_folder_are_not_followed(force: bool, dangling: bool, tmp_path: Path) -> None:
+    """In the place of the file, of a folder on the way, and of a folder that is to be made."""
+    folder, elsewhere = tmp_path / "to", tmp_path / "elsewhere"
+    folder.mkdir()
+    if not dangling:
+        elsewhere.mkdir()
+        (elsewhere / "a").write_bytes(b"mine")
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "file").symlink_to(elsewhere / "a")
+    (folder / "below").mkdir()
+    (folder / "below" / "link").symlink_to("../../elsewhere")
+    for name in ("link/a", "file", "below/link/a", "link"):
+        with pytest.raises(CommandError, match="leads over a link") as caught:
+            Download(folder, force=force).fetch([record(b"abc", name)], Given(b"abc"))
+        assert "--directory" in caught.value.hint
+    assert dangling or (elsewhere / "a").read_bytes() == b"mine"
+    assert dangling or len(list(elsewhere.iterdir())) == 1
+    assert dangling != elsewhere.exists()
+
+
+def test_a_link_that_is_planted_meanwhile(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "to", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    class Planting(Given):
+        def announce(self, records: Sequence[Record]) -> None:
+            folder.mkdir()
+            (folder / "samples").symlink_to(elsewhere)
+
+        def open(self, record: Record) -> Iterator[bytes]:
+            yield b"abc"
+
+    with pytest.raises(CommandError, match="leads over a link"):
+        Download(folder, force=True).fetch([record(b"abc", "samples/a.png")], Planting())
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_user_s_own_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "to").symlink_to(tmp_path / "disk")
+    Download(tmp_path / "to", force=False).fetch([record(b"abc", "samples/a")], Given(b"abc"))
+    assert (tmp_path / "disk" / "samples" / "a").read_bytes() == b"abc"
+
+
+def test_what_is_in_the_way_and_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    for name, said in (("fifo", "no file"), ("folder", "no file"), ("file/a", "no folder")):
+        with pytest.raises(CommandError, match=said):
+            Download(tmp_path, force=True).fetch([record(b"abc", name)], Given(b"abc"))
+    with pytest.raises(CommandError, match="File name too long"):
+        Download(tmp_path / ("x" * 300), force=True).fetch([record(b"abc")], Given(b"abc"))
+    with pytest.raises(CommandError, match="no folder"):
+        Download(tmp_path / "file", force=True).fetch([record(b"abc")], Given(b"abc"))
 
 
 def test_which_run_s_files() -> None:

@@ -14,7 +14,6 @@ from finetune_operator.backends.providers.oxen.logs import lines_in
 from finetune_operator.cli.logs.provider_logs import new_lines
 from finetune_operator.cli.output.advice import ADVICE
 from finetune_operator.cli.output.humanize import age, clock, duration, size
-from finetune_operator.cli.output.printing import clean
 from finetune_operator.cli.output.snapshot import Snapshot, snapshot
 from finetune_operator.cli.output.table import finetune_table
 from finetune_operator.cli.show.description import description
@@ -206,10 +205,6 @@ def test_the_live_view_of_a_waiting_run_says_why() -> None:
     assert "Unschedulable: [red]no[/red] �[2Jgpu" in text
 
 
-def test_nothing_can_steer_the_terminal() -> None:
-    assert clean("a\x1b]0;title\x07b\u202ec\td\ne\x9b") == "a�]0;title�b�c\td\ne�"
-
-
 def test_losses_come_from_the_trainer_s_lines_only() -> None:
     lines = [
         '{"event": "progress", "loss": 2.5}',
@@ -269,6 +264,8 @@ def test_a_description_has_every_section() -> None:
         **RUNNING,
         "conditions": [condition],
         "startTime": "2026-11-21T11:30:00Z",
+        "attempts": 3,
+        "disruptions": 1,
         "parameters": {"epochs": 1, "useLora": True, "imageColumns": ["image"]},
         "job": {"name": "receipts-1"},
         "artifacts": [{"name": "adapter", "uri": "s3://b/adapter", "sizeBytes": 2048}],
@@ -290,6 +287,7 @@ def test_a_description_has_every_section() -> None:
         "adapter   2.0 KiB   s3://b/adapter",
         "60s   Warning   Odd      Pod      two lines",
         "Cost:     1.50 USD",
+        "Attempts: 3 (1 lost to disruptions)",
     ):
         assert " ".join(line.split()) in " ".join(text.split()), text
 

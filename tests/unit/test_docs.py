@@ -20,7 +20,7 @@ from tests.cluster.paths import CHECKOUT
 ARTIFACTS = ("artifacts list", "artifacts download")
 
 
-@pytest.mark.parametrize("page", ["cli", "troubleshooting"])
+@pytest.mark.parametrize("page", ["cli", "metrics", "troubleshooting"])
 def test_the_page_is_the_generated_one(page: str) -> None:
     script = CHECKOUT / "docs" / f"{page}.py"
     made = subprocess.run(

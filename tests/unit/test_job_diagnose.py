@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.status import FineTuneStatus
-from finetune_operator.backends.job.diagnose import ending_of, exit_meaning, last_ending, waiting
+from finetune_operator.backends.job.diagnose import ending_of, exit_meaning, last_ending
+from finetune_operator.backends.job.waits import waiting
 from finetune_operator.controller.plan import plan
 from tests.unit.observations import COMPLETE, at, ended_pod, failed, job, observe, pod, waiting_pod
 
@@ -60,7 +61,8 @@ SAID = '{"state":"%s","reason":"%s","message":"%s","step":3,"totalSteps":12,"los
         (
             pod("Failed", reason="Evicted", message="The node was low on resource: memory."),
             None,
-            "the pod ended before its container did: Evicted The node was low on resource: memory.",
+            "the pod was ended by Kubernetes (Evicted): The node was low on resource: memory; "
+            "raise backend.job.resources.requests.memory",
         ),
         (pod("Failed"), None, "the pod ended before its container did: no reason given"),
     ],

@@ -52,3 +52,27 @@ def test_it_goes_into_the_runs_state() -> None:
     assert (state.stage, state.reason) == (Stage.QUEUED, Reason.QUEUED_BY_KUEUE)
     assert state.message.startswith("Waiting in queue gpu to be admitted. couldn't assign flavors")
     assert interpret(job).message == "Waiting in queue gpu to be admitted."
+
+
+QUEUED = {"kueue.x-k8s.io/queue-name": "gpu"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "workload", "kueue", "reason", "words"),
+    [
+        ({}, None, True, Reason.JOB_SUSPENDED, "Kueue has no Workload of it"),
+        ({}, None, False, Reason.JOB_SUSPENDED, "Kueue is not in this cluster"),
+        ({}, None, None, Reason.JOB_SUSPENDED, "spec.suspend is false. To let it go on: kubectl patch job x-1"),
+        (QUEUED, None, False, Reason.JOB_SUSPENDED, "Kueue is not in this cluster"),
+        (QUEUED, None, None, Reason.QUEUED_BY_KUEUE, "Waiting in queue gpu"),
+        (QUEUED, None, True, Reason.QUEUED_BY_KUEUE, "Waiting in queue gpu"),
+        ({}, {"status": {}}, True, Reason.QUEUED_BY_KUEUE, "Waiting in a queue"),
+    ],
+)
+def test_who_holds_a_suspended_job(labels: Any, workload: Any, kueue: bool | None, reason: str, words: str) -> None:
+    """Kueue may manage Jobs without a queue name too; it makes a Workload of each that it holds."""
+    job = {"metadata": {"name": "x-1", "labels": labels}, "spec": {"suspend": True}, "status": {}}
+    state = interpret(job, workload=workload, kueue=kueue)
+    stage = Stage.SUSPENDED if reason == Reason.JOB_SUSPENDED else Stage.QUEUED
+    assert (state.stage, state.reason) == (stage, reason)
+    assert words in state.message

@@ -74,3 +74,23 @@ async def test_an_answer_that_is_nested_deeply_is_read_without_its_depths(server
         server.text = server.text[:-1]
         with pytest.raises(ApiError, match="the response is not a JSON object"):
             await client.get("/finetunes/a")
+
+
+async def test_a_list_without_items_is_an_error_and_not_empty(server: Server) -> None:
+    """Who takes it for nothing there begins a second pod."""
+    async with KubeClient(Access(server.url)) as client:
+        for text in ("{}", '{"kind":"Status","status":"Success"}', '{"items":{}}', '{"items":"none"}'):
+            server.text = text
+            with pytest.raises(ApiError, match="the response is no list"):
+                await client.list("/pods")
+            with pytest.raises(ApiError, match="the response is no list"):
+                await client.page("/pods", {}, 1000)
+        answers: list[tuple[str, list[object]]] = [
+            ('{"items":[{}]}', [{}]),
+            ('{"items":null}', []),
+            ('{"items":[]}', []),
+        ]
+        for text, items in answers:
+            server.text = text
+            assert (await client.list("/pods"))["items"] == items
+            assert (await client.page("/pods", {}, 1000))[0]["items"] == items

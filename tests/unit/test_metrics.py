@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_operator.endpoint import serve
 from finetune_operator.metrics import Metrics, Sources, resource_of
+from tests.cluster.paths import CHECKOUT
 
 HOSTILE = 'ev"il\\\n} 1\nfake_metric 7'
 
@@ -61,10 +63,11 @@ def fed(finetunes: list[dict[str, Any]], *, per_run: bool = True) -> Metrics:
     metrics.api_request("PATCH", "/apis/finetune.dev/v1alpha1/namespaces/ml/finetunes/two/status", 200)
     metrics.api_request("POST", "/apis/batch/v1/namespaces/ml/jobs", 0)
     metrics.progress_report(429)
-    metrics.run_started("job", -1.0)
-    metrics.run_finished("job", "Failed", "OutOfMemory", 90.0)
-    metrics.run_finished("job", "Cancelled", "Cancelled", None)
-    metrics.preempted("job")
+    metrics.run_started("ml", "job", -1.0)
+    metrics.run_finished("ml", "job", "Failed", "OutOfMemory", 90.0)
+    metrics.run_finished("ml", "job", "Cancelled", "Cancelled", None)
+    metrics.preempted("ml", "job")
+    metrics.disrupted("ml", "job", 2)
     metrics.upstream_request("oxen", "create", 429, 0.2)
     metrics.upstream_run_left("team", "oxen")
     metrics.upstream_request("oxen", "create", 0, 9.0)
@@ -83,9 +86,10 @@ async def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ..
 async def test_finetunes_of_another_shape_do_not_end_a_scrape() -> None:
     """A schema of another time may have let them in."""
     seen = await samples(fed([*ODD, *FINETUNES]))
-    assert seen["finetune_runs", (("backend", "job"), ("phase", "Running"))] == 2
-    assert seen["finetune_runs", (("backend", "none"), ("phase", "Pending"))] == 4
-    assert seen["finetune_runs", (("backend", "job"), ("phase", "Pending"))] == 4
+    ours = ("namespace", "ml")
+    assert seen["finetune_runs", (("backend", "job"), ours, ("phase", "Running"))] == 2
+    assert seen["finetune_runs", (("backend", "none"), ours, ("phase", "Pending"))] == 4
+    assert seen["finetune_runs", (("backend", "job"), ours, ("phase", "Pending"))] == 4
     assert len([labels for name, labels in seen if name == "finetune_run_info"]) == 6
 
 
@@ -108,12 +112,17 @@ async def test_what_is_fed_comes_out() -> None:
         ("finetune_operator_queue_retries_total", {}, 2),
         ("finetune_operator_loop_lag_seconds", {}, 0.25),
         ("finetune_operator_watch_last_event_age_seconds", {"resource": "jobs"}, 5),
-        ("finetune_runs", {"backend": "job", "phase": "Running"}, 2),
-        ("finetune_runs", {"backend": "job", "phase": "Pending"}, 1),
-        ("finetune_runs_finished_total", {"backend": "job", "result": "Failed", "reason": "OutOfMemory"}, 1),
-        ("finetune_run_duration_seconds_sum", {"backend": "job", "result": "Failed"}, 90),
-        ("finetune_queue_wait_seconds_sum", {"backend": "job"}, 0),
-        ("finetune_preemptions_total", {"backend": "job"}, 1),
+        ("finetune_runs", {"namespace": "ml", "backend": "job", "phase": "Running"}, 2),
+        ("finetune_runs", {"namespace": "ml", "backend": "job", "phase": "Pending"}, 1),
+        (
+            "finetune_runs_finished_total",
+            {"namespace": "ml", "backend": "job", "result": "Failed", "reason": "OutOfMemory"},
+            1,
+        ),
+        ("finetune_run_duration_seconds_sum", {"namespace": "ml", "backend": "job", "result": "Failed"}, 90),
+        ("finetune_queue_wait_seconds_sum", {"namespace": "ml", "backend": "job"}, 0),
+        ("finetune_preemptions_total", {"namespace": "ml", "backend": "job"}, 1),
+        ("finetune_disruptions_total", {"namespace": "ml", "backend": "job"}, 2),
         ("finetune_upstream_requests_total", {"provider": "oxen", "operation": "create", "code": "429"}, 1),
         ("finetune_upstream_request_duration_seconds_count", {"provider": "oxen", "operation": "create"}, 2),
         ("finetune_upstream_rate_limited_total", {"provider": "oxen"}, 1),
@@ -127,17 +136,48 @@ async def test_what_is_fed_comes_out() -> None:
     assert not any(name == "finetune_run_loss" and ("name", "two") in at for name, at in seen)
 
 
+async def test_every_series_of_the_documentation_is_fed_and_seen() -> None:
+    """By its name and with exactly the labels that the page names."""
+    page = (CHECKOUT / "docs" / "metrics.md").read_text()
+    documented = {
+        (name, kind): frozenset(re.findall(r"`(\w+)`", labels))
+        for name, kind, labels in re.findall(r"^\| `(finetune_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    }
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for family in text_string_to_metric_families((await fed(FINETUNES).exposition()).decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        for sample in family.samples:
+            if name.startswith("finetune_"):
+                found[name, family.type] = frozenset(sample.labels) - {"le"}
+    assert documented == found
+
+
+LIFECYCLE = (
+    "finetune_runs",
+    "finetune_queue_wait",
+    "finetune_run_",
+    "finetune_preemptions",
+    "finetune_disruptions",
+    "finetune_upstream_runs_left",
+)
+
+
+async def test_every_series_about_runs_has_their_namespace() -> None:
+    for name, labels in await samples(fed(FINETUNES)):
+        assert ("namespace" in dict(labels)) == name.startswith(LIFECYCLE) or not name.startswith("finetune_"), name
+
+
 async def test_series_of_a_run_go_with_it_and_stay_behind_the_flag() -> None:
     finetunes = list(FINETUNES)
     metrics = fed(finetunes)
     assert any(("name", "one") in labels for _, labels in await samples(metrics))
     finetunes.clear()
     left = await samples(metrics)
-    assert not any("ml" in dict(labels).values() for _, labels in left)
+    assert not any("one" in dict(labels).values() for _, labels in left)
     assert not any(name == "finetune_runs" for name, _ in left)
     without = await samples(fed(FINETUNES, per_run=False))
-    assert not any(("namespace", "ml") in labels for _, labels in without)
-    assert without["finetune_runs", (("backend", "job"), ("phase", "Running"))] == 2
+    assert not any(name.startswith("finetune_run_") and "name" in dict(labels) for name, labels in without)
+    assert without["finetune_runs", (("backend", "job"), ("namespace", "ml"), ("phase", "Running"))] == 2
 
 
 async def test_promtool_has_nothing_to_say() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.names import QUEUE_LABEL
 from finetune_operator.controller.model import Create, Delete, Observation, Patch
 from finetune_operator.controller.plan import plan
 from tests.unit.observations import (
@@ -91,10 +92,17 @@ PHASES: list[tuple[str, Observation, str, str, dict[str, tuple[str, str]]]] = [
     ),
     (
         "queued",
-        observe(job=suspended(job(), by_us=False)),
+        observe(job=suspended(job(labels={**job()["metadata"]["labels"], QUEUE_LABEL: "gpu"}), by_us=False)),
         "Queued",
         "QueuedByKueue",
         {"Suspended": ("True", "QueuedByKueue")},
+    ),
+    (
+        "suspended by somebody else",
+        observe(job=suspended(job(), by_us=False)),
+        "Suspended",
+        "JobSuspended",
+        {"Suspended": ("True", "JobSuspended"), "Running": ("False", "JobSuspended")},
     ),
     (
         "suspended while running",

@@ -16,7 +16,7 @@ from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.api.status import FineTuneStatus
 from finetune_operator.backends import errors as backends_errors
 from finetune_operator.backends.errors import FailureKind, UpstreamError
-from finetune_operator.backends.job import diagnose
+from finetune_operator.backends.job import waits
 from finetune_operator.backends.job.interpret import interpret
 from finetune_operator.cli.output.advice import ADVICE
 from finetune_operator.cli.output.snapshot import snapshot
@@ -173,11 +173,11 @@ REFUSED = {"type": "Warning", "reason": "FailedCreate", "message": "pods is forb
 
 def from_kubernetes() -> set[str]:
     """What the operator makes of Kubernetes' own reasons."""
-    containers = (*diagnose._IMAGE_TROUBLE, *diagnose._CONFIG_TROUBLE)
+    containers = (*waits._IMAGE_TROUBLE, *waits._CONFIG_TROUBLE)
     return {
         *(interpret(job(status=failed(reason))).reason for reason in JOB_REASONS),
-        *(diagnose.waiting((waiting_pod(reason),), ()).reason for reason in containers),
-        diagnose.waiting((), (REFUSED,)).reason,
+        *(waits.waiting((waiting_pod(reason),), ()).reason for reason in containers),
+        waits.waiting((), (REFUSED,)).reason,
     }
 
 

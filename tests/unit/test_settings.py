@@ -167,6 +167,7 @@ def _another_value(each: module.Definition, folder: Path) -> str:
         "backoff_base": "0.01",
         "per_run_metrics": "true",
         "leader_election": "false",
+        "require_kueue": "false",
     }
     if each.name in special:
         return special[each.name]

@@ -22,7 +22,7 @@ from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.model import Key, read_finetune
 from finetune_operator.controller.plan import plan
 from finetune_operator.controller.queue import RetryQueue
-from finetune_operator.controller.watch import Watches
+from finetune_operator.controller.watch import FINETUNES, Watches
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.documents import Unreadable
 from tests.unit.observations import RUNNING, body, changed, conditions, job, observe
@@ -253,18 +253,27 @@ class ApiServer:
     """Lists and watches of FineTunes, byte for byte: a real one makes no faults."""
 
     def __init__(self) -> None:
+        self.instead: list[bytes] = []
+        """Answers to the first lists of FineTunes."""
         self.items: list[bytes] = []
         self.lines: list[list[bytes]] = []
         """Of each watch."""
         self.lists = self.watches = 0
+        self.limits: list[int] = []
+        """Objects that each list was asked for."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         finetunes = request.path.endswith("/finetunes")
         if "watch" not in request.query:
             self.lists += finetunes
-            items = b",".join(self.items if finetunes else [])
-            text = b'{"kind":"FineTuneList","metadata":{"resourceVersion":"9"},"items":[%s]}' % items
-            return web.Response(body=text, content_type="application/json")
+            if finetunes and self.lists <= len(self.instead):
+                return web.Response(body=self.instead[self.lists - 1], content_type="application/json")
+            self.limits.append(int(request.query["limit"]))
+            start, end = (int(request.query.get("continue", 0)), self.limits[-1]) if finetunes else (0, 0)
+            items = b",".join(self.items[start : start + end])
+            more = b"%d" % (start + end) if start + end < len(self.items) and finetunes else b""
+            text = b'{"kind":"FineTuneList","metadata":{"continue":"%s","resourceVersion":"9"},"items":[%s]}'
+            return web.Response(body=text % (more, items), content_type="application/json")
         self.watches += finetunes
         response = web.StreamResponse()
         await response.prepare(request)
@@ -346,6 +355,46 @@ async def test_a_line_that_is_no_event_ends_the_watch_for_a_new_list(
         while (key := await queue.get()) is not None and key.name != "added":
             queue.done(key)
     assert (server.lists, server.watches) == (3, 3)
+
+
+async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[ApiServer, Watches, RetryQueue[Key]]
+) -> None:
+    server, watches, queue = served
+    server.items = [orjson.dumps(_finetune(f"listed-{number:03}")) for number in range(300)]
+    server.lines = [[]]
+    monkeypatch.setattr(watch, "MAX_PAGE", 60 * len(server.items[0]))
+    names: set[str] = set()
+    async with asyncio.timeout(20):
+        await watches.listed()
+        while len(names) < 300:
+            key = await queue.get()
+            assert key is not None
+            queue.done(key)
+            names.add(key.name)
+    finetunes = watches.streams[0]
+    assert {500, 125, 31} <= set(server.limits)
+    assert finetunes.page == 62  # somewhat larger ones are tried at the next list
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"metadata":{"resourceVersion":"9"}}', b'{"items":{}}', b"[]", b"null"])
+async def test_a_list_that_is_none_says_nothing_of_what_is_there(
+    answer: bytes, served: tuple[ApiServer, Watches, RetryQueue[Key]]
+) -> None:
+    """A proxy has answered 200 with something else: nobody is deleted by it."""
+    server, watches, queue = served
+    for stream in watches.streams:
+        if stream.resource is FINETUNES:
+            stream.store.put(_finetune("known"))
+    server.instead = [answer]
+    server.items = [orjson.dumps(_finetune(name)) for name in ("known", "listed")]
+    server.lines = [[], []]
+    async with asyncio.timeout(10):
+        while (key := await queue.get()) is not None and key.name != "listed":
+            assert key.name == "known"
+            assert server.lists == 2
+            queue.done(key)
+    assert server.lists == 2
 
 
 class Clock:

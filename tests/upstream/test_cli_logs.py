@@ -90,7 +90,7 @@ async def test_scenario_s_job_tells_its_states_and_its_last_words(api: ControlPl
             assert await logs(api, "--allow-base-url", fake.url) == 0
             states = capsys.readouterr().out.splitlines()
             assert states[0].endswith("Z queued")
-            assert states[1:] == ["2026-01-02T03:04:05.000Z in-progress", "out of [2Jmemory"]
+            assert states[1:] == ["2026-01-02T03:04:05.000Z in-progress", "out of\N{REPLACEMENT CHARACTER}[2Jmemory"]
         finally:
             delete(api, NAME)
             api.kubectl("delete", "secret", NAME)

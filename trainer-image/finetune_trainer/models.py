@@ -75,7 +75,8 @@ def find(base_model: str, access: ModelAccess, recorded: str | None = None) -> B
     else:
         repository, revision = repository_of(base_model)
         for name in DESCRIPTIONS:
-            path = _from_hub(base_model, repository, recorded or revision, name, access.secret)
+            title = f"{base_model} (commit {recorded}, with which this run began)" if recorded else base_model
+            path = _from_hub(title, repository, recorded or revision, name, access.secret)
             if path is not None:
                 return BaseModel(base_model, read_json(path, base_model), _commit_of(path) or recorded or revision)
     raise ConfigError(f"the base model {base_model} has neither {' nor '.join(DESCRIPTIONS)}")
@@ -215,13 +216,11 @@ def _claimed(base_model: str, claims: Claims) -> Path:
     return folder
 
 
-def _from_hub(
-    base_model: str, repository: str, revision: str | None, name: str, secret: Mapping[str, str]
-) -> Path | None:
+def _from_hub(title: str, repository: str, revision: str | None, name: str, secret: Mapping[str, str]) -> Path | None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with _hub_errors(base_model):
+    with _hub_errors(title):
         try:
             return Path(hf_hub_download(repository, name, revision=revision, **_hub(secret)))
         except LocalEntryNotFoundError:

@@ -45,13 +45,17 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
     storage = env.storage.with_output(uri, env.output_access.claims)
     reporter = Reporter(storage, verdict, poster, first=env.first)
     kept: KeptCheckpoints = NotKept()
+    # Where checkpoints are written below the output, nothing is before it has been checked.
+    below_output = storage.kept is not None
+    destination = _destination(config, env.output_access, stop) if env.first and below_output else None
     if env.first:
         _make_folders(storage.output_dir, storage.checkpoints_dir, env.cache_dir)
         kept = kept_checkpoints(uri, env.run_dir.name, env.output_access, reporter.record_kept, reporter.note)
         kept.restore(storage.checkpoints_dir, stop.check)
     model = find(config.base_model, env.model_access, _recorded_revision(env, storage))
     family = choose(model.description, config.recipe.kind, config.base_model)
-    destination = _destination(config, env.output_access, stop) if env.first else None
+    if env.first and not below_output:
+        destination = _destination(config, env.output_access, stop)
     needs = family.needs(config.recipe.parameters, advanced)
     store = _validate(config.dataset.uri, env.dataset_access, needs, advanced.max_skipped_share, stop)
     folder = model_folder(model, env.model_access)
@@ -88,7 +92,9 @@ def execute(env: Environment, stop: Stop, verdict: Verdict, poster: Poster) -> N
         from finetune_trainer.outputs.finish import finish
 
         finish(config, training, storage, destination, reporter)
-        kept.remove()
+        if not env.output_access.durable:
+            kept.remove()
+            reporter.forget_checkpoint()
 
 
 def _recorded_revision(env: Environment, storage: RunStorage) -> str | None:

@@ -26,7 +26,7 @@
 {{- if .Values.rbac.kueue }}
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
-  verbs: [list]
+  verbs: [list, patch]
 {{- end }}
 {{- end }}
 

@@ -12,6 +12,7 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_WATCH_SILENCE" .Values.watchSilence) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PENDING_STATUS_DELAY" .Values.pendingStatusDelay) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_VOLUME_GRACE" .Values.volumeGrace) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_REQUIRE_KUEUE" .Values.requireKueue) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_DRAIN_TIMEOUT" .Values.drainTimeout) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_LEADER_ELECTION" .Values.leaderElection.enabled) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_LEASE_NAME" (include "finetune-operator.leaseName" .)) }}
@@ -34,6 +35,7 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_ALLOW_DATASET_HOST" (join "," .Values.upstream.allowDatasetHosts)) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SPOOL_DIR" .Values.upstream.spool.dir) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SPOOL_LIMIT" .Values.upstream.spool.limit) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_DATASET_READERS" .Values.upstream.datasetReaders) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PROGRESS_HOST" .Values.progress.host) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PROGRESS_PORT" .Values.progress.port) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_PROGRESS_URL" (include "finetune-operator.progressUrl" .)) }}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.affinity import Affinity
 from finetune_operator.api.as_written import AsWritten
 from finetune_operator.api.base import INTEGRAL, Int, Label, ObjectName, Quantity, SpecModel
+from finetune_operator.api.names import (
+    GROUP,
+    IGNORE_UPDATES_ANNOTATION,
+    MANAGED_BY_LABEL,
+    PRIORITY_CLASS_LABEL,
+    QUEUE_LABEL,
+)
 from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.providers.bfl.spec import Bfl
 from finetune_operator.api.providers.octoai.spec import OctoAi
@@ -33,6 +41,45 @@ RESERVED_ENV_MESSAGE: Final = (
 ENV_VALUE_MESSAGE: Final = "an environment variable must set exactly one of value and valueFrom"
 ENV_SOURCE_MESSAGE: Final = "valueFrom must set exactly one of secretKeyRef and configMapKeyRef"
 
+RESERVED_POD_DOMAINS: Final = (GROUP, "batch.kubernetes.io")
+RESERVED_POD_KEYS: Final = (
+    MANAGED_BY_LABEL,
+    "job-name",
+    "controller-uid",
+    QUEUE_LABEL,
+    PRIORITY_CLASS_LABEL,
+    IGNORE_UPDATES_ANNOTATION,
+)
+"""What the operator, the Job controller and Kueue find a run's pods by, and what the operator itself sets."""
+POD_KEY: Final = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+POD_KEY_MESSAGE: Final = (
+    "a key must be a name of at most 63 letters, digits, hyphens, underscores and dots, after a domain and a slash or "
+    "alone, for example sidecar.istio.io/inject"
+)
+RESERVED_POD_KEY_MESSAGE: Final = (
+    f"keys of the domains {', '.join(RESERVED_POD_DOMAINS)} and the keys {', '.join(RESERVED_POD_KEYS)} are reserved; "
+    "use another key (a queue is a label of the FineTune itself)"
+)
+
+
+def _pod_keys(value: dict[str, str]) -> dict[str, str]:
+    for key in value:
+        if not re.match(POD_KEY, key):
+            raise ValueError(f"{key[:64]!r}: {POD_KEY_MESSAGE}")
+        if key in RESERVED_POD_KEYS or key.partition("/")[0] in RESERVED_POD_DOMAINS:
+            raise ValueError(f"{key!r}: {RESERVED_POD_KEY_MESSAGE}")
+    return value
+
+
+PodLabels = Annotated[
+    dict[str, Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]],
+    Field(max_length=32),
+    AfterValidator(_pod_keys),
+]
+PodAnnotations = Annotated[
+    dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=32), AfterValidator(_pod_keys)
+]
 LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=253)]], Field(max_length=32)]
 QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
 
@@ -260,6 +307,17 @@ class JobBackend(SpecModel):
     )
     runtime_class_name: ObjectName | None = Field(
         default=None, description="runtimeClassName is the name of the RuntimeClass of the pod, for example nvidia."
+    )
+    pod_labels: PodLabels | None = Field(
+        default=None,
+        description="podLabels are additional labels of the pod, for whatever reads the labels of pods: the label "
+        'sidecar.istio.io/inject: "false" keeps Istio from adding a container that would outlive the trainer. Keys of '
+        f"the domains {', '.join(RESERVED_POD_DOMAINS)} and the operator's own are reserved.",
+    )
+    pod_annotations: PodAnnotations | None = Field(
+        default=None,
+        description="podAnnotations are additional annotations of the pod, for example linkerd.io/inject: disabled or "
+        'karpenter.sh/do-not-disrupt: "true". The same keys are reserved as for podLabels.',
     )
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
         default=None, description="env are additional environment variables of the training container."

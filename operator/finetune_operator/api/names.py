@@ -22,6 +22,8 @@ UID_LABEL: Final = f"{GROUP}/uid"
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 PRIORITY_CLASS_LABEL: Final = "kueue.x-k8s.io/priority-class"
 
+IGNORE_UPDATES_ANNOTATION: Final = "argocd.argoproj.io/ignore-resource-updates"
+"""Argo CD does not look at an application again whenever a pod's or a Job's status changes."""
 CONFIG_ANNOTATION: Final = f"{GROUP}/config"
 """On the pod template: the trainer's whole configuration as JSON."""
 ADOPT_ANNOTATION: Final = f"{GROUP}/adopt"

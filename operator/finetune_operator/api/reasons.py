@@ -40,15 +40,18 @@ class Reason(StrEnum):
 
     # Accepted
     VALID = "Valid"
+    OVERRIDDEN = "Overridden"
     INVALID_SPEC = "InvalidSpec"
     UNSUPPORTED_PARAMETER = "UnsupportedParameter"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     CLAIM_NOT_FOUND = "ClaimNotFound"
+    KUEUE_NOT_FOUND = "KueueNotFound"
     BASE_URL_NOT_ALLOWED = "BaseURLNotAllowed"
     # Suspended
     SUSPENDED_BY_SPEC = "SuspendedBySpec"
     QUEUED_BY_KUEUE = "QueuedByKueue"
     PREEMPTED = "Preempted"
+    JOB_SUSPENDED = "JobSuspended"
     NOT_SUSPENDED = "NotSuspended"
     # Running
     PODS_RUNNING = "PodsRunning"
@@ -60,6 +63,8 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     QUOTA_EXCEEDED = "QuotaExceeded"
     VOLUME_NOT_READY = "VolumeNotReady"
+    NODE_LOST = "NodeLost"
+    SIDECAR_RUNNING = "SidecarRunning"
     ACTION_REQUIRED = "ActionRequired"
     UPSTREAM_QUEUED = "UpstreamQueued"
     UPSTREAM_STATE_UNKNOWN = "UpstreamStateUnknown"

@@ -12,8 +12,13 @@ from finetune_operator.api.backends import (
     CLAIM_MESSAGE,
     ENV_SOURCE_MESSAGE,
     ENV_VALUE_MESSAGE,
+    POD_KEY,
+    POD_KEY_MESSAGE,
     RESERVED_ENV_MESSAGE,
     RESERVED_ENV_PREFIXES,
+    RESERVED_POD_DOMAINS,
+    RESERVED_POD_KEY_MESSAGE,
+    RESERVED_POD_KEYS,
     STORAGE_MESSAGE,
 )
 from finetune_operator.api.matrix import NO_TTL, TRAINS, backends_for, no_output
@@ -132,6 +137,12 @@ def _job() -> Iterator[Rule]:
         "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessModes))",
         CLAIM_MESSAGE,
     )
+    for field in ("podLabels", "podAnnotations"):
+        path = f"spec.backend.job.{field}"
+        yield Rule(path, f"self.all(key, key.matches('{POD_KEY}'))", POD_KEY_MESSAGE)
+        keys = ", ".join(f"'{key}'" for key in RESERVED_POD_KEYS)
+        domains = " || ".join(f"key.startsWith('{domain}/')" for domain in RESERVED_POD_DOMAINS)
+        yield Rule(path, f"!self.exists(key, key in [{keys}] || {domains})", RESERVED_POD_KEY_MESSAGE)
     reserved = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
     yield Rule(
         "spec.backend.job.env[]",

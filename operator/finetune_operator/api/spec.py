@@ -159,10 +159,9 @@ class FineTuneSpec(SpecModel):
     active_deadline_seconds: Seconds | None = Field(
         default=None,
         description=(
-            "activeDeadlineSeconds is the time in seconds, counted from the start of the run, after which the run is "
-            "stopped and fails. With backend job it is the Job's own: every attempt and the time between them count, "
-            "the time in a queue does not, and after a suspension it is counted from the start again. By default there "
-            "is no deadline."
+            "activeDeadlineSeconds is the time in seconds, counted from status.startTime, after which the run is "
+            "stopped and fails. Time in which the run is suspended or waits to be tried again counts as well; a "
+            "suspended run is stopped when it goes on. By default there is no deadline."
         ),
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647), INTEGRAL] | None = Field(

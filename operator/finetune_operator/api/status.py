@@ -60,6 +60,16 @@ class JobStatus(StatusModel):
     uid: Word | None = Field(default=None, description="uid is the UID of the Job.")
 
 
+class Disruption(StatusModel):
+    """Disruption is the end of a pod that Kubernetes brought about, for example by an eviction."""
+
+    pod: Word | None = Field(default=None, description="pod is the name of the pod.")
+    pod_created: Time | None = Field(
+        default=None, description="podCreated is the time at which the pod was created, in UTC (RFC 3339)."
+    )
+    message: Sentence | None = Field(default=None, description="message is a sentence that says what ended the pod.")
+
+
 class UpstreamStatus(StatusModel):
     """UpstreamStatus describes a run at a provider."""
 
@@ -257,17 +267,37 @@ class FineTuneStatus(StatusModel):
     run: Count | None = Field(default=None, description="run is the number of the run that this status describes.")
     attempts: Count | None = Field(
         default=None,
-        description="attempts is the number of pods, or of runs at the provider, that the run has taken so far.",
+        description="attempts is the number of pods, or of runs at the provider, that the run has taken so far, also "
+        "over suspensions and Jobs that were created again.",
+    )
+    disruptions: Count | None = Field(
+        default=None,
+        description="disruptions is the number of attempts that ended because Kubernetes disrupted their pods, for "
+        "example by an eviction or a preemption. They do not count towards backoffLimit.",
+    )
+    last_disruption: Disruption | None = Field(
+        default=None, description="lastDisruption is the last disruption that was counted."
+    )
+    queued_time: Time | None = Field(
+        default=None,
+        description="queuedTime is the time at which the operator saw that run was raised, in UTC (RFC 3339). It is "
+        "not set for the first run, which waits since the FineTune was created.",
     )
     start_time: Time | None = Field(
         default=None,
         description="startTime is the time at which the run started, in UTC (RFC 3339): that of its Job, or when the "
-        "operator began to prepare it for its provider. activeDeadlineSeconds counts from it.",
+        "operator began to prepare it for its provider. It stays the same when the run is suspended, preempted or "
+        "tried again; activeDeadlineSeconds counts from it.",
+    )
+    running_time: Time | None = Field(
+        default=None,
+        description="runningTime is the time at which the run first computed, in UTC (RFC 3339).",
     )
     completion_time: Time | None = Field(
         default=None,
         description="completionTime is the time at which the run ended, in UTC (RFC 3339). It is set however the run "
-        "ended, so it can be waited for.",
+        "ended, so it can be waited for. A run whose spec is never accepted has none: wait for the condition Accepted "
+        "first.",
     )
     parameters: Anything | None = Field(
         default=None,
@@ -275,6 +305,10 @@ class FineTuneStatus(StatusModel):
         "that the operator knows; at most 64.",
     )
     job: JobStatus | None = Field(default=None, description="job identifies the Job of the run (backend job).")
+    job_attempts: Count | None = Field(
+        default=None,
+        description="jobAttempts is the number of pods that this Job itself counted when it was last observed.",
+    )
     upstream: UpstreamStatus | None = Field(
         default=None, description="upstream describes the run at the provider (all backends but job)."
     )

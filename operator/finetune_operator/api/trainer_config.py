@@ -10,13 +10,15 @@ import json
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_operator.api.base import INTEGRAL, Anything, Int, SpecModel
 from finetune_operator.api.recipes import RecipeSpec
 
 SCHEMA_VERSION: Final = 1
 MAX_TERMINATION_MESSAGE_BYTES: Final = 4096
+INDEX: Final = "manifest.json"
+"""The file of a result that lists all the others, with their sizes and digests."""
 
 CONFIG_ENV: Final = "FINETUNE_CONFIG"
 STORAGE_DIR_ENV: Final = "FINETUNE_STORAGE_DIR"
@@ -104,7 +106,13 @@ Revision = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z._/-]+$")]
 """Of a repository: a commit, as a rule."""
 
 
-class CheckpointRecord(SpecModel):
+class _Spoken(SpecModel):
+    """What a trainer writes: one of a newer version may say more."""
+
+    model_config = ConfigDict(**{**SpecModel.model_config, "extra": "ignore"})
+
+
+class CheckpointRecord(_Spoken):
     """The newest complete checkpoint that outlives the pod.
 
     age_seconds: how long ago it was written. No clock of a pod is believed: who reads this subtracts it from its own.
@@ -115,7 +123,7 @@ class CheckpointRecord(SpecModel):
     age_seconds: Annotated[int, Field(ge=0, le=2**53), INTEGRAL] | None = None
 
 
-class ArtifactRecord(SpecModel):
+class ArtifactRecord(_Spoken):
     """A file that the run has produced."""
 
     name: Annotated[str, Field(max_length=316)]
@@ -124,7 +132,7 @@ class ArtifactRecord(SpecModel):
     size_bytes: Annotated[int, Field(ge=0, le=2**63 - 1), INTEGRAL]
 
 
-class TerminationMessage(SpecModel):
+class TerminationMessage(_Spoken):
     """What the trainer writes to `FINETUNE_TERMINATION_LOG` when it ends: the truth about the final state."""
 
     state: Literal["Succeeded", "Failed", "Preempted"]
@@ -138,19 +146,37 @@ class TerminationMessage(SpecModel):
     artifacts: list[ArtifactRecord] = Field(default_factory=list)
 
     def to_json(self) -> str:
-        """At most `MAX_TERMINATION_MESSAGE_BYTES` of JSON: the message is cut first, then artifacts from the end."""
-        document = self.wire()
-        while len(text := _ascii(document)) > MAX_TERMINATION_MESSAGE_BYTES:
+        """At most `MAX_TERMINATION_MESSAGE_BYTES` of JSON: the message is cut first, then artifacts from the end.
+
+        The index of all files is the last to go, and the message says how many others are named only there.
+        """
+        document, left_out = self.wire(), 0
+        while len(text := _ascii(_told(document, left_out))) > MAX_TERMINATION_MESSAGE_BYTES:
             excess = len(text) - MAX_TERMINATION_MESSAGE_BYTES
             if len(document["message"]) > 64:
                 # A character takes up to 12 bytes as JSON escapes, so halving the distance may need some rounds.
                 document["message"] = document["message"][: max(63, len(document["message"]) - excess // 12 - 2)] + "…"
             elif document["artifacts"]:
-                document["artifacts"].pop()
+                document["artifacts"].pop(_least(document["artifacts"]))
+                left_out += 1
             else:
-                document["message"] = ""
+                document["message"], left_out = "", 0
                 document.pop("checkpoint", None)
         return text
+
+
+def _told(document: dict[str, Any], left_out: int) -> dict[str, Any]:
+    if not left_out:
+        return document
+    files = "1 more file is" if left_out == 1 else f"{left_out} more files are"
+    where = INDEX if any(each["name"] == INDEX for each in document["artifacts"]) else f"the result's {INDEX}"
+    return {**document, "message": f"{document['message']} ({files} listed in {where} alone)".lstrip()}
+
+
+def _least(artifacts: list[dict[str, Any]]) -> int:
+    """The place of the last one that is not the index; of the index, where there is no other."""
+    others = [place for place, each in enumerate(artifacts) if each["name"] != INDEX]
+    return others[-1] if others else 0
 
 
 def read_termination_message(text: str) -> TerminationMessage | None:

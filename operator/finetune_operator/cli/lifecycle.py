@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from finetune_operator.api.objects import Object
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.options import Context, Kubeconfig, Name, Namespace, Target
-from finetune_operator.cli.output.printing import note, out
+from finetune_operator.cli.output.printing import note, out, out_line
 
 if TYPE_CHECKING:
     from finetune_operator.cli.kube.cluster import Cluster
@@ -48,7 +48,7 @@ class Switch:
             change(cluster, finetune, self.spec)
             if warning := git_warning(finetune):
                 note(warning)
-        out(self.said)
+        out_line(self.said)
         if self.next:
             out(f"  next: kubectl finetune {self.next} {finetune['metadata']['name']}{flags}")
 

@@ -8,13 +8,19 @@ is said before everything else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
 
 from finetune_operator.api.names import API_VERSION, FINALIZER, KIND
 from finetune_operator.api.objects import Object
+from finetune_operator.api.plain_text import one_line
+from finetune_operator.api.reasons import Reason
+from finetune_operator.backends.job.workload import workloads
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.freshness import needs_fresh_read
 from finetune_operator.controller.model import (
+    Admission,
     Announcement,
     Call,
     Create,
@@ -25,7 +31,7 @@ from finetune_operator.controller.model import (
     Observation,
     Patch,
 )
-from finetune_operator.controller.observe import Memory
+from finetune_operator.controller.observe import Memory, Unanswered
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.runner import Runner
@@ -38,6 +44,8 @@ from finetune_operator.kube.errors import (
     Conflict,
     Invalid,
     NotFound,
+    ServerError,
+    Unreachable,
     is_refusal,
     names_unknown_field,
 )
@@ -58,6 +66,23 @@ def onto(finetune: FineTune, operation: Object) -> list[Object]:
         {"op": "test", "path": "/metadata/resourceVersion", "value": finetune.resource_version},
         operation,
     ]
+
+
+def holds(body: Object, operations: Sequence[Object]) -> bool:
+    """Whether an object is as a JSON patch was to make it. Of an object in it, what others have added is theirs."""
+    return all(_holds(body, each) for each in operations)
+
+
+def _holds(body: Object, operation: Object) -> bool:
+    value: Any = body
+    for part in operation["path"].split("/")[1:]:
+        value = value.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
+    wanted = operation.get("value")
+    if operation["op"] == "remove" or wanted is None:
+        return value is None
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        return wanted.items() <= value.items()
+    return bool(value == wanted)
 
 
 class Actor:
@@ -92,11 +117,14 @@ class Actor:
         Raises ApiError where it should be tried again later.
         """
         finetune, announcement = observation.finetune, decision.announcement
+        await self._hear_of_landed(observation, memory)
         if announcement is not None and announcement.last_word:
             logger.error("%s/%s: %s: %s", *finetune.key, announcement.reason, announcement.message)
-            await self._announce(finetune, announcement, observation)
+            await self._announce(finetune, announcement, observation.now)
         for action in decision.actions:
-            if not isinstance(action, Create) and not await self._carried_out(action, finetune):
+            if not isinstance(action, Create) and not await self._carried_out(
+                action, finetune, memory, observation.now
+            ):
                 return True
         if announcement is not None and announcement.left_at is not None:
             self._on_left(finetune.namespace, announcement.left_at)
@@ -106,40 +134,89 @@ class Actor:
         if decision.status is not None:
             if any(isinstance(action, Finalize) for action in decision.actions):
                 return True  # a status goes onto the version that was seen, and that has just changed
-            if not await self._write_status(finetune, decision, observation):
+            if not await self._write_status(finetune, decision, observation, memory):
                 return True
         if announcement is not None and not announcement.last_word:
-            await self._announce(finetune, announcement, observation)
+            await self._announce(finetune, announcement, observation.now)
         return not await self._create_all(observation, decision, memory)
 
-    async def _carried_out(self, action: Delete | Patch | Call | Finalize, finetune: FineTune) -> bool:
+    async def _carried_out(
+        self, action: Delete | Patch | Admission | Call | Finalize, finetune: FineTune, memory: Memory, now: datetime
+    ) -> bool:
         if isinstance(action, Call):
             return self._call(action)
         if isinstance(action, Finalize):
             return await self._finalize(action, finetune)
+        if isinstance(action, Admission):
+            await self._admit(action, finetune, memory, now)
+            return True
         try:
-            await self._change(action, finetune.namespace)
+            if isinstance(action, Delete):
+                await self._delete(action, finetune, memory, now)
+            else:
+                await self._change(action, finetune, memory, now)
         except (NotFound, Conflict):
             # It is gone, or another one of that name has taken its place.
             self._cache.jobs.remove((finetune.namespace, action.name), action.uid)
             return False
-        except Invalid as error:
-            if isinstance(action, Delete):
-                raise
-            logger.info("%s/%s: the Job has changed since: %s", *finetune.key, error)
-            return False
         return True
 
-    async def _change(self, action: Delete | Patch, namespace: str) -> None:
-        path = resources.job(namespace, action.name)
-        if isinstance(action, Delete):
-            # In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
+    async def _delete(self, action: Delete, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """In the foreground: the Job stays until its pods have ended, and nothing takes its place before.
+
+        Where a policy forbids it the status cannot say that it is gone, and an Event tells why, once.
+        """
+        path = resources.job(finetune.namespace, action.name)
+        try:
             answer = await self._client.delete(path, uid=action.uid, propagation="Foreground")
-            if answer.get("kind") == "Job":
-                self._cache.jobs.put(answer)
-            return
+        except ApiError as error:
+            if is_refusal(error):
+                message = f"The API server refuses the deletion of the Job {action.name}: {error.message}"
+                await self._tell_once(finetune, message, memory, now)
+            raise
+        memory.told = ""
+        if answer.get("kind") == "Job":
+            self._cache.jobs.put(answer)
+
+    async def _change(self, action: Patch, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """What is refused, or does not stand in the answer, is remembered: the next look tells it, and waits."""
+        path = resources.job(finetune.namespace, action.name)
         test = {"op": "test", "path": "/metadata/uid", "value": action.uid}
-        self._cache.jobs.put(await self._client.json_patch(path, [test, *action.operations]))
+        try:
+            answer = await self._client.json_patch(path, [test, *action.operations])
+        except ApiError as error:
+            if not is_refusal(error):
+                raise
+            # A failed test is answered like a value that is not valid: another Job, or a newer one, is decided on anew.
+            if not self._cache.jobs.put(await self._client.get(path)):
+                logger.warning("%s/%s: the Job's %s: %s", *finetune.key, action.about, error)
+                memory.changed(action, now, kept=False, refusal=error.message)
+            return
+        memory.changed(action, now, kept=holds(answer, action.operations))
+        self._cache.jobs.put(answer)
+
+    async def _admit(self, action: Admission, finetune: FineTune, memory: Memory, now: datetime) -> None:
+        """Whether the Workload may be admitted. Without the right to say so, Kueue starts the Job again: told once."""
+        path = f"{workloads(action.api_version, finetune.namespace)}/{action.name}"
+        operations: list[Object] = [
+            {"op": "test", "path": "/metadata/uid", "value": action.uid},
+            {"op": "add", "path": "/spec/active", "value": action.active},
+        ]
+        try:
+            await self._client.json_patch(path, operations)
+        except (NotFound, Conflict, Invalid) as error:
+            logger.info("%s/%s: Kueue's Workload has changed since: %s", *finetune.key, error)
+        except ApiError as error:
+            if not is_refusal(error):
+                raise
+            message = f"The API server refuses to (de)activate Kueue's Workload {action.name}: {error.message}"
+            await self._tell_once(finetune, message, memory, now)
+
+    async def _tell_once(self, finetune: FineTune, message: str, memory: Memory, now: datetime) -> None:
+        """By an Event, what the status cannot say."""
+        if memory.told != message:
+            memory.told = message
+            await self._announce(finetune, Announcement(Reason.OVERRIDDEN, message), now)
 
     async def _create_all(self, observation: Observation, decision: Decision, memory: Memory) -> bool:
         bodies = [action.body for action in decision.actions if isinstance(action, Create)]
@@ -216,7 +293,21 @@ class Actor:
             self._cache.finetunes.put(answer)
         return True
 
-    async def _write_status(self, finetune: FineTune, decision: Decision, observation: Observation) -> bool:
+    async def _hear_of_landed(self, observation: Observation, memory: Memory) -> None:
+        """A status whose answer was lost has landed all the same: it is counted and announced like any other."""
+        sent = memory.unanswered
+        if sent is None or observation.status != sent.status:
+            return
+        memory.unanswered = None
+        known = self._cache.finetunes.get(observation.finetune.key)
+        if known is not None:
+            self._on_status(sent.before, known)
+        if sent.announcement is not None and not sent.announcement.last_word:
+            await self._announce(observation.finetune, sent.announcement, observation.now)
+
+    async def _write_status(
+        self, finetune: FineTune, decision: Decision, observation: Observation, memory: Memory
+    ) -> bool:
         """Whole, and last; False where nothing has been written, because the FineTune is no longer what was seen."""
         operation = {"op": "add", "path": "/status", "value": decision.status}
         path = resources.finetune_status(finetune.namespace, finetune.name)
@@ -226,8 +317,12 @@ class Actor:
         except NotFound:
             self._cache.finetunes.remove(finetune.key, finetune.uid)
             return False
+        except (Unreachable, ServerError):
+            memory.unanswered = Unanswered(dict(observation.status), decision.status or {}, decision.announcement)
+            raise
         if answer is None:
             return False
+        memory.unanswered = None
         self._cache.finetunes.put(answer)
         if decision.claim is not None and self._runner is not None:
             self._runner.claim(finetune.uid, finetune.run, decision.claim)
@@ -262,8 +357,8 @@ class Actor:
         self._cache.finetunes.put(body)
         return bool(version == finetune.resource_version)
 
-    async def _announce(self, finetune: FineTune, announcement: Announcement, observation: Observation) -> None:
-        now = stamp(observation.now)
+    async def _announce(self, finetune: FineTune, announcement: Announcement, moment: datetime) -> None:
+        now = stamp(moment)
         event = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -277,7 +372,7 @@ class Actor:
             },
             "type": "Warning",
             "reason": announcement.reason,
-            "message": announcement.message[:1024],
+            "message": one_line(announcement.message)[:1024],
             "source": {"component": "finetune-operator"},
             "reportingComponent": "finetune-operator",
             "firstTimestamp": now,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.notes import notes
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.api.reasons import ConditionType, Phase, Reason
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.run_state import RunState, Stage
@@ -26,11 +27,14 @@ TRANSIENT_MEMBERS = (("progress", "estimatedRemainingSeconds"), ("upstream", "qu
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A condition's content."""
+    """A condition's content. Its message quotes pods, providers and the API server: it is one line of plain text."""
 
     status: bool | None
     reason: str
     message: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 ACCEPTED = Verdict(True, Reason.VALID, "The spec can run on its backend.")
@@ -92,6 +96,9 @@ def _failed(state: RunState | None) -> Verdict:
     return Verdict(False, Reason.NOT_FAILED)
 
 
+_OF_A_QUEUE = (Reason.QUEUED_BY_KUEUE, Reason.PREEMPTED)
+
+
 def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]:
     """The one-word summary, and the condition that explains it."""
     complete, failed = verdicts[ConditionType.COMPLETE], verdicts[ConditionType.FAILED]
@@ -106,7 +113,7 @@ def phase_of(verdicts: Mapping[ConditionType, Verdict]) -> tuple[Phase, Verdict]
     if running.status is not False:
         return Phase.RUNNING, running
     if suspended.status:
-        return (Phase.SUSPENDED if suspended.reason == Reason.SUSPENDED_BY_SPEC else Phase.QUEUED), suspended
+        return (Phase.QUEUED if suspended.reason in _OF_A_QUEUE else Phase.SUSPENDED), suspended
     return Phase.PENDING, (running if accepted.status else accepted)
 
 

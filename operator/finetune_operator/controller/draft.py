@@ -39,6 +39,8 @@ class Draft:
     actions: list[Action] = field(default_factory=list)
     announcement: Announcement | None = None
     requeue: float | None = None
+    notes: list[str] = field(default_factory=list)
+    """What the cluster keeps the operator from: beside the good word on the spec."""
     unwritten: bool = False
     """Nothing here is worth a status write (yet)."""
     claim: str | None = None
@@ -60,9 +62,9 @@ class Draft:
         self.actions.append(Finalize(present=False))
         self.requeue = None
 
-    def restart(self, history: list[Object]) -> None:
-        """Another run begins: nothing but the history is kept."""
-        self.status = {"history": history}
+    def restart(self, history: list[Object], now: str) -> None:
+        """Another run begins, now: nothing but the history is kept."""
+        self.status = {"history": history, "queuedTime": now}
         self.upstream = NOTHING
 
 

@@ -43,6 +43,9 @@ class FineTune:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     run: int
+    suspend: bool
+    cancel: bool
+    """As the spec says it, also where the rest of it is not valid: who wants a run stopped is heard."""
     spec: FineTuneSpec | None
     spec_error: str | None
 
@@ -72,8 +75,9 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
 
     `parsed`: what `read_spec` has said of this very spec.
     """
-    metadata = body["metadata"]
-    spec, error = parsed or read_spec(body.get("spec") or {})
+    metadata, raw = body["metadata"], body.get("spec") or {}
+    spec, error = parsed or read_spec(raw)
+    switches = raw if isinstance(raw, dict) else {}
     return FineTune(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -86,6 +90,8 @@ def read_finetune(body: Object, parsed: ParsedSpec | None = None) -> FineTune:
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
         run=spec.run if spec else run_of(body),
+        suspend=switches.get("suspend") is True,
+        cancel=switches.get("cancel") is True,
         spec=spec,
         spec_error=error,
     )
@@ -152,6 +158,24 @@ class Refusal(NamedTuple):
     """How often in a row."""
 
 
+class Change(NamedTuple):
+    """A change of a Job that was sent, and what became of it."""
+
+    uid: str
+    operations: tuple[Object, ...]
+    time: datetime
+    times: int = 1
+    """How often in a row."""
+    kept: bool = True
+    """Whether the API server's answer had it. A policy may put back at once what it does not like."""
+    refusal: str = ""
+    """The API server's words where it would not take it."""
+
+
+KUEUE = "Kueue"
+"""As the kind of what is missing: what the labels of a FineTune are for."""
+
+
 class Missing(NamedTuple):
     """An object that the spec names and that is not there."""
 
@@ -173,6 +197,8 @@ class Rules:
     cancel_bound: float = 300.0
     upstream_timeout: float = 30.0
     """How long a call to a provider may take: one whose answer was lost is over after that."""
+    require_kueue: bool = True
+    """Whether a FineTune with Kueue's labels is refused where there is no Kueue."""
     base_urls: frozenset[str] = frozenset()
     """Base URLs that the administrator allows besides the providers' own."""
 
@@ -244,6 +270,10 @@ class Observation:
     defaults: JobDefaults = field(default_factory=JobDefaults)
     job: Object | None = None
     """The Job of the wanted run, whoever owns it."""
+    job_is_live: bool = False
+    """It has just been read from the API server."""
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """What was last sent to change the run's Job, by what it is about."""
     other_jobs: tuple[Object, ...] = ()
     """Our Jobs of other runs, by their owner's uid; the latest run first."""
     pods: tuple[Object, ...] | None = None
@@ -251,7 +281,11 @@ class Observation:
     events: tuple[Object, ...] | None = None
     """Warnings about the Job; None where nothing depends on them."""
     workload: Object | None = None
-    """What Kueue says about a Job that waits; None where there is no Kueue, or it may not be asked."""
+    """Kueue's word on a Job that is held; None where it has none, there is no Kueue, or it may not be asked."""
+    kueue: bool | None = None
+    """Whether Kueue is in the cluster; None: nobody has asked, or that cannot be told."""
+    claim_gone: bool = False
+    """The claim that was made for this run is not there, and its pod waits."""
     foreign_claim: Object | None = None
     """The claim that has the name which the run's claim needs, where it is not ours."""
     missing: Missing | None = None
@@ -291,6 +325,18 @@ class Patch:
     name: str
     uid: str
     operations: tuple[Object, ...]
+    about: str = ""
+    """The field, for people; what is sent again about the same one is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Let Kueue admit a Job's Workload, or not: it then stops the Job itself, and nobody fights with it."""
+
+    api_version: str
+    name: str
+    uid: str
+    active: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +356,7 @@ class Finalize:
     present: bool
 
 
-Action = Create | Delete | Patch | Call | Finalize
+Action = Create | Delete | Patch | Admission | Call | Finalize
 
 
 @dataclass(frozen=True, slots=True)

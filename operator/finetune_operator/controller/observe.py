@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_operator.api.names import QUEUE_LABEL, UID_LABEL, job_name
+from finetune_operator.api.names import PRIORITY_CLASS_LABEL, QUEUE_LABEL, UID_LABEL, job_name
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.job.diagnose import newest_alive
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION, finished
-from finetune_operator.backends.job.manifest import JobDefaults, named_objects
-from finetune_operator.backends.job.workload import JOB_UID_LABEL, VERSIONS, collection
+from finetune_operator.backends.job.manifest import JobDefaults, claims_of, named_objects
+from finetune_operator.backends.job.waits import is_unscheduled
 from finetune_operator.backends.providers.protocol import capabilities_of
 from finetune_operator.controller.cache import Cache
 from finetune_operator.controller.conditions import is_terminal
+from finetune_operator.controller.kueue import Kueue
 from finetune_operator.controller.model import (
+    KUEUE,
+    Announcement,
+    Change,
     FineTune,
     Key,
     Missing,
     Observation,
+    Patch,
     Refusal,
     Reported,
     Rules,
@@ -32,18 +36,23 @@ from finetune_operator.controller.model import (
     read_status,
     run_of,
 )
-from finetune_operator.controller.ownership import controller_of, is_ours, may_have_left_pods, run_number
+from finetune_operator.controller.ownership import (
+    controller_of,
+    is_ours,
+    is_watched,
+    may_have_left_pods,
+    run_number,
+    runs_at_work,
+)
 from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.times import seconds_since
 from finetune_operator.controller.trim import trim_pod
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Forbidden, NotFound
+from finetune_operator.kube.errors import NotFound
 from finetune_operator.kube.paging import pages
-from finetune_operator.kube.warnings import warnings_about
-
-logger = logging.getLogger(__name__)
+from finetune_operator.kube.warnings import about_claim, about_object, warnings_about
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Whether a Secret is there is all that matters here: its content is not asked for."""
@@ -54,6 +63,19 @@ MOST_OF_PODS, MOST_PAGES_OF_PODS = 32 << 20, 50
 _PLURALS = {"Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaims"}
 
 
+FORGOTTEN = timedelta(minutes=15)
+"""After so long a change counts as the first: longer than any wait between two tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A status that was sent, and whose answer did not come: it may have landed."""
+
+    before: Object
+    status: Object
+    announcement: Announcement | None
+
+
 @dataclass(slots=True)
 class Memory:
     """What the last attempts to act on one FineTune met. Lost at a restart, and learnt again by trying."""
@@ -62,6 +84,22 @@ class Memory:
     occupied: set[str] = field(default_factory=set)
     """Kinds of children whose name was found taken."""
     refusal: Refusal | None = None
+    changes: dict[str, Change] = field(default_factory=dict)
+    """What was last sent to change the Job, by what it is about."""
+    unanswered: Unanswered | None = None
+    told: str = ""
+    """What an Event has told last: what the API server refuses, and the status cannot say."""
+
+    def changed(self, patch: Patch, now: datetime, *, kept: bool = True, refusal: str = "") -> None:
+        """A change of the Job was sent."""
+        last = self.changes.get(patch.about)
+        again = last is not None and (last.uid, last.operations) == (patch.uid, patch.operations)
+        times = last.times + 1 if last is not None and again else 1
+        self.changes[patch.about] = Change(patch.uid, patch.operations, now, times, kept, refusal)
+
+    def stood(self, now: datetime) -> None:
+        """Forget what was sent so long ago that nobody can have undone it since."""
+        self.changes = {about: each for about, each in self.changes.items() if now - each.time <= FORGOTTEN}
 
     def refused(self, kind: str, status: int, message: str, now: datetime, generation: int) -> None:
         """The API server would not take a child of this kind."""
@@ -78,7 +116,7 @@ class Memory:
     def belongs_to(self, uid: str) -> None:
         """Forget everything where it is about a namesake that has been deleted since."""
         if self.uid != uid:
-            self.uid, self.occupied, self.refusal = uid, set(), None
+            self.uid, self.occupied, self.refusal, self.changes, self.unanswered = uid, set(), None, {}, None
 
 
 def utc_now() -> datetime:
@@ -112,7 +150,7 @@ class Observer:
             {name: capabilities_of(member) for name, member in runner.members.items()} if runner else {}
         )
         self._clock = clock
-        self._may_ask_kueue = True
+        self._kueue = Kueue(client, clock)
         self._specs = SpecCache()
 
     async def observe(self, key: Key, memory: Memory) -> Observation | None:
@@ -125,14 +163,17 @@ class Observer:
         first_look = memory.uid != finetune.uid
         reported = self._report_of(finetune.uid, finetune.run)
         memory.belongs_to(finetune.uid)
+        memory.stood(now)
         status = read_status(body)
-        job = await self._job(finetune, status, memory)
+        job, job_is_live = await self._job(finetune, status, memory)
         other_jobs = self._other_jobs(finetune)
         started = job is not None or finetune.deleting or _begun(finetune, status)
         if started:
             pods = await self._pods(finetune, status, job, now)
         else:
             pods = await self._pods_left(finetune, status, other_jobs)
+            other_jobs = await self._with_unlisted(finetune, other_jobs, pods)
+        kueue = await self._kueue_matters(finetune, job, started=started)
         return Observation(
             now=now,
             finetune=finetune,
@@ -140,12 +181,16 @@ class Observer:
             rules=self._rules,
             defaults=self._defaults,
             job=job,
+            job_is_live=job_is_live,
+            changes=dict(memory.changes),
             other_jobs=other_jobs,
             pods=pods,
             events=await self._events(finetune, job, pods, now),
-            workload=await self._workload(finetune, job),
+            workload=await self._kueue.workload(job) if job is not None and kueue else None,
+            kueue=kueue,
+            claim_gone=await self._claim_gone(finetune, job, pods),
             foreign_claim=await self._foreign_claim(finetune, memory),
-            missing=None if started else await self._missing(finetune),
+            missing=None if started else await self._missing(finetune, kueue),
             refusal=memory.refusal,
             burst=self._in_a_burst(),
             first_look=first_look,
@@ -180,22 +225,69 @@ class Observer:
             return UpstreamView()
         return self._runner.view(finetune.uid, int(status.get("run") or finetune.run))
 
-    async def _job(self, finetune: FineTune, status: Mapping[str, Any], memory: Memory) -> Object | None:
-        """Live only where a create has found the name taken, or a Job of ours has vanished in the middle of its run.
+    async def _job(self, finetune: FineTune, status: Mapping[str, Any], memory: Memory) -> tuple[Object | None, bool]:
+        """The Job, and whether it was read: only where a create has found the name taken, where a Job of ours has
+        vanished in the middle of its run, and where the cache's may be old.
 
         A stranger's Job is in no cache of ours; nor is one of ours whose label somebody has taken off.
         """
         name = job_name(finetune.name, finetune.run)
-        job = self._cache.jobs.get((finetune.namespace, name))
+        key = (finetune.namespace, name)
+        job = self._cache.jobs.get(key)
         if job is not None:
             memory.occupied.discard("Job")
-            return job
-        if "Job" not in memory.occupied and not _under_way(finetune, status):
-            return None
-        job = await self._live(resources.job(finetune.namespace, name))
-        if job is None:
+            if is_watched(job) and not _outlives(job, finetune, status):
+                return job, False
+        elif "Job" not in memory.occupied and not _under_way(finetune, status):
+            return None, False
+        live = await self._live(resources.job(finetune.namespace, name))
+        if live is None:
             memory.occupied.discard("Job")
-        return job
+        if job is not None:
+            self._cache.jobs.remove(key, job["metadata"]["uid"])
+            if live is not None and is_ours(live, finetune):
+                self._cache.jobs.put(live)
+        return live, True
+
+    async def _with_unlisted(
+        self, finetune: FineTune, other_jobs: tuple[Object, ...], pods: tuple[Object, ...] | None
+    ) -> tuple[Object, ...]:
+        """With the Jobs of pods that still run and that no list of ours shows, because their label was taken off while
+        nobody watched: they are to be ended like the others."""
+        known = {run_number(job, finetune.name) for job in other_jobs}
+        found = []
+        for run in sorted(runs_at_work(pods or (), finetune) - known - {finetune.run}):
+            job = await self._live(resources.job(finetune.namespace, job_name(finetune.name, run)))
+            if job is not None and is_ours(job, finetune):
+                found.append(job)
+        return tuple(sorted((*other_jobs, *found), key=lambda job: -run_number(job, finetune.name)))
+
+    async def _kueue_matters(self, finetune: FineTune, job: Object | None, *, started: bool) -> bool | None:
+        """Whether Kueue is there: asked before a Job that is to be queued, and of one that is held or is to be."""
+        if finetune.spec is not None and finetune.spec.backend.job is None:
+            return None
+        if job is None:
+            queued = any(label in finetune.labels for label in (QUEUE_LABEL, PRIORITY_CLASS_LABEL))
+            return await self._kueue.installed() if queued and not started else None
+        if not is_ours(job, finetune) or finished(job):
+            return None
+        held = job["spec"].get("suspend") or finetune.suspend
+        marked = SUSPENDED_BY_SPEC_ANNOTATION in (job["metadata"].get("annotations") or {})
+        return await self._kueue.installed() if held or marked else None
+
+    async def _claim_gone(self, finetune: FineTune, job: Object | None, pods: tuple[Object, ...] | None) -> bool:
+        """Whether the claim that was made for the run is not there: asked only while its pod finds no node."""
+        spec = finetune.spec
+        storage = spec.backend.job.storage if spec is not None and spec.backend.job is not None else None
+        pod = newest_alive(pods or ())
+        if job is None or storage is None or storage.claim_name is not None or pod is None or not is_unscheduled(pod):
+            return False
+        path = resources.core(finetune.namespace, "persistentvolumeclaims", job_name(finetune.name, finetune.run))
+        try:
+            await self._client.get(path, accept=METADATA_ONLY)
+        except NotFound:
+            return True
+        return False
 
     def _other_jobs(self, finetune: FineTune) -> tuple[Object, ...]:
         numbered = {run_number(job, finetune.name): job for job in self._cache.jobs.owned_by(finetune.uid)}
@@ -219,7 +311,7 @@ class Observer:
         except NotFound:
             return None
 
-    async def _missing(self, finetune: FineTune) -> Missing | None:
+    async def _missing(self, finetune: FineTune, kueue: bool | None) -> Missing | None:
         """Before the start only: the first Secret or claim that the spec names and that is not there."""
         if finetune.spec is None:
             return None
@@ -228,6 +320,9 @@ class Observer:
                 await self._client.get(resources.core(finetune.namespace, _PLURALS[kind], name), accept=METADATA_ONLY)
             except NotFound:
                 return Missing(kind, name, spec_field)
+        if kueue is False and self._rules.require_kueue:
+            label = QUEUE_LABEL if QUEUE_LABEL in finetune.labels else PRIORITY_CLASS_LABEL
+            return Missing(KUEUE, finetune.labels[label], label)
         return None
 
     async def _pods(
@@ -258,7 +353,7 @@ class Observer:
     def _pods_matter(self, finetune: FineTune, status: Mapping[str, Any], job: Object, now: datetime) -> bool:
         if finished(job):
             return not is_terminal(status) or status.get("run") != finetune.run
-        if int(job.get("status", {}).get("failed") or 0):
+        if int(job.get("status", {}).get("failed") or 0) or status.get("disruptions"):
             return True
         return self._slow_to_start(job, now)
 
@@ -276,30 +371,11 @@ class Observer:
         if job is None or not is_ours(job, finetune) or finished(job) or not self._slow_to_start(job, now):
             return None
         waiting = newest_alive(pods or ()) or job
-        return await warnings_about(self._client, finetune.namespace, waiting["metadata"]["uid"])
-
-    async def _workload(self, finetune: FineTune, job: Object | None) -> Object | None:
-        """What Kueue says, where it holds the Job. It may be absent, or out of bounds: then the Job's word will do."""
-        if not self._may_ask_kueue or job is None or not is_ours(job, finetune) or not _held_by_queue(job):
-            return None
-        selector = {"labelSelector": f"{JOB_UID_LABEL}={job['metadata']['uid']}", "limit": "1"}
-        for version in VERSIONS:
-            try:
-                answer = await self._client.list(collection(version, finetune.namespace), selector)
-            except NotFound:
-                continue
-            except Forbidden as error:
-                logger.info("Kueue's Workloads are not read: %s", error)
-                self._may_ask_kueue = False
-                return None
-            return next(iter(answer.get("items") or ()), None)
-        return None
-
-
-def _held_by_queue(job: Object) -> bool:
-    metadata = job["metadata"]
-    by_spec = SUSPENDED_BY_SPEC_ANNOTATION in (metadata.get("annotations") or {})
-    return bool(job["spec"].get("suspend")) and not by_spec and QUEUE_LABEL in (metadata.get("labels") or {})
+        found = await warnings_about(self._client, finetune.namespace, about_object(waiting["metadata"]["uid"]))
+        if waiting is not job and is_unscheduled(waiting) and finetune.spec is not None:
+            for claim in claims_of(finetune.spec, job["metadata"]["name"]):
+                found += await warnings_about(self._client, finetune.namespace, about_claim(claim))
+        return found
 
 
 def _named_objects(spec: FineTuneSpec) -> list[tuple[str, str, str]]:
@@ -324,3 +400,9 @@ def _begun(finetune: FineTune, status: Mapping[str, Any]) -> bool:
     """Whether the status knows of the end of this run, or of its way to a provider."""
     upstream = status.get("upstream") or {}
     return status.get("run") == finetune.run and (is_terminal(status) or bool(upstream.get("marker")))
+
+
+def _outlives(job: Object, finetune: FineTune, status: Mapping[str, Any]) -> bool:
+    """Whether the cache has the Job at work after the end of its run: it may be old, or the Job be a stray one."""
+    over = status.get("run") == finetune.run and is_terminal(status)
+    return over and is_ours(job, finetune) and not finished(job) and "deletionTimestamp" not in job["metadata"]

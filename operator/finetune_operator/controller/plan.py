@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.objects import Object
-from finetune_operator.api.reasons import ConditionType
+from finetune_operator.api.reasons import ConditionType, Reason
+from finetune_operator.backends.run_state import Stage
 from finetune_operator.controller.conditions import (
     MESSAGE_LIMIT,
+    Verdict,
     accepted,
     conditions_of,
     is_terminal,
+    is_true,
     phase_of,
     render,
     without_the_transient,
@@ -29,6 +32,7 @@ from finetune_operator.controller.policies.job import (
     outcome,
     pending_delay,
     retention,
+    sidecars,
     supersession,
     suspension,
     turns,
@@ -56,6 +60,7 @@ POLICIES: tuple[Policy, ...] = (
     cancellation.stop,  # spec.cancel ends the run and keeps the record
     acceptance.check,  # a spec that cannot run says why and waits for a better one
     suspension.hold,  # spec.suspend holds the run back, before its start and during it
+    sidecars.release,  # a container that runs on after the trainer does not hold the run
     turns.wait,  # no run starts while another one is at work
     children.ensure,  # exactly one Job, created once, and never a stranger's
     pending_delay.wait,  # a Job that starts within moments is one status write, not two
@@ -134,7 +139,7 @@ def _status(observation: Observation, draft: Draft) -> Object:
     status["observedGeneration"] = finetune.generation
     if draft.settled:
         return without_the_transient(status) if is_terminal(status) else status
-    verdicts = conditions_of(draft.accepted, draft.state, draft.stalled, draft.reconciling)
+    verdicts = conditions_of(_accepted(draft), draft.state, draft.stalled, draft.reconciling)
     phase, why = phase_of(verdicts)
     now = stamp(observation.now)
     status["phase"], status["reason"], status["message"] = str(phase), str(why.reason), why.message[:MESSAGE_LIMIT]
@@ -144,17 +149,43 @@ def _status(observation: Observation, draft: Draft) -> Object:
         status["backend"] = finetune.spec.backend.kind
     if draft.state is not None and draft.state.stage.terminal:
         status["completionTime"] = draft.state.completion_time or status.get("completionTime") or now
+    if (began := _began_to_run(observation, draft, verdicts[ConditionType.RUNNING])) is not None:
+        status.setdefault("runningTime", began)
     known = {key: value for key, value in status.items() if value is not None}
     return without_the_transient(known) if is_terminal(known) else known
+
+
+def _accepted(draft: Draft) -> Verdict:
+    if not draft.notes or not draft.accepted.status:
+        return draft.accepted
+    return Verdict(True, Reason.OVERRIDDEN, " ".join((draft.accepted.message, *draft.notes)))
+
+
+def _began_to_run(observation: Observation, draft: Draft, running: Verdict) -> str | None:
+    """When the run began to compute, where that is seen now. A short run may have ended since the last look."""
+    told, state = observation.status, draft.state
+    if state is None or (told.get("run") == observation.finetune.run and is_true(told, ConditionType.RUNNING)):
+        return None
+    if running.status:
+        return stamp(observation.now)
+    over = state.stage == Stage.SUCCEEDED or (state.stage == Stage.FAILED and state.attempts)
+    return draft.status.get("startTime") if over and state.reason != Reason.DEADLINE_EXCEEDED else None
 
 
 _WORTH_HEARING = (ConditionType.FAILED, ConditionType.STALLED)
 
 
+def _told(observation: Observation) -> list[str]:
+    return [str(condition.get("message")) for condition in observation.status.get("conditions") or ()]
+
+
 def _announce(observation: Observation, draft: Draft) -> Announcement | None:
     """Trouble that is new is worth an Event; the normal course of a run is in the status."""
-    verdicts = conditions_of(draft.accepted, draft.state, draft.stalled, draft.reconciling)
+    verdict = _accepted(draft)
+    verdicts = conditions_of(verdict, draft.state, draft.stalled, draft.reconciling)
     _, why = phase_of(verdicts)
+    if not draft.settled and verdict.reason == Reason.OVERRIDDEN and verdict.message not in _told(observation):
+        return Announcement(str(Reason.OVERRIDDEN), " ".join(draft.notes))
     trouble = not draft.accepted.status or draft.stalled or (draft.state is not None and draft.state.troubled)
     if draft.settled or not trouble or observation.status.get("reason") == why.reason:
         return None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.api.objects import Object
-from finetune_operator.api.reasons import ConditionType, Reason
-from finetune_operator.controller.conditions import is_terminal, is_true
+from finetune_operator.api.reasons import Reason
+from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.times import parse, seconds_since
 from finetune_operator.metrics import Metrics
 
@@ -22,18 +21,27 @@ class RunMetrics:
     def status_written(self, before: Mapping[str, Any], body: Object) -> None:
         """`before`: the status that was replaced. `body`: the FineTune as the API server answered."""
         after = body.get("status") or {}
-        same_run = before.get("run") == after.get("run")
-        backend = str(after.get("backend") or "none")
-        if is_true(after, ConditionType.RUNNING) and not (same_run and before.get("startTime")):
-            waited = seconds_since(body["metadata"].get("creationTimestamp"), datetime.now(UTC))
-            if waited is not None and after.get("run") == 1:
-                self._metrics.run_started(backend, waited)
-        if is_terminal(after) and not (same_run and is_terminal(before)):
-            self._finished(backend, after)
-        if after.get("reason") == Reason.PREEMPTED and before.get("reason") != Reason.PREEMPTED:
-            self._metrics.preempted(backend)
+        last = before if before.get("run") == after.get("run") else {}
+        metadata = body["metadata"]
+        whose = str(metadata.get("namespace")), str(after.get("backend") or "none")
+        if after.get("runningTime") and not last.get("runningTime"):
+            asked = after.get("queuedTime") or metadata.get("creationTimestamp")
+            waited = _seconds(asked, after["runningTime"])
+            if waited is not None:
+                self._metrics.run_started(*whose, waited)
+        if is_terminal(after) and not is_terminal(last):
+            seconds = _seconds(after.get("startTime"), after.get("completionTime"))
+            self._metrics.run_finished(*whose, str(after.get("phase")), str(after.get("reason")), seconds)
+        if after.get("reason") == Reason.PREEMPTED and last.get("reason") != Reason.PREEMPTED:
+            self._metrics.preempted(*whose)
+        lost = int(after.get("disruptions") or 0) - int(last.get("disruptions") or 0)
+        if lost > 0:
+            self._metrics.disrupted(*whose, lost)
 
-    def _finished(self, backend: str, status: Mapping[str, Any]) -> None:
-        start, end = status.get("startTime"), status.get("completionTime")
-        seconds = seconds_since(start, parse(end)) if start and end else None
-        self._metrics.run_finished(backend, str(status.get("phase")), str(status.get("reason")), seconds)
+
+def _seconds(start: str | None, end: str | None) -> float | None:
+    """From one stamp to the other; None where one is not there, or cannot be read."""
+    try:
+        return seconds_since(start, parse(end)) if end else None
+    except ValueError:
+        return None

@@ -92,7 +92,7 @@ class _Response(aiohttp.ClientResponse):
     """A list, which kopf reads by `json()`."""
 
     async def json(self, **_: object) -> Any:
-        """Whatever its content type says; raises orjson.JSONDecodeError and _PageTooLarge."""
+        """Whatever its content type says; raises orjson.JSONDecodeError, _PageTooLarge and WatchingError."""
         raw = bytearray()
         async for chunk in self.content.iter_any():
             raw += chunk
@@ -100,10 +100,15 @@ class _Response(aiohttp.ClientResponse):
                 self.close()
                 raise _PageTooLarge(f"a page of the list has more than {MAX_PAGE} bytes: smaller ones are asked for")
         document = await _parsed(bytes(raw))
-        if isinstance(document, dict) and isinstance(items := document.get("items"), list):
-            document["items"] = [
-                each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items
-            ]
+        if self.status >= 300:
+            return document
+        items = document.get("items", "none") if isinstance(document, dict) else "none"
+        if not isinstance(items, list | None):
+            # Nothing to be seen is not nothing there: all that is known would count as deleted.
+            raise watching.WatchingError(f"the answer of {self.url.path} is no list: it has no items")
+        document["items"] = [
+            each if isinstance(each, dict) else Unreadable({}, "it is not an object") for each in items or ()
+        ]
         return document
 
 

@@ -84,13 +84,13 @@ class KubeClient:
         return await self._call("GET", path, params=params, accept=accept)
 
     async def list(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> Object:
-        """A list object with `items`. Raises ApiError."""
-        return await self._call("GET", path, params=params, accept=accept)
+        """A list object whose `items` are there: without them nobody knows what is. Raises ApiError."""
+        return _as_list(await self._call("GET", path, params=params, accept=accept), path)
 
     async def page(self, path: str, params: Mapping[str, str], most: int) -> tuple[Object, int]:
-        """A list object with `items`, and its size in bytes. Raises TooLarge beyond `most` bytes, and ApiError."""
+        """A list object as `list` gives it, and its bytes. Raises TooLarge beyond `most` of them, and ApiError."""
         answer, size = await self._sized("GET", path, params=params, most=most)
-        return answer, size
+        return _as_list(answer, path), size
 
     async def create(self, path: str, body: Object) -> Object:
         """POST to a collection; the created object. Raises AlreadyExists and other ApiErrors."""
@@ -192,6 +192,15 @@ async def _whole(response: aiohttp.ClientResponse, call: str, most: int) -> byte
             response.close()
             raise TooLarge(f"{call}: the response has more than {most} bytes")
     return bytes(raw)
+
+
+def _as_list(answer: Object, path: str) -> Object:
+    items = answer.get("items", "none")
+    if items is None:  # as Go writes an empty list
+        answer["items"] = []
+    elif not isinstance(items, list):
+        raise ApiError(200, "MalformedAnswer", f"GET {path}: the response is no list: it has no items")
+    return answer
 
 
 def _parse(raw: bytes) -> Any:

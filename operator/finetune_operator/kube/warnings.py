@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from finetune_operator.api.objects import Object
@@ -13,35 +14,56 @@ from finetune_operator.kube.paging import pages
 MOST_BYTES: Final = 4 << 20
 MOST_PAGES: Final = 20
 """2,000 Events of ordinary size; the API server itself drops them after an hour."""
-TELLING: Final = ("FailedCreate", "FailedScheduling", "FailedMount", "FailedAttachVolume")
+TELLING: Final = (
+    "FailedCreate",
+    "FailedScheduling",
+    "FailedMount",
+    "FailedAttachVolume",
+    "NodeNotReady",
+    "ProvisioningFailed",
+)
 """Reasons that are asked for by name where there are too many to be read: without them nothing would be told."""
 _FEW: Final = 3
 _LONGEST: Final = 4096
 
 
-async def warnings_about(client: KubeClient, namespace: str, uid: str) -> tuple[Object, ...]:
+Target = Mapping[str, str]
+"""What an Event is about: members of its involvedObject."""
+
+
+def about_object(uid: str) -> Target:
+    """A pod or a Job, and none of its name that was there before it."""
+    return {"uid": uid}
+
+
+def about_claim(name: str) -> Target:
+    """A claim, whose uid nobody here knows."""
+    return {"kind": "PersistentVolumeClaim", "name": name}
+
+
+async def warnings_about(client: KubeClient, namespace: str, target: Target) -> tuple[Object, ...]:
     """The newest of each reason, the newest first, with what is read of an Event. Raises ApiError."""
     newest: dict[str, Object] = {}
-    about = f"type=Warning,involvedObject.uid={uid}"
+    fields = ",".join(["type=Warning", *(f"involvedObject.{member}={value}" for member, value in target.items())])
     try:
-        await _read(client, namespace, uid, about, MOST_PAGES, newest)
+        await _read(client, namespace, target, fields, MOST_PAGES, newest)
     except TooLarge:
         for reason in TELLING:
             try:
-                await _read(client, namespace, uid, f"{about},reason={reason}", _FEW, newest)
+                await _read(client, namespace, target, f"{fields},reason={reason}", _FEW, newest)
             except TooLarge:
                 continue  # whoever has made them so has hidden them from nobody but this run
     return tuple(sorted(newest.values(), key=said_at, reverse=True))
 
 
 async def _read(
-    client: KubeClient, namespace: str, uid: str, fields: str, most_pages: int, newest: dict[str, Object]
+    client: KubeClient, namespace: str, target: Target, fields: str, most_pages: int, newest: dict[str, Object]
 ) -> None:
     selector = {"fieldSelector": fields}
     path = resources.core(namespace, "events")
     async for page in pages(client, path, selector, most_bytes=MOST_BYTES, most_pages=most_pages):
         for event in map(_trimmed, page):
-            if event["involvedObject"]["uid"] != uid:
+            if any(event["involvedObject"][member] != value for member, value in target.items()):
                 continue  # whatever has answered, only what is about this object is told of it
             reason = event["reason"]
             if reason not in newest or said_at(event) > said_at(newest[reason]):

@@ -44,7 +44,7 @@ class Facts:
 class Fetcher:
     """GET requests for untrusted URLs.
 
-    allowed: `host` or `host:port` that are exempt from the address check, and may use http. check: called before every
+    allowed: `host` or `host:port` that may have a private address, and use http. check: called before every
     attempt; raises Preempted to stop.
     """
 
@@ -155,7 +155,7 @@ class Fetcher:
         except (socket.gaierror, UnicodeError):
             raise _ServerError(f"the host {host} cannot be resolved") from None
         reached = [str(entry[4][0]) for entry in found]
-        refused = [address for address in reached if not exempt and not is_public(address)]
+        refused = [address for address in reached if not _may_be_reached(host, address, exempt)]
         if refused or not reached:
             raise FetchError(f"{host} resolves to {', '.join(refused)}, which is not a public address")
         return reached[0], parts
@@ -174,6 +174,11 @@ def is_public(address: str) -> bool:
     """False for loopback, private, link-local (cloud metadata), reserved, and IPv6 forms that embed those."""
     ip = addresses.parsed(address)
     return ip is not None and addresses.is_public(ip)
+
+
+def _may_be_reached(host: str, address: str, exempt: bool) -> bool:
+    ip = addresses.parsed(address)
+    return ip is not None and addresses.may_be_reached(host, ip, permitted=exempt)
 
 
 def _about_proxies() -> str:

@@ -16,8 +16,7 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from finetune_operator.formats.invalid import Invalid
-from finetune_operator.formats.layout import suffix_of
-from finetune_operator.formats.tables import BadRow, Table, open_table
+from finetune_operator.formats.tables import BadRow, Table
 from finetune_trainer.data.columns import LocatedRow, columns_of, locate
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.data.pictures import rows_of_pictures
@@ -33,7 +32,6 @@ _Out = TypeVar("_Out")
 
 FORMAT: Final = 4
 """Part of the store's key: increase it when the format of records changes."""
-PARQUET: Final = ".parquet"
 LISTED_PROBLEMS: Final = 20
 KEPT_PROBLEMS: Final = 1000
 AHEAD_BYTES: Final = 256 * 2**20
@@ -148,7 +146,7 @@ def _rows(source: Source, needs: Needs, reader: Reader, findings: Findings) -> I
     if source.pictures:
         return rows_of_pictures(source.pictures, needs)
     named = zip(source.tables, source.names, strict=True)
-    tables = [((reader.table if suffix_of(name) == PARQUET else open_table)(path, name), name) for path, name in named]
+    tables = [(reader.table(path, name), name) for path, name in named]
     places = []
     for table, name in tables:
         present = columns_of(table, needs)

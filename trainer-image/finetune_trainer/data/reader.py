@@ -1,8 +1,8 @@
-"""Parquet tables, read in a child process with limited memory.
+"""Tables, read in a child process with limited memory, to which nothing is left but these files.
 
 A few kilobytes of Parquet may decompress to any size, which in this process would take the memory of the whole pod. The
 child (`reader_process.py`) sends one row at a time; if it exceeds its limit or dies, that becomes an Invalid which
-names the file and the row. The child has no credentials.
+names the file and the row. The child has no credentials, and can reach none (`formats/sandbox.py`).
 """
 
 from __future__ import annotations
@@ -25,50 +25,63 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.tables import BadRow, Row, Table
 from finetune_trainer import host_memory
-from finetune_trainer.data.reader_process import BAD_ROW, COLUMNS, END, INVALID, LENGTH, MAX_ROW_BYTES, ROW
+from finetune_trainer.data.reader_process import BAD_ROW, COLUMNS, CONFINED, END, INVALID, LENGTH, MAX_ROW_BYTES, ROW
 from finetune_trainer.errors import RunError
+from finetune_trainer.reporting.progress import emit
 
 MODULE: Final = "finetune_trainer.data.reader_process"
 MOST_MEMORY: Final = 4 * 2**30
 """Enough for a page of a legitimate file (a row group of 100 images of 10 MB), compressed and not, and a row."""
-LEAST_MEMORY: Final = 512 * 2**20
+MIB: Final = 2**20
+LEAST_MEMORY: Final = 192 * MIB
+"""Python and Arrow take 60 of them."""
 BUFFER: Final = 1 << 20
 _ROOTS: Final = [str(Path(package.__path__[0]).parent) for package in (finetune_operator, finetune_trainer)]
 
 
 def memory_for_reading(free: int) -> int:
-    """The memory limit of a reader in bytes: half of what is free, and no more than legitimate files need."""
-    return max(LEAST_MEMORY, min(MOST_MEMORY, free // 2))
+    """The memory limit of a reader in bytes: half of what is free, and no more than legitimate files need.
+
+    Raises RunError where that is too little: beyond the pod's limit the kernel would end the trainer as well.
+    """
+    if free // 2 < LEAST_MEMORY:
+        raise RunError(
+            f"{free // MIB} MiB of memory are free in the pod, and reading a dataset needs {2 * LEAST_MEMORY // MIB}: "
+            "raise resources.limits.memory",
+            Reason.OUT_OF_MEMORY,
+        )
+    return min(MOST_MEMORY, free // 2)
 
 
 class Reader:
     """A context manager for the child, which starts at the first request. memory: its limit in bytes."""
 
     def __init__(self, memory: int | None = None) -> None:
-        self._memory = memory or memory_for_reading(host_memory.available())
+        self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
+        self._files: dict[str, None] = {}
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *error: object) -> None:
         """Kill the child."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        self._stop()
 
     def table(self, path: Path, name: str) -> Table:
         """A table, as from `open_table`; rows can be read of one table at a time. Raises Invalid for an empty file."""
         if path.stat().st_size == 0:
             raise Invalid(f"{name} is empty (0 bytes)")
+        if str(path.absolute()) not in self._files:
+            self._files[str(path.absolute())] = None
+            self._stop()  # it would not get to read the new one
         return _ChildTable(self, path, name)
 
     def request(self, request: dict[str, Any], name: str) -> Iterator[tuple[bytes, bytes]]:
         """The messages of a response, as pairs of kind and content. Raises Invalid, RunError."""
-        process = self._process = self._process or self._start()
+        done, process = 0, self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        done = 0
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
@@ -80,7 +93,29 @@ class Reader:
         except (EOFError, BrokenPipeError):
             raise self._failure(process, name, done) from None
 
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
     def _start(self) -> subprocess.Popen[bytes]:
+        """A child that can read the files of the tables so far, and says what its kernel lacks to confine it."""
+        self._memory = self._memory or memory_for_reading(host_memory.available())
+        process = self._process = self._spawn()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(list(self._files)).encode() + b"\n")
+            process.stdin.flush()
+        with suppress(EOFError, ValueError):  # the first request finds that it has ended
+            kind, content = _message(process.stdout)
+            lacking = json.loads(content) if kind == CONFINED else []
+            if lacking:
+                emit("warning", text=f"the reader of tables is confined in part only: {'; '.join(lacking)}")
+        return process
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", MODULE, str(self._memory)],
             bufsize=BUFFER,
@@ -106,7 +141,7 @@ class Reader:
             return RunError(f"the reader of {name} was killed{after}: the pod needs more memory", Reason.OUT_OF_MEMORY)
         return Invalid(
             f"{name} cannot be read: its reader failed{after} "
-            f"(exit code {code}; memory limit {self._memory / 2**30:.1f} GiB)"
+            f"(exit code {code}; memory limit {(self._memory or 0) / 2**30:.1f} GiB)"
         )
 
 
@@ -116,9 +151,9 @@ class _ChildTable:
     def __init__(self, reader: Reader, path: Path, name: str) -> None:
         self._reader, self._path, self._name = reader, path, name
 
-    def columns(self, _wanted: Sequence[str] = (), /) -> list[str]:
+    def columns(self, wanted: Sequence[str] = (), /) -> list[str]:
         """The top-level columns."""
-        [(kind, content)] = self._request()
+        [(kind, content)] = self._request(None, wanted)
         assert kind == COLUMNS
         found: list[str] = json.loads(content)
         return found
@@ -132,8 +167,8 @@ class _ChildTable:
                 assert kind == ROW
                 yield _row(content, self._name)
 
-    def _request(self, wanted: list[str] | None = None) -> Iterator[tuple[bytes, bytes]]:
-        request = {"path": str(self._path.absolute()), "name": self._name, "wanted": wanted}
+    def _request(self, wanted: list[str] | None, sought: Sequence[str] = ()) -> Iterator[tuple[bytes, bytes]]:
+        request = {"path": str(self._path.absolute()), "name": self._name, "wanted": wanted, "sought": list(sought)}
         return self._reader.request(request, self._name)
 
 

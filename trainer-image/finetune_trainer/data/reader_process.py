@@ -1,7 +1,9 @@
 """The child that reads tables for `reader.py`: `python -m finetune_trainer.data.reader_process BYTES`.
 
-On stdin one request per line: {"path": …, "name": …, "wanted": columns, or null for the names of all columns}. On
-stdout messages: one byte for the kind, eight for the length, the content; the last of a request is END or INVALID.
+On stdin first a list of the files that it may read, then one request per line: {"path": …, "name": …, "wanted":
+columns, or null for the names of all columns, "sought": columns that may come late}. On stdout messages: one byte for
+the kind, eight for the length, the content. The first is CONFINED, with a list of what the kernel lacks for that; the
+last of a request is END or INVALID.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from finetune_operator.formats.bounds import bound_memory, memory_bound
+from finetune_operator.formats import sandbox
+from finetune_operator.formats.bounds import bound_files, bound_memory, memory_bound
 from finetune_operator.formats.invalid import Invalid
 from finetune_operator.formats.tables import BadRow, Row, open_table
 
+CONFINED: Final = b"S"
 COLUMNS: Final = b"C"
 ROW: Final = b"R"
 BAD_ROW: Final = b"B"
@@ -34,20 +38,27 @@ def main(requests: IO[bytes], responses: IO[bytes]) -> None:
     for line in requests:
         request = json.loads(line)
         try:
-            _serve(Path(request["path"]), request["name"], request["wanted"], responses)
+            _serve(request, responses)
             _write(responses, END, b"")
         except Invalid as error:
             _write(responses, INVALID, str(error).encode("utf-8", "replace"))
+        except PermissionError:
+            said = f"must not be read by the pod's user {os.getuid()}: change its permissions, or its owner"
+            _write(responses, INVALID, f"{request['name']} {said}".encode())
+        except OSError as error:
+            said = f"{request['name']} cannot be read: {error.strerror or error}"
+            _write(responses, INVALID, said.encode("utf-8", "replace"))
         except MemoryError:
             most = f"{(memory_bound() or 0) / 2**30:.1f} GiB"
             _write(responses, INVALID, f"reading {request['name']} takes more than {most} of memory".encode())
         responses.flush()
 
 
-def _serve(path: Path, name: str, wanted: list[str] | None, responses: IO[bytes]) -> None:
+def _serve(request: dict[str, Any], responses: IO[bytes]) -> None:
+    path, name, wanted = Path(request["path"]), request["name"], request["wanted"]
     table = open_table(path, name)
     if wanted is None:
-        _write(responses, COLUMNS, json.dumps(table.columns()).encode())
+        _write(responses, COLUMNS, json.dumps(table.columns(request["sought"])).encode())
         return
     for row in table.rows(wanted):
         _write(responses, *_encoded(row))
@@ -60,6 +71,8 @@ def _encoded(row: Row | BadRow) -> tuple[bytes, bytes]:
             content = _dumped(row)
         except pickle.PicklingError:
             row = BadRow(_reason(row))
+        except RecursionError:
+            row = BadRow("is nested too deeply")
         else:
             if len(content) <= MAX_ROW_BYTES:
                 return ROW, content
@@ -101,10 +114,18 @@ def _write(responses: IO[bytes], kind: bytes, content: bytes) -> None:
     responses.write(content)
 
 
+def confine(memory: int, requests: IO[bytes], responses: IO[bytes]) -> None:
+    """Leave nothing to this process but the files of the first request, and say what the kernel lacks for that."""
+    readable = [Path(path) for path in json.loads(requests.readline())]
+    sandbox.die_first()
+    bound_memory(memory)
+    bound_files(0)
+    _write(responses, CONFINED, json.dumps(sandbox.enter(read=readable)).encode())
+    responses.flush()
+
+
 if __name__ == "__main__":
-    bound_memory(int(sys.argv[1]))
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if the pod runs out of memory, kill this process first
     with suppress(BrokenPipeError):  # the parent is gone
+        confine(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
         main(sys.stdin.buffer, sys.stdout.buffer)
     os._exit(0)  # without waiting for threads of C++ libraries

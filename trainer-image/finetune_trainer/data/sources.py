@@ -22,7 +22,6 @@ from finetune_operator.formats.layout import (
     suffix_of,
 )
 from finetune_operator.formats.media import IMAGE_SUFFIXES, TABLE_SUFFIXES, VIDEO_SUFFIXES
-from finetune_operator.formats.tables import open_table
 from finetune_trainer.data.columns import columns_of, serves
 from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
@@ -92,8 +91,8 @@ class _Opening:
 
     def _serves(self, name: str, path: Path, needs: Needs) -> bool:
         try:
-            table = (self.reader.table if suffix_of(name) == PARQUET else open_table)(path, name)
-            return serves(columns_of(table, needs), needs)
+            # No tool describes a dataset in parquet, and each file takes a child of its own.
+            return suffix_of(name) == PARQUET or serves(columns_of(self.reader.table(path, name), needs), needs)
         except Invalid:
             return suffix_of(name) != JSON
 

@@ -157,10 +157,9 @@ class S3Checkpoints:
                 (folder, step), self._next = self._next, None
             try:
                 self._send(folder, step)
-            except FileNotFoundError:  # the run has pruned it: a newer one follows
-                continue
-            except (s3.NotFound, RunError) as error:
-                self._tell(f"the checkpoint at step {step} could not be kept at the output: {error}")
+            except Exception as error:  # whatever it is, training goes on, and nobody waits for this thread in vain
+                if (folder / MARKER).exists():  # else the run has pruned it, and a newer one follows
+                    self._tell(f"the checkpoint at step {step} could not be kept at the output: {error}")
 
     def _send(self, folder: Path, step: int) -> None:
         import obstore

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_operator.api import plain_text
 from finetune_trainer.reporting.redact import redact
 
 POST_TIMEOUT_S: Final = 5.0
@@ -86,8 +87,8 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line for people on stderr."""
-    print(redact(text), file=sys.stderr, flush=True)
+    """Print a line for people on stderr. What it quotes of a dataset or a server does not steer a terminal."""
+    print(plain_text.lines(redact(text)), file=sys.stderr, flush=True)
 
 
 class Poster:

@@ -134,6 +134,10 @@ class Reporter:
         )
         self._post_again()
 
+    def forget_checkpoint(self) -> None:
+        """Record that the checkpoints are gone: the result is there."""
+        self._verdict.checkpoint = None
+
     def record_artifacts(self, artifacts: list[ArtifactRecord]) -> None:
         """Record the files of the result and their URIs."""
         self._verdict.artifacts = artifacts

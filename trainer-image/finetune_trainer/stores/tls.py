@@ -12,6 +12,7 @@ from typing import Final
 import certifi
 
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.files import write_atomically
 
 CA_FILE_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 """What the clients of stores read: OpenSSL and httpx, requests, curl, and AWS's own."""
@@ -34,7 +35,7 @@ def trust(bundle: Path | None, environ: MutableMapping[str, str]) -> None:
         ssl.create_default_context(cafile=str(bundle))
         known = Path(environ.get("SSL_CERT_FILE") or certifi.where()).read_text()
         whole = Path(environ.get("TMPDIR") or gettempdir()) / "finetune-authorities.pem"
-        whole.write_text(f"{known.rstrip()}\n{bundle.read_text()}")
+        write_atomically(whole, f"{known.rstrip()}\n{bundle.read_text()}")  # every rank writes the same
     except (OSError, UnicodeDecodeError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(f"the certificate authorities of backend.job.trustBundle cannot be read: {error}") from None
     environ.update(dict.fromkeys(CA_FILE_VARIABLES, str(whole)))

@@ -184,8 +184,9 @@ async def _read(
             chats=columns.chats,
             folder=spool.folder,
             limit=spool.left,
+            readers=spool.disk.readers,
         )
-        spool.take(sum(path.stat().st_size for path in set(spool.folder.iterdir()) - before), source.title)
+        spool.take(sum(path.lstat().st_size for path in set(spool.folder.iterdir()) - before), source.title)
     return found
 
 

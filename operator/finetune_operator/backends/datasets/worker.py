@@ -1,7 +1,8 @@
-"""The child process that reads hostile files: `python -m finetune_operator.backends.datasets.worker FOLDER`.
+"""The child process that reads hostile files: `python -m finetune_operator.backends.datasets.worker FOLDER BYTES`.
 
-FOLDER/request.json in, FOLDER/result.json out. Memory and processor time are bounded by the kernel; there are no
-credentials in its environment, and it opens no connection. Ends with 0 and a result, or by a signal.
+FOLDER/request.json in, FOLDER/result.json out. The kernel bounds its memory (BYTES), its processor time and its files;
+there are no credentials in its environment, and outside FOLDER nothing is left to it (`formats/sandbox.py`). Ends with
+0 and a result, or by a signal.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_operator.formats.bounds import bound_memory, bound_processor
+from finetune_operator.formats import sandbox
+from finetune_operator.formats.bounds import bound_files, bound_memory, bound_processor
 from finetune_operator.formats.invalid import Invalid
 
 REQUEST: Final = "request.json"
 RESULT: Final = "result.json"
 MAX_RESULT: Final = 8 * 2**20
-MEMORY_BYTES: Final = 1 << 30
 PROCESSOR_SECONDS: Final = 300
+NICE: Final = 19
+"""The operator and its neighbours come first."""
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, memory: int) -> None:
     """Read, and leave a result."""
-    _bound()
+    asked = json.loads((folder / REQUEST).read_bytes())
+    _confine(folder, memory, asked["limit"] + MAX_RESULT)
     from finetune_operator.backends.datasets.needs import Needs
     from finetune_operator.backends.datasets.reader import Request, read
 
-    asked = json.loads((folder / REQUEST).read_bytes())
     request = Request(
         title=asked["title"],
         files={name: Path(path) for name, path in asked["files"].items()},
@@ -49,19 +52,22 @@ def main(folder: Path) -> None:
     except Invalid as error:
         text = json.dumps({"invalid": str(error)})
     except MemoryError:
-        text = json.dumps({"invalid": f"reading {request.title} takes more than {MEMORY_BYTES} bytes of memory"})
+        text = json.dumps({"invalid": f"reading {request.title} takes more than {memory // 2**20} MiB of memory"})
     except Exception as error:  # whatever a decoder makes of hostile bytes is about the dataset, not about the run
-        text = json.dumps({"invalid": f"{request.title} cannot be read ({type(error).__name__})"})
+        text = json.dumps({"invalid": f"{request.title} is damaged and cannot be read", "cause": type(error).__name__})
     (folder / RESULT).write_text(text)
 
 
-def _bound() -> None:
-    os.nice(5)
-    bound_memory(MEMORY_BYTES)
+def _confine(folder: Path, memory: int, files: int) -> None:
+    os.nice(NICE)
+    bound_memory(memory)
     bound_processor(PROCESSOR_SECONDS)
+    bound_files(files)
+    sandbox.die_first()
+    sandbox.enter(write=[folder])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
     sys.stdout.flush()
     os._exit(0)  # C++ libraries' threads need no farewell

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from finetune_operator.api.addresses import IPAddress, is_no_host, is_of_the_platform, is_public, parsed
+from finetune_operator.api.addresses import is_public, may_be_reached, parsed
 from finetune_operator.backends.errors import Refused
 
 _INTERNAL_SUFFIXES = (".svc", ".svc.cluster.local", ".localhost")
@@ -58,17 +58,11 @@ class AddressGuard:
             address = parsed(text)
             if address is None:
                 raise Refused(f"{host} resolves to {text}, which is not an IP address")
-            if not _allowed(address, permitted, named=parsed(host) == address):
+            if not may_be_reached(host, address, permitted=permitted):
                 raise Refused(
                     f"{host} resolves to {address}, which is not on the public internet; "
                     "the administrator can permit it with --allow-dataset-host or --allow-base-url"
                 )
-
-
-def _allowed(address: IPAddress, permitted: bool, named: bool) -> bool:
-    if is_of_the_platform(address):
-        return permitted and named
-    return is_public(address) or (permitted and not is_no_host(address))
 
 
 def _names_a_private_address(host: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
+
+from finetune_operator.api.redaction import Finder
 
 MASK = "[redacted]"
 SHORTEST = 4
@@ -18,20 +19,20 @@ class Redactor:
     """Knows the values that must not appear, as they are and as they travel."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        known = {form: len(value) for value in values if len(value) >= SHORTEST for form in _forms(value)}
-        self._forms = sorted(known, key=len, reverse=True)
-        self._certain = [form for form in self._forms if known[form] >= SHORTEST_IN_DOCUMENTS]
+        known = [value for value in values if len(value) >= SHORTEST]
+        certain = [value for value in known if len(value) >= SHORTEST_IN_DOCUMENTS]
+        self._known, self._certain = Finder(known, MASK), Finder(certain, MASK)
 
     def __call__(self, text: str) -> str:
         """The text without any of them."""
-        return _without(self._forms, text)
+        return self._known.without(text)
 
     def document(self, raw: bytes, parsed: Any) -> Any:
         """A JSON document, keys too, without any of them; None where it is nested deeper than can be looked through.
 
-        `raw`: what it was parsed from, to see where none can be.
+        `raw`: what it was parsed from, to see where none is.
         """
-        if b"\\" not in raw and not any(form.encode() in raw for form in self._certain):
+        if not self._certain.is_in(raw):
             return parsed
         try:
             return self._within(parsed)
@@ -40,24 +41,10 @@ class Redactor:
 
     def _within(self, value: Any) -> Any:
         if isinstance(value, str):
-            return _without(self._certain, value)
+            return self._certain.without(value)
         if isinstance(value, dict):
-            return {_without(self._certain, key): self._within(each) for key, each in value.items()}
+            return {self._certain.without(key): self._within(each) for key, each in value.items()}
         return [self._within(each) for each in value] if isinstance(value, list) else value
-
-
-def _without(forms: Iterable[str], text: str) -> str:
-    for form in forms:
-        text = text.replace(form, MASK)
-    return text
-
-
-def _forms(value: str) -> Iterable[str]:
-    raw = value.encode()
-    yield value
-    yield quote(value, safe="")
-    yield base64.b64encode(raw).decode()
-    yield base64.urlsafe_b64encode(raw).decode()
 
 
 def basic(user: str, password: str) -> str:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import (
     Ambiguous,
@@ -101,7 +102,7 @@ def said(answer: Answer) -> str:
 
 def plain(text: str) -> str:
     """One bounded line of printable characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_WORDS]).split())
+    line = " ".join(one_line(text[: 4 * MAX_WORDS]).split())
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""What pods and Events say of a run: how its last attempt ended, and what it waits for. Pure."""
+"""What pods say of a run's attempts: how the last one ended, and whether the trainer runs. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from finetune_operator.api.progress import dated, loss_text, summary
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.api.trainer_config import ExitCode, TerminationMessage, read_termination_message
+from finetune_operator.backends.job.disruption import disruption_of, is_ignored
 from finetune_operator.backends.job.manifest import CONTAINER
 
-LONGEST_WORD, LONGEST_SENTENCE = 128, 4096
-"""Of what others say: the status would be refused if it were longer than its schema allows."""
 LAST_LINES = 600
 """Characters of a container's last output that go into a message."""
 
@@ -31,8 +30,6 @@ _MEANING = {
     ExitCode.OUT_OF_MEMORY: "out of memory after every fallback",
     ExitCode.RETRY: "interrupted, with a checkpoint to go on from",
 }
-_IMAGE_TROUBLE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
-_CONFIG_TROUBLE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +44,11 @@ class Ending:
     artifacts: tuple[dict[str, Any], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """What a run that does not compute yet waits for."""
-
-    reason: str
-    message: str
-    troubled: bool
-
-
 def ending_of(pods: Sequence[Object], *, succeeded: bool) -> Ending | None:
     """The ending of the newest pod in phase Succeeded (or Failed)."""
     phase = "Succeeded" if succeeded else "Failed"
     ended = [pod for pod in pods if pod.get("status", {}).get("phase") == phase]
-    newest = max(ended, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    newest = max(ended, key=_created, default=None)
     return None if newest is None else _ending(newest)
 
 
@@ -69,24 +57,74 @@ def last_ending(pods: Sequence[Object]) -> Ending | None:
     return ending_of(pods, succeeded=False)
 
 
+def trainer_ending(pod: Object) -> Ending | None:
+    """How the trainer has ended in a pod that another container may hold; None where it has not."""
+    return None if _terminated(pod, "state") is None else _ending(pod)
+
+
+def finished_at(pod: Object) -> str | None:
+    """When the trainer ended, as the kubelet says."""
+    return (_terminated(pod, "state") or {}).get("finishedAt")
+
+
+def trainer_runs(pod: Object) -> bool:
+    """Whether the trainer's container is running, whatever its neighbours do."""
+    return bool((_trainer(pod).get("state") or {}).get("running"))
+
+
+def held_by(pod: Object) -> list[str]:
+    """The other containers that are still running: the pod ends when they do."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return [
+        str(each.get("name"))
+        for each in statuses
+        if each.get("name") != CONTAINER and (each.get("state") or {}).get("running")
+    ]
+
+
+def newest_alive(pods: Sequence[Object]) -> Object | None:
+    """The newest pod that has not ended."""
+    alive = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+    return max(alive, key=_created, default=None)
+
+
+def lost_to_disruptions(pods: Sequence[Object]) -> int:
+    """How many of these pods were disrupted, which the Job does not count."""
+    return sum(map(is_ignored, pods))
+
+
+def _created(pod: Object) -> str:
+    return str(pod["metadata"].get("creationTimestamp", ""))
+
+
 def _ending(pod: Object) -> Ending:
-    state = _terminated(pod)
+    state, disruption = _terminated(pod), disruption_of(pod)
     if state is None:
-        status = pod.get("status", {})
-        said = " ".join(str(status.get(part)) for part in ("reason", "message") if status.get(part))
-        return Ending(None, f"the pod ended before its container did: {said or 'no reason given'}")
+        return Ending(None, disruption or "the pod ended before its container did: no reason given")
     spoken = read_termination_message(str(state.get("message") or ""))
-    message = _describe(pod, state, spoken)
-    return Ending(_reason(state, spoken), message, **_results(spoken, state))
+    reason, message = _reason(state, spoken), _describe(pod, state, spoken)
+    if disruption is not None and state.get("exitCode") and (is_ignored(pod) or not _is_final(state)):
+        # What the container says is the signal that this very disruption has sent.
+        reason, message = None, f"{disruption.rstrip('. ')}; {message}"
+    return Ending(reason, message, **_results(spoken, state))
 
 
-def _terminated(pod: Object) -> Mapping[str, Any] | None:
-    for container in pod.get("status", {}).get("containerStatuses") or ():
+def _trainer(pod: Object) -> Mapping[str, Any]:
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
-            for state in ("state", "lastState"):
-                if terminated := (container.get(state) or {}).get("terminated"):
-                    return terminated  # type: ignore[no-any-return]
+            return container  # type: ignore[no-any-return]
+    return {}
+
+
+def _terminated(pod: Object, *states: str) -> Mapping[str, Any] | None:
+    for state in states or ("state", "lastState"):
+        if terminated := (_trainer(pod).get(state) or {}).get("terminated"):
+            return terminated  # type: ignore[no-any-return]
     return None
+
+
+def _is_final(state: Mapping[str, Any]) -> bool:
+    return int(state.get("exitCode") or 0) in _REASON_BY_EXIT
 
 
 def _reason(state: Mapping[str, Any], spoken: TerminationMessage | None) -> str | None:
@@ -165,70 +203,3 @@ def _checkpoint(spoken: TerminationMessage, finished: str | None) -> dict[str, A
         return dated(spoken.checkpoint, datetime.fromisoformat(str(finished))).wire()
     except ValueError:
         return {"step": spoken.checkpoint.step, "uri": spoken.checkpoint.uri}
-
-
-def waiting(pods: Sequence[Object] | None, events: Sequence[Object] | None, volume_grace: float = 0.0) -> Wait:
-    """What it waits for. Without pods to look at: that it has just been created.
-
-    `volume_grace`: for so many seconds from a pod's arrival at its node, volumes that fail are not worth a word.
-    """
-    if pods is None:
-        return Wait(Reason.PENDING, "Waiting for the pod to start.", troubled=False)
-    newest = newest_alive(pods)
-    if newest is None:
-        return _no_pod(events or ())
-    return _pod_waits(newest, events or (), volume_grace)
-
-
-def newest_alive(pods: Sequence[Object]) -> Object | None:
-    """The pod that a run waits for."""
-    alive = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
-    return max(alive, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
-
-
-def _newest(events: Sequence[Object]) -> Object | None:
-    return max(events, key=_said_at, default=None)
-
-
-def _said_at(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
-
-
-def _no_pod(events: Sequence[Object]) -> Wait:
-    # What the Job controller says of it, before what others say of the Job.
-    newest = _newest([event for event in events if event.get("reason") == "FailedCreate"]) or _newest(events)
-    if newest is None:
-        return Wait(Reason.PENDING, "Waiting for the Job's pod to be created.", troubled=False)
-    message = str(newest.get("message") or "")[:LONGEST_SENTENCE]
-    quota = "exceeded quota" in message
-    reason = Reason.QUOTA_EXCEEDED if quota else str(newest.get("reason") or Reason.PENDING)[:LONGEST_WORD]
-    return Wait(reason, f"The pod could not be created: {message}", troubled=True)
-
-
-def _pod_waits(pod: Object, events: Sequence[Object], volume_grace: float) -> Wait:
-    status = pod.get("status", {})
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            message = str(condition.get("message") or "no node fits")
-            return Wait(Reason.UNSCHEDULABLE, f"No node for the pod: {message}", troubled=True)
-    for container in status.get("containerStatuses") or ():
-        state = (container.get("state") or {}).get("waiting") or {}
-        reason, message = str(state.get("reason") or ""), str(state.get("message") or "")
-        if reason in _IMAGE_TROUBLE:
-            return Wait(Reason.IMAGE_PULL_FAILED, f"{container.get('image')}: {reason}: {message}", troubled=True)
-        if reason in _CONFIG_TROUBLE:
-            return Wait(reason, f"The container cannot start: {message}", troubled=True)
-    warning = _newest(events)
-    if warning is not None and _lasts(warning, pod, volume_grace):
-        return Wait(Reason.VOLUME_NOT_READY, f"{warning.get('reason')}: {warning.get('message')}", troubled=True)
-    return Wait(Reason.PENDING, "The pod is being set up (volumes, image).", troubled=False)
-
-
-def _lasts(warning: Object, pod: Object, grace: float) -> bool:
-    """A first failure often heals within seconds, and its Event stays: what counts is that another one comes."""
-    arrived = pod.get("status", {}).get("startTime") or pod["metadata"].get("creationTimestamp")
-    try:
-        lasted = datetime.fromisoformat(_said_at(warning)) - datetime.fromisoformat(str(arrived))
-    except (ValueError, TypeError):
-        return True
-    return lasted.total_seconds() >= grace

@@ -105,7 +105,7 @@ def build_job(identity: Identity, spec: FineTuneSpec, parameters: Object, defaul
         "kind": "Job",
         "metadata": {
             **_metadata(identity),
-            "annotations": {"argocd.argoproj.io/ignore-resource-updates": "true"},
+            "annotations": {names.IGNORE_UPDATES_ANNOTATION: "true"},
         },
         "spec": {
             "backoffLimit": job.backoff_limit,
@@ -180,8 +180,9 @@ def _pod_template(
     identity: Identity, spec: FineTuneSpec, job: JobBackend, parameters: Object, defaults: JobDefaults
 ) -> Object:
     annotations = {
+        **(job.pod_annotations or {}),
         names.CONFIG_ANNOTATION: build_config(identity, spec, parameters),
-        "argocd.argoproj.io/ignore-resource-updates": "true",
+        names.IGNORE_UPDATES_ANNOTATION: "true",
     }
     if defaults.progress_url and defaults.progress_ca:
         annotations[PROGRESS_CA_ANNOTATION] = defaults.progress_ca
@@ -196,7 +197,8 @@ def _pod_template(
         "volumes": volumes,
     }
     pod.update(_placement(job))
-    return {"metadata": {"labels": own_labels(identity), "annotations": annotations}, "spec": pod}
+    labels = {**(job.pod_labels or {}), **own_labels(identity)}
+    return {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod}
 
 
 def security_context(user: int | None) -> Object:
@@ -317,6 +319,14 @@ def named_objects(spec: FineTuneSpec) -> Iterator[tuple[str, str, str]]:
         yield "PersistentVolumeClaim", job.storage.claim_name, "backend.job.storage.claimName"
     if job and job.cache:
         yield "PersistentVolumeClaim", job.cache.claim_name, "backend.job.cache.claimName"
+
+
+def claims_of(spec: FineTuneSpec, job_name: str) -> Iterator[str]:
+    """The names of all claims that the pod mounts; `job_name` is that of the claim which is made for the run."""
+    yield from (name for kind, name, _ in named_objects(spec) if kind == "PersistentVolumeClaim")
+    job = spec.backend.job
+    if job and job.storage and job.storage.claim_name is None:
+        yield job_name
 
 
 def _claims(spec: FineTuneSpec) -> Iterator[tuple[str, str, bool]]:

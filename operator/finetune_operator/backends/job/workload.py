@@ -12,7 +12,8 @@ from typing import Any, Final
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Reason
 
-JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
+GROUP: Final = "kueue.x-k8s.io"
+JOB_UID_LABEL: Final = f"{GROUP}/job-uid"
 VERSIONS: Final = ("v1beta2", "v1beta1")
 """Of the API, the newest first: a cluster may serve only one of them."""
 LONGEST: Final = 1024
@@ -21,7 +22,12 @@ LONGEST: Final = 1024
 
 def collection(version: str, namespace: str) -> str:
     """Path of the Workloads of a namespace."""
-    return f"/apis/kueue.x-k8s.io/{version}/namespaces/{namespace}/workloads"
+    return workloads(f"{GROUP}/{version}", namespace)
+
+
+def workloads(api_version: str, namespace: str) -> str:
+    """The same by apiVersion, as an object has it."""
+    return f"/apis/{api_version}/namespaces/{namespace}/workloads"
 
 
 def why_it_waits(workload: Object) -> tuple[str, str]:

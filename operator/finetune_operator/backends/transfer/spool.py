@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.errors import Permanent, Rejected, Transient, UpstreamError
 from finetune_operator.backends.http.min_throughput import MinThroughput, keeping_pace
-from finetune_operator.backends.places import Holder, Places
+from finetune_operator.backends.places import Holder
+from finetune_operator.backends.transfer.readers import Readers
 
 if TYPE_CHECKING:
     from finetune_operator.backends.http.client import Streamed
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT: Final = 2 * 2**30
 SHARE: Final = 0.75
 """Of the limit, for one namespace: there is always room for another one's."""
-READERS: Final = 2
-READERS_OF_ONE: Final = 1
 WRITE_BYTES: Final = 1 << 20
 ATTEMPTS: Final = 4
 PAUSE_SECONDS: Final = 0.5
@@ -48,11 +47,11 @@ class _Budget:
 class Disk:
     """`limit`: bytes that all transfers together may occupy. `readers`: places for processes that unpack datasets."""
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, limit: int = DEFAULT_LIMIT, readers: Readers | None = None) -> None:
         self.limit = limit
         self.share = int(limit * SHARE)
         """Bytes that the transfers of one namespace may occupy."""
-        self.readers = Places(READERS, READERS_OF_ONE)
+        self.readers = readers or Readers()
         self.holder = Holder()
         self.make_room: Callable[[int], None] = lambda _: None
         """Gives up what is kept for later calls (`kept.py`) until so many bytes are free, or nothing is left of it."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.cli.options import Context, Kubeconfig, Name, Namespace, Output, OutputFormat, Target
 
 artifacts = typer.Typer(
@@ -38,7 +39,7 @@ def list_artifacts(
 
     found = recorded(find(connect(Target(kubeconfig, context, namespace)), name), run)
     if output is Output.NAME:
-        out("\n".join(each.name for each in found))
+        out("\n".join(one_line(each.name) for each in found))
     elif output in (Output.JSON, Output.YAML):
         value = {"artifacts": [each.wire() for each in found]}
         out(as_json(value) if output is Output.JSON else as_yaml(value))

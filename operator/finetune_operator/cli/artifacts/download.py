@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from finetune_operator.cli.artifacts.records import Record
+from finetune_operator.cli.artifacts.folder import Folder
+from finetune_operator.cli.artifacts.records import Record, places_of
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.output.humanize import size
 from finetune_operator.cli.output.printing import note
-
-CHUNK = 1 << 20
 
 
 class Source(Protocol):
@@ -29,44 +28,30 @@ class Download:
     """Into one folder."""
 
     def __init__(self, folder: Path, *, force: bool) -> None:
-        self._folder = folder
+        self._folder = Folder(folder)
         self._force = force
 
     def fetch(self, records: Sequence[Record], source: Source) -> None:
         """Files that are there already, byte for byte, are left alone. Raises CommandError; what is whole stays."""
-        places = [(record, self._folder / record.place_below()) for record in records]
-        missing = [(record, path) for record, path in places if not self._there(record, path)]
+        missing = [(record, place) for record, place in places_of(records) if not self._there(record, place)]
         source.announce([record for record, _ in missing])
-        for record, path in missing:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(record, path, source)
+        for record, place in missing:
+            count = self._folder.write(place, source.open(record), partial(_check, record))
+            note(f"{self._folder.path / place}  {size(count)}")
 
-    def _there(self, record: Record, path: Path) -> bool:
-        if not path.exists():
+    def _there(self, record: Record, place: PurePosixPath) -> bool:
+        digest = self._folder.digest(place)
+        if digest is None:
             return False
-        if record.digest and _digest(path) == record.digest:
-            note(f"{path} is there already")
+        if record.digest and digest == record.digest:
+            note(f"{self._folder.path / place} is there already")
             return True
         if not self._force:
-            raise CommandError(f"{path} is there and differs", "Choose another --directory, or write over it: --force.")
+            raise CommandError(
+                f"{self._folder.path / place} is there and differs",
+                "Choose another --directory, or write over it: --force.",
+            )
         return False
-
-    def _write(self, record: Record, path: Path, source: Source) -> None:
-        unfinished = path.with_name(f".{path.name}.part")
-        digest, count = hashlib.sha256(), 0
-        try:
-            with unfinished.open("wb") as file:
-                for chunk in source.open(record):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    count += len(chunk)
-            _check(record, f"sha256:{digest.hexdigest()}", count)
-            unfinished.replace(path)
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror or error}", "Choose another --directory.") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
-        note(f"{path}  {size(count)}")
 
 
 def _check(record: Record, digest: str, count: int) -> None:
@@ -77,11 +62,3 @@ def _check(record: Record, digest: str, count: int) -> None:
         )
     if not record.digest and record.bytes is not None and count != record.bytes:
         raise CommandError(f"{record.name} arrived with {count} bytes instead of {record.bytes}", "Try again.")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
+from finetune_operator.api.plain_text import is_safe
 from finetune_operator.cli.errors import CommandError, UsageError
 from finetune_operator.cli.output.humanize import size
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.cli.output.table import aligned
+
+LONGEST_PART, LONGEST_PATH = 255, 3000
+"""Bytes: what file systems take, and what is left beside the folder's own path."""
+SHOWN = 80
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|git~[0-9]+)(\..*)?", re.IGNORECASE)
+"""Devices of Windows, and its short name of .git."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +43,61 @@ class Record:
         return {key: value for key, value in known.items() if value not in (None, "")}
 
     def place_below(self) -> PurePosixPath:
-        """Where it belongs below a folder. Raises CommandError for a name that leads out of it."""
+        """Where it belongs below a folder. Raises CommandError for a name that leads elsewhere, or is a trap."""
         path = PurePosixPath(self.name)
-        odd = not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\x00-\x1f\\]|^\w:", self.name)
-        if odd:
+        if why := _trap(self.name, path):
             raise CommandError(
-                f"the artifact {self.name!r} has a name that leads elsewhere; it is not written",
+                f"the artifact {_quoted(self.name)} {why}; it is not written",
                 "Leave it out with --only, and ask whoever runs the trainer image what it is.",
             )
         return path
+
+
+def places_of(records: Sequence[Record]) -> list[tuple[Record, PurePosixPath]]:
+    """Where each belongs. Raises CommandError as `place_below`, and where two would be one file, or a file a folder:
+    also where names differ in case only, which many file systems do not tell apart."""
+    places = [(record, record.place_below()) for record in dict.fromkeys(records)]
+    taken: dict[str, Record] = {}
+    for record, place in places:
+        if (other := taken.setdefault(_folded(place), record)) is not record:
+            raise _collision(record.name, other.name)
+    for record, place in places:
+        for folder in place.parents:
+            if (file := taken.get(_folded(folder))) is not None:
+                raise _collision(record.name, file.name)
+    return places
+
+
+def _trap(name: str, path: PurePosixPath) -> str:
+    """What is wrong with it; empty where nothing is."""
+    if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\x00-\x1f\\]|^\w:", name):
+        return "has a name that leads elsewhere"
+    if not is_safe(name):
+        return "has a name with characters that cannot be seen"
+    for part in path.parts:
+        if part.startswith("."):
+            return "has a hidden name, which a program might act upon (.git, .envrc)"
+        if part != part.strip(" ").rstrip(".") or _RESERVED.fullmatch(part):
+            return "has a name that some systems read as another one"
+        if len(part.encode()) > LONGEST_PART:
+            return f"has a name of more than {LONGEST_PART} bytes"
+    return f"has a path of more than {LONGEST_PATH} bytes" if len(name.encode()) > LONGEST_PATH else ""
+
+
+def _folded(path: PurePosixPath) -> str:
+    return normalize("NFKC", normalize("NFKC", str(path)).casefold())
+
+
+def _collision(name: str, other: str) -> CommandError:
+    return CommandError(
+        f"the artifacts {_quoted(name)} and {_quoted(other)} cannot both be written: on many systems they are in one "
+        "place",
+        "Fetch them one after the other with --only into different directories.",
+    )
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= SHOWN else f"{name[:SHOWN]}…")
 
 
 def recorded(finetune: Mapping[str, Any], run: int | None) -> list[Record]:

@@ -33,10 +33,10 @@ def doctor(
     from finetune_operator.cli.doctor.checks import checkup
     from finetune_operator.cli.doctor.findings import Level, line
     from finetune_operator.cli.kube.cluster import connect
-    from finetune_operator.cli.output.printing import out
+    from finetune_operator.cli.output.printing import out_line
 
     broken = False
     for finding in checkup(connect(Target(kubeconfig, context, namespace)), operator_namespace):
-        out(line(finding))
+        out_line(line(finding))
         broken = broken or finding.level is Level.BROKEN
     raise typer.Exit(ExitCode.FAILED if broken else ExitCode.SUCCESS)

@@ -11,7 +11,7 @@ from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
 from finetune_operator.cli.kube.pods import ended, pods_of, started
-from finetune_operator.cli.output.printing import note, out
+from finetune_operator.cli.output.printing import note, out_line
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.kube import resources
 from finetune_operator.kube.errors import ApiError, BadRequest, NotFound, Unreachable
@@ -94,7 +94,7 @@ class PodLogs:
             for index, line in enumerate(self._cluster.lines(_log(namespace, name), **query)):
                 # After a connection that broke off, the log comes again from its beginning.
                 if index >= seen:
-                    out(line)
+                    out_line(line)
                     self._lines[name] += 1
         except NotFound:
             note(f"the pod {name} is gone, and its log with it")

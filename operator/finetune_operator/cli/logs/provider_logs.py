@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from finetune_operator.api.objects import Object
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
-from finetune_operator.cli.output.printing import note, out
+from finetune_operator.cli.output.printing import note, out_line
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.cli.output.table import backend_of
 from finetune_operator.cli.watch.display import plain_line
@@ -54,7 +55,7 @@ def _print_states(cluster: Cluster, finetune: Object, *, follow: bool) -> None:
     while True:
         line = state_line(finetune)
         if line != shown:
-            out(line)
+            out_line(line)
             shown = line
         if not follow or snapshot(finetune).over:
             return
@@ -66,7 +67,7 @@ def state_line(finetune: Mapping[str, Any]) -> str:
     """The snapshot with the provider's own words. Pure."""
     upstream = (finetune.get("status") or {}).get("upstream") or {}
     words = [upstream.get("stage"), upstream.get("message"), upstream.get("url")]
-    return "  ".join([plain_line(snapshot(finetune)), *(str(word) for word in words if word)])
+    return "  ".join([plain_line(snapshot(finetune)), *(one_line(str(word)) for word in words if word)])
 
 
 class _Reader:
@@ -147,7 +148,7 @@ class _Reader:
                 if printed is None and tail is not None:
                     fresh = fresh[len(fresh) - min(tail, len(fresh)) :]
                 for line in fresh:
-                    out(harmless(redact(line)))
+                    out_line(redact(line))
                 printed = lines
                 if over or not follow:
                     return
@@ -159,11 +160,6 @@ class _Reader:
             ) from None
         finally:
             await client.close()
-
-
-def harmless(line: str) -> str:
-    """Without what would steer a terminal. Pure."""
-    return "".join(each if each.isprintable() or each == "\t" else " " for each in line)
 
 
 def new_lines(before: Sequence[str], now: Sequence[str]) -> list[str]:

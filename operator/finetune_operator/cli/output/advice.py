@@ -28,6 +28,11 @@ _READ_LOGS: Final = "Read `kubectl finetune logs NAME`, fix the cause, then run 
 
 ADVICE: Final[dict[Reason, Advice]] = {
     Reason.VALID: Advice(_A, "The spec can run on its backend."),
+    Reason.OVERRIDDEN: Advice(
+        _A,
+        "A policy or another controller of the cluster undoes what the operator sets on the run's Job.",
+        "Exempt the operator's Jobs from it, or set the same in the spec; the message names the field.",
+    ),
     Reason.INVALID_SPEC: Advice(
         _A,
         "The spec is invalid or nested too deeply, or the API server or an admission policy rejected the Job made "
@@ -49,6 +54,12 @@ ADVICE: Final[dict[Reason, Advice]] = {
         "A PersistentVolumeClaim that the spec names does not exist.",
         "Create it in the FineTune's namespace, and the run continues on its own; or correct its name and raise `run`.",
     ),
+    Reason.KUEUE_NOT_FOUND: Advice(
+        _A,
+        "The FineTune has a label of Kueue, and Kueue is not in the cluster: it would start at once.",
+        "Install Kueue, or take the labels `kueue.x-k8s.io/queue-name` and `kueue.x-k8s.io/priority-class` off. Where "
+        "something else reads them, the administrator sets the chart value `requireKueue: false`.",
+    ),
     Reason.BASE_URL_NOT_ALLOWED: Advice(
         _A,
         "`baseURL` is missing, or is not on the operator's allowlist.",
@@ -64,6 +75,11 @@ ADVICE: Final[dict[Reason, Advice]] = {
         _S,
         "Kueue preempted the run in favour of a workload with a higher priority; a checkpoint was saved.",
         "Nothing; the run is queued again.",
+    ),
+    Reason.JOB_SUSPENDED: Advice(
+        _S,
+        "Somebody has suspended the run's Job itself: neither `spec.suspend` nor Kueue holds it.",
+        "The message has the command that lets it go on.",
     ),
     Reason.NOT_SUSPENDED: Advice(_S, "The run is not suspended."),
     Reason.PODS_RUNNING: Advice(_R, "The trainer is running."),
@@ -99,7 +115,19 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.VOLUME_NOT_READY: Advice(
         _R,
         "A volume cannot be bound or mounted.",
-        "`kubectl describe pvc` says why; often the storage class is missing, or another node holds the volume.",
+        "`kubectl describe pvc` says why; often there is no such StorageClass, or another node holds the volume.",
+    ),
+    Reason.NODE_LOST: Advice(
+        _R,
+        "The pod's node does not answer; whether the trainer still runs there is not known.",
+        "Nothing, if the node comes back. If it is gone for good, delete the Node, or taint it as the "
+        "message says: Kubernetes then replaces the pod.",
+    ),
+    Reason.SIDECAR_RUNNING: Advice(
+        _R,
+        "An attempt has ended, and another container (a service mesh's sidecar) keeps its pod from ending.",
+        "The operator ends the pod after a few seconds. Switch the injection off with `backend.job.podLabels` or "
+        "`podAnnotations`.",
     ),
     Reason.ACTION_REQUIRED: Advice(
         _R, "The provider is waiting for a person.", "Do what the message says on the provider's site."

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from finetune_operator.api import plain_text
 from finetune_operator.api.depth import MAX_LEVELS, below
 from finetune_operator.cli.options import Output
 
 SHOWN_LEVELS: Final = MAX_LEVELS + 20
 """Of an object: more than a FineTune that can run has. Nothing that walks through one has to go deeper."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def clean(text: str) -> str:
-    """Without what would steer a terminal: texts of users and providers are not to be trusted."""
-    return _CONTROL.sub("�", text)
 
 
 def out(text: str) -> None:
-    """A result, on stdout."""
-    sys.stdout.write(f"{clean(text)}\n")
+    """A result that is laid out in lines, on stdout. Foreign text in it has been through `one_line` or `continued`."""
+    sys.stdout.write(f"{plain_text.lines(text)}\n")
     sys.stdout.flush()
 
 
+def out_line(text: str) -> None:
+    """One line on stdout, whatever is in it."""
+    out(plain_text.continued(text))
+
+
 def note(text: str) -> None:
-    """Something for the person at the terminal, on stderr."""
-    sys.stderr.write(f"{clean(text)}\n")
+    """Something for the person at the terminal, on stderr; one line, and what continues it."""
+    sys.stderr.write(f"{plain_text.continued(text)}\n")
     sys.stderr.flush()
 
 
 def as_yaml(value: Mapping[str, Any]) -> str:
-    """Block style, in the order that it has."""
+    """Block style, in the order that it has. Where something in it is not to be seen, other scripts are escaped too."""
     import yaml
 
-    text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=110)
-    return text.rstrip("\n")
+    def dumped(allow_unicode: bool) -> str:
+        text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=allow_unicode, width=110)
+        return text.rstrip("\n")
+
+    text = dumped(allow_unicode=True)
+    return text if plain_text.is_safe(text) else dumped(allow_unicode=False)
 
 
 def as_json(value: Any) -> str:
-    """Indented."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """Indented; escaped where something in it is not to be seen, so that it is still the same value."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return text if plain_text.is_safe(text) else json.dumps(value, indent=2)
 
 
 def name_of(finetune: Mapping[str, Any]) -> str:

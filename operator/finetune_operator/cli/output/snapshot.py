@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.api.reasons import TERMINAL_PHASES, Phase
 from finetune_operator.cli.output.advice import advice
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Of the run that the spec asks for; an earlier run's status counts as none."""
+    """Of the run that the spec asks for; an earlier run's status counts as none. Its texts are one line each."""
 
     name: str
     run: int
@@ -55,19 +56,19 @@ def snapshot(finetune: Mapping[str, Any]) -> Snapshot:
     if status.get("run") not in (run, None):
         status = {}
     progress = status.get("progress") or {}
-    phase = str(status.get("phase") or "")
+    phase = one_line(str(status.get("phase") or ""))
     loss = _number(progress.get("loss"))
     return Snapshot(
-        name=finetune["metadata"]["name"],
+        name=one_line(finetune["metadata"]["name"]),
         run=run,
         phase=phase,
-        reason=str(status.get("reason") or ""),
-        message=str(status.get("message") or ""),
+        reason=one_line(str(status.get("reason") or "")),
+        message=one_line(str(status.get("message") or "")),
         percentage=progress.get("percentage"),
         step=progress.get("step"),
         total_steps=progress.get("totalSteps"),
         loss=loss,
-        loss_text=str(progress.get("loss") or ""),
+        loss_text=one_line(str(progress.get("loss") or "")),
         remaining_seconds=progress.get("estimatedRemainingSeconds"),
         attempts=int(status.get("attempts") or 0),
         ended=bool(status.get("completionTime")) or phase in TERMINAL_PHASES,

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.names import QUEUE_LABEL
+from finetune_operator.api.plain_text import one_line
 from finetune_operator.cli.output.humanize import age
 
 Object = Mapping[str, Any]
@@ -24,7 +25,8 @@ def finetune_table(finetunes: Sequence[Object], now: datetime, *, wide: bool = F
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns three spaces apart, as kubectl aligns them; empty cells stay empty."""
+    """Columns three spaces apart, as kubectl aligns them; empty cells stay empty, and every row is one line."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

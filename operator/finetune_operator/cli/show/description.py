@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.names import DISPLAY_NAME_ANNOTATION, QUEUE_LABEL
+from finetune_operator.api.plain_text import continued, one_line
 from finetune_operator.cli.output.humanize import age, duration, parsed, size
 from finetune_operator.cli.output.snapshot import snapshot
 from finetune_operator.cli.output.table import aligned, backend_of, recipe_of
@@ -68,7 +69,8 @@ def _run(finetune: Object, now: datetime) -> Iterator[tuple[str, str]]:
     spec, status = finetune["spec"], finetune.get("status") or {}
     yield "Run", str(spec.get("run") or 1)
     if status.get("attempts"):
-        yield "Attempts", str(status["attempts"])
+        lost = f" ({status['disruptions']} lost to disruptions)" if status.get("disruptions") else ""
+        yield "Attempts", f"{status['attempts']}{lost}"
     start, end = parsed(status.get("startTime")), parsed(status.get("completionTime"))
     if start:
         yield "Started", f"{status['startTime']} ({age(status['startTime'], now)} ago)"
@@ -154,7 +156,7 @@ def _events(events: Sequence[Object], now: datetime) -> str:
             each.get("type") or "",
             each.get("reason") or "",
             (each.get("involvedObject") or {}).get("kind") or "",
-            " ".join(str(each.get("message") or "").split()),
+            str(each.get("message") or ""),
         )
         for each in events
     ]
@@ -168,11 +170,12 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _pairs(pairs: Any) -> str:
     known = [(title, text) for title, text in pairs if text]
     width = max((len(title) for title, _ in known), default=0) + 1
-    return "\n".join(f"{f'{title}:'.ljust(width)}  {text}" for title, text in known)
+    indent = " " * (width + 2)
+    return "\n".join(f"{f'{one_line(title)}:'.ljust(width)}  {continued(text, indent)}" for title, text in known)
 
 
 def _section(title: str, body: str) -> str:
-    indented = "\n".join(f"{INDENT}{line}" for line in body.splitlines())
+    indented = "\n".join(f"{INDENT}{line}" for line in body.split("\n"))
     return f"{title}:\n{indented}" if body else ""
 
 

@@ -34,7 +34,9 @@ Texts = list[str] | None
 def submit(
     file: Annotated[Text, _option("--filename", "FILE", "A file with a FineTune; - is stdin. Flags win.", "-f")] = None,
     name: Annotated[Text, _option("--name", "NAME", "Name of the FineTune.")] = None,
-    model: Annotated[Text, _option("--model", "MODEL", "Base model: a hub id, or pvc://CLAIM/PATH.", "-m")] = None,
+    model: Annotated[
+        Text, _option("--model", "MODEL", "Base model: a hub id (with @REVISION), or pvc://CLAIM/PATH.", "-m")
+    ] = None,
     recipe: Annotated[Text, _option("--recipe", "RECIPE", f"What is trained: {RECIPES}.", "-r")] = None,
     dataset: Annotated[Text, _option("--dataset", "URI", "hf:// s3:// https:// pvc:// oxen://", "-d")] = None,
     parameters: Annotated[
@@ -168,8 +170,10 @@ def _print(finetune: dict[str, Any], output: Output) -> None:
 
 
 def _send(finetune: dict[str, Any], target: Target, output: Output, *, watch: bool, server_dry_run: bool) -> None:
+    from finetune_operator.api.notes import notes
+    from finetune_operator.api.spec import FineTuneSpec
     from finetune_operator.cli.kube.cluster import connect
-    from finetune_operator.cli.output.printing import out, serialized
+    from finetune_operator.cli.output.printing import note, out, serialized
     from finetune_operator.cli.watch.follow import follow
     from finetune_operator.kube import resources
     from finetune_operator.kube.errors import AlreadyExists
@@ -193,6 +197,8 @@ def _send(finetune: dict[str, Any], target: Target, output: Output, *, watch: bo
         out(text)
     else:
         out(f"finetune.finetune.dev/{name} created{' (server dry run)' if server_dry_run else ''}")
+    for sentence in notes(FineTuneSpec.model_validate(created["spec"])):
+        note(sentence)
     if server_dry_run:
         return
     cluster.namespace = home

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from finetune_operator.cli.output.humanize import clock
-from finetune_operator.cli.output.printing import clean, out
+from finetune_operator.cli.output.printing import out_line
 from finetune_operator.cli.output.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class PlainDisplay:
         """Nothing where the line would be the same."""
         line = plain_line(now)
         if line != self._shown:
-            out(line)
+            out_line(line)
             self._shown = line
 
 
@@ -113,8 +113,8 @@ def panel(now: Snapshot, losses: list[float]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    head = Text.assemble((clean(now.name), "bold"), f"  run {now.run}  ")
-    head.append(clean(now.phase or "Waiting"), style=_COLOURS.get(now.phase, "yellow"))
+    head = Text.assemble((now.name, "bold"), f"  run {now.run}  ")
+    head.append(now.phase or "Waiting", style=_COLOURS.get(now.phase, "yellow"))
     if now.attempts > 1:
         head.append(f"  attempt {now.attempts}")
     rows: list[RenderableType] = [head]
@@ -128,7 +128,7 @@ def panel(now: Snapshot, losses: list[float]) -> RenderableType:
     if losses:
         rows.append(Text(f"loss {now.loss_text or f'{losses[-1]:.4f}'}  {sparkline(losses)}"))
     if (now.phase != "Running" or now.step is None) and (now.reason or now.message):
-        rows.append(Text(clean(f"{now.reason}: {now.message}" if now.message else now.reason), style="dim"))
+        rows.append(Text(f"{now.reason}: {now.message}" if now.message else now.reason, style="dim"))
     return Group(*rows)
 
 

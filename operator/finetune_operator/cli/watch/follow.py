@@ -9,7 +9,7 @@ from contextlib import suppress
 from finetune_operator.cli.errors import CommandError, ExitCode
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.kube.finetunes import find
-from finetune_operator.cli.output.printing import note, out
+from finetune_operator.cli.output.printing import note, out_line
 from finetune_operator.cli.output.snapshot import Snapshot, snapshot
 from finetune_operator.cli.watch.display import display
 from finetune_operator.cli.watch.losses import losses_so_far
@@ -59,7 +59,7 @@ def _follow(
             time.sleep(POLL_SECONDS)
             now = _look(cluster, name) or now
     for line in farewell(now, flags):
-        out(line)
+        out_line(line)
     return exit_code(now)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -100,6 +101,31 @@ def test_a_claim_is_called_by_its_name() -> None:
     status = plan(observe(refusal=Refusal(422, WORDS, NOW, generation=1, kind="PersistentVolumeClaim"))).status
     assert status is not None
     assert status["message"].startswith("The API server refuses the PersistentVolumeClaim (422)")
+
+
+@pytest.mark.parametrize("broken", [BROKEN, finetune(deletionPolicy="Orphan")])
+def test_a_spec_that_is_broken_within_a_run_is_not_accepted_and_the_run_goes_on(broken) -> None:
+    running = status_after(observe(job=job(status=RUNNING)))
+    edited = dataclasses.replace(broken, generation=2)
+    status = plan(observe(edited, running, job=job(status=RUNNING))).status
+    assert status is not None
+    assert conditions(status)["Accepted"][0] == "False"
+    assert status["phase"] == "Running"
+    assert "The run goes on as it was started; the spec was changed since: " in str(status["conditions"])
+    assert plan(observe(edited, status, job=job(status=RUNNING))).status is None, "and stays so"
+    mended = plan(observe(finetune(generation=3), status, job=job(status=RUNNING))).status
+    assert mended is not None
+    assert conditions(mended)["Accepted"] == ("True", "Valid")
+
+
+@pytest.mark.parametrize("label", ["kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"])
+def test_a_queue_that_nobody_keeps_is_refused_by_its_label(label: str) -> None:
+    decision = plan(observe(missing=Missing("Kueue", "gpu", label), kueue=False))
+    assert decision.actions == ()
+    assert decision.requeue == 30
+    assert decision.status is not None
+    assert conditions(decision.status)["Accepted"] == ("False", "KueueNotFound")
+    assert decision.status["message"].startswith(f"metadata.labels.{label}: Kueue is not in this cluster")
 
 
 @pytest.mark.parametrize("owner", [BROKEN, UNSUPPORTED])

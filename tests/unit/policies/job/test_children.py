@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.controller.model import Create, Delete, Patch, Refusal, read_finetune
+from finetune_operator.controller.model import Change, Create, Delete, Patch, Refusal, read_finetune
 from finetune_operator.controller.plan import plan
 from tests.unit.observations import (
     ANOTHER_UID,
@@ -22,6 +22,7 @@ from tests.unit.observations import (
     finetune,
     job,
     observe,
+    planned,
     pod,
     status_after,
 )
@@ -160,6 +161,74 @@ def test_labels_that_somebody_has_taken_off_are_put_back_where_there_are_none() 
     assert isinstance(patch, Patch)
     (operation,) = patch.operations
     assert (operation["path"], operation["value"]) == ("/metadata/labels", job()["metadata"]["labels"])
+
+
+class TestOverridden:
+    """A mutating policy puts back what the operator sets, on every write; or another controller does, afterwards."""
+
+    RUN = job(status=RUNNING, labels={"team": "ocr"})
+    BOUND = changed(job(status=RUNNING), "spec.activeDeadlineSeconds", 3600)
+
+    def last(self, held: Object, **fields: Any) -> dict[str, Change]:
+        (patch,) = plan(observe(job=held)).actions
+        assert isinstance(patch, Patch)
+        return {patch.about: Change(patch.uid, patch.operations, NOW, **fields)}
+
+    @pytest.mark.parametrize("held", [RUN, BOUND], ids=["labels", "deadline"])
+    def test_it_is_told_once_and_tried_again_from_time_to_time(self, held: Object) -> None:
+        seen = observe(job=held, changes=self.last(held, kept=False))
+        decision = plan(seen)
+        assert decision.actions == ()
+        assert decision.requeue == 30
+        assert decision.status is not None
+        assert decision.status["phase"] == "Running"
+        assert conditions(decision.status)["Accepted"] == ("True", "Overridden")
+        assert decision.announcement is not None
+        assert decision.announcement.reason == "Overridden"
+        assert decision.announcement.message.startswith("A policy of the cluster undoes what the operator sets")
+        again = planned(seen, decision.status)
+        assert (again.status, again.announcement) == (None, None)
+
+    def test_what_is_refused_is_told_in_the_api_servers_words(self) -> None:
+        told = plan(observe(job=self.BOUND, changes=self.last(self.BOUND, kept=False, refusal="must be 3600")))
+        assert told.announcement is not None
+        assert told.announcement.message == (
+            "The API server refuses the change of the Job's activeDeadlineSeconds: must be 3600"
+        )
+
+    def test_what_is_about_another_job_or_another_value_is_no_reason_to_wait(self) -> None:
+        other = self.last(self.BOUND, kept=False)
+        (about,) = other
+        for change in (other[about]._replace(uid="another"), other[about]._replace(operations=())):
+            assert len(plan(observe(job=self.BOUND, changes={about: change})).actions) == 1
+
+    def test_a_job_that_the_watch_does_not_show_is_looked_at_by_the_clock(self) -> None:
+        assert plan(observe(job=self.RUN, changes=self.last(self.RUN, times=9))).requeue == 30
+
+
+class TestClaimThatIsGone:
+    WAITING = observe(
+        job=job(status={"active": 1, "ready": 0}),
+        pods=(pod("Pending", conditions=[{"type": "PodScheduled", "status": "False", "message": "not found"}]),),
+        claim_gone=True,
+    )
+
+    def test_another_one_is_made_and_said_to_be_empty(self) -> None:
+        status = {"run": 1, "checkpoint": {"step": 4}}
+        decision = planned(self.WAITING, status)
+        (create,) = decision.actions
+        assert isinstance(create, Create)
+        assert create.body == claim(finetune())
+        assert decision.status is not None
+        assert decision.status["reason"] == "VolumeNotReady"
+        assert "The claim sample-1 was deleted" in decision.status["message"]
+        assert "checkpoint" not in decision.status
+        assert decision.announcement is not None
+
+    def test_the_users_own_claim_is_not_made(self) -> None:
+        owner = read_finetune(changed(body(), "spec.backend.job.storage", {"claimName": "mine"}))
+        seen = observe(owner, job=job(owner, status={"active": 1}), claim_gone=True)
+        assert plan(seen).actions == ()
 
 
 class TestRefused:

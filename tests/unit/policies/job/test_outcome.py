@@ -146,6 +146,16 @@ class TestProgress:
             after = planned(observe(job=job(status=state)), status).status or status
             assert after["checkpoint"] == facts["checkpoint"]
 
+    @pytest.mark.parametrize(("checkpoint", "kept"), [('{"step":4,"uri":"pvc://a/b"}', True), ("null", False)])
+    def test_checkpoints_that_went_with_the_result_are_not_named(self, checkpoint: str, kept: bool) -> None:
+        facts = {"checkpoint": {"step": 4, "uri": "s3://bucket/.finetune-checkpoints/a-1-u/step-4", "time": at(-30)}}
+        status = {**status_after(self.RUN), **facts}
+        said = f'{{"state":"Succeeded","reason":"Done","step":10,"totalSteps":10,"checkpoint":{checkpoint}}}'
+        end = observe(job=job(status=COMPLETE), pods=(ended_pod(0, said),), facts=facts)
+        final = planned(end, status).status
+        assert final is not None
+        assert ("checkpoint" in final) is kept
+
     @pytest.mark.parametrize(
         ("step", "written", "shown"), [(8, -10, 8), (4, -10, 4), (2, -10, 2), (2, -60, 4)], ids=str
     )

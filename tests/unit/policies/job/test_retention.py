@@ -74,5 +74,16 @@ def test_a_job_that_appears_after_the_cancel_is_stopped() -> None:
     assert plan(observe(finetune(cancel=True), CANCELLED, job=job(status=RUNNING))).actions == (THE_DELETE,)
 
 
+@pytest.mark.parametrize("end", [SUCCEEDED, FAILED], ids=["succeeded", "failed"])
+def test_a_job_that_is_at_work_after_the_end_is_stopped_once_it_has_been_read(end: dict) -> None:
+    """Its creation came late, or a sidecar holds its pod: nobody would end it."""
+    live = observe(None, end, job=job(status=RUNNING), job_is_live=True, now=NOW + timedelta(seconds=4))
+    assert (plan(live).actions, plan(live).requeue) == ((), 1)
+    late = observe(None, end, job=job(status=RUNNING), job_is_live=True, now=NOW + timedelta(seconds=5))
+    assert plan(late).actions == (THE_DELETE,)
+    done = observe(None, end, job=job(status=COMPLETE), job_is_live=True, now=NOW + timedelta(seconds=50))
+    assert plan(done).actions == ()
+
+
 def test_a_stale_view_of_the_job_does_not_cost_a_finished_run_its_job() -> None:
     assert plan(observe(None, SUCCEEDED, job=job(status=RUNNING))).actions == ()

@@ -46,6 +46,24 @@ def test_its_pod_is_named_where_it_is_known() -> None:
         assert decision.status["message"] == told
 
 
+@pytest.mark.parametrize(
+    ("deleted", "conditions_of_it"),
+    [(at(-31), []), (at(60), [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}])],
+    ids=["overdue", "its node is lost"],
+)
+def test_a_pod_that_does_not_end_is_named_with_the_way_out(deleted: str, conditions_of_it: list[Any]) -> None:
+    """It is waited for as long as it may write; but not without a word."""
+    lost = of_run(1, pod("Running", name="sample-1-xyz", conditions=conditions_of_it))
+    lost["metadata"]["deletionTimestamp"] = deleted
+    decision = plan(observe(SECOND, UNDER_WAY, pods=(lost,)))
+    assert decision.actions == ()
+    assert decision.status is not None
+    assert decision.status["reason"] == "NodeLost"
+    assert "sample-1-xyz" in decision.status["message"]
+    assert "node.kubernetes.io/out-of-service" in decision.status["message"]
+    assert decision.announcement is not None
+
+
 def test_then_it_is_created() -> None:
     waited = status_after(observe(SECOND, UNDER_WAY, other_jobs=(LEAVING,)))
     ended = (of_run(1, pod("Failed")), of_run(1, pod("Succeeded")))

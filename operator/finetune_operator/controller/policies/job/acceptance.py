@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.reasons import Reason
+from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.api.unsupported import unsupported
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
-from finetune_operator.controller.model import Missing, Observation
+from finetune_operator.controller.model import KUEUE, Missing, Observation
 from finetune_operator.controller.ownership import is_ours
 from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
 
@@ -15,9 +15,12 @@ _REASON_BY_KIND = {"Secret": Reason.SECRET_NOT_FOUND, "PersistentVolumeClaim": R
 
 def check(observation: Observation, draft: Draft) -> Next:
     """Accepted=False where it cannot, and Stalled. What was missing or refused is tried again, nothing else is."""
-    if observation.job is not None and is_ours(observation.job, observation.finetune):
-        return Next.CONTINUE
     permanent = _invalid(observation) or _unsupported(observation)
+    if observation.job is not None and is_ours(observation.job, observation.finetune):
+        if permanent is not None and _was_changed(observation):
+            message = f"The run goes on as it was started; the spec was changed since: {permanent.message}"
+            draft.accepted = Verdict(False, permanent.reason, message)
+        return Next.CONTINUE
     if permanent is not None:
         draft.accepted = permanent
         draft.stalled = Verdict(True, permanent.reason, permanent.message)
@@ -28,6 +31,18 @@ def check(observation: Observation, draft: Draft) -> Next:
         draft.look_again(observation.rules.recheck_interval)
         return Next.STOP
     return _refused(observation, draft)
+
+
+def _was_changed(observation: Observation) -> bool:
+    """Whether the spec is another one than that which was accepted, or was found to be so already.
+
+    An operator that is upgraded during a run, and would not start it any more, sees it through.
+    """
+    for condition in observation.status.get("conditions") or ():
+        if condition.get("type") == ConditionType.ACCEPTED:
+            known = condition.get("observedGeneration")
+            return condition.get("status") == "False" or known not in (None, observation.finetune.generation)
+    return False
 
 
 def _refused(observation: Observation, draft: Draft) -> Next:
@@ -60,6 +75,12 @@ def _unsupported(observation: Observation) -> Verdict | None:
 
 
 def _missing(missing: Missing, namespace: str) -> Verdict:
+    if missing.kind == KUEUE:
+        message = (
+            f"metadata.labels.{missing.field}: Kueue is not in this cluster, so that nobody would queue the run "
+            f"(in {missing.name}); install it, or remove the label"
+        )
+        return Verdict(False, Reason.KUEUE_NOT_FOUND, message)
     return Verdict(
         False,
         _REASON_BY_KIND[missing.kind],

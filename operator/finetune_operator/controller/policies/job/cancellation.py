@@ -12,8 +12,7 @@ from finetune_operator.controller.times import stamp
 
 def stop(observation: Observation, draft: Draft) -> Next:
     """Delete the Job, whose pod saves a checkpoint within its grace period; then the run is Cancelled."""
-    spec = observation.finetune.spec
-    if spec is None or not spec.cancel:
+    if not observation.finetune.cancel:
         return Next.CONTINUE
     job = observation.job
     if job is not None and is_ours(job, observation.finetune) and "deletionTimestamp" not in job["metadata"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,8 +16,10 @@ from finetune_operator.backends.job.manifest import Identity, build_claim, build
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
-from finetune_operator.controller.model import Create, Observation, Patch, Refusal, delay_of
-from finetune_operator.controller.ownership import is_ours, is_predecessors
+from finetune_operator.controller.model import Create, Observation, Refusal, delay_of
+from finetune_operator.controller.ownership import is_ours, is_predecessors, is_watched
+from finetune_operator.controller.policies.job.changes import change
+from finetune_operator.controller.policies.job.lifetime import DEADLINE, left_at_creation, wanted_deadline
 from finetune_operator.controller.policies.job.refusal import is_for_a_person, refusal_of, wait_left
 
 
@@ -37,10 +40,30 @@ def _keep(job: dict[str, Any], observation: Observation, draft: Draft) -> Next:
     if "deletionTimestamp" in job["metadata"]:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, "The Job is being deleted; it will be created again.")
         return Next.CONTINUE
-    operations = [*_labels(job, observation), *_deadline(job, observation)]
-    if operations:
-        draft.actions.append(Patch(job["metadata"]["name"], job["metadata"]["uid"], tuple(operations)))
+    for about, operations in (("labels", _labels(job, observation)), (DEADLINE, _deadline(job, observation))):
+        if operations:
+            change(about, job, operations, observation, draft)
+    if not is_watched(job):
+        draft.look_again(observation.rules.recheck_interval)  # its events do not come to us
+    if observation.claim_gone:
+        _replace_claim(observation, draft)
     return Next.CONTINUE
+
+
+def _replace_claim(observation: Observation, draft: Draft) -> None:
+    """Somebody has deleted the claim while no pod held it: without another one, its pod would wait for ever."""
+    spec, identity = observation.finetune.spec, _identity(observation)
+    claim = build_claim(identity, spec.backend.job) if spec is not None and spec.backend.job is not None else None
+    if claim is None or draft.state is None:
+        return
+    draft.actions.append(Create(claim))
+    draft.status.pop("checkpoint", None)
+    message = (
+        f"The claim {identity.job_name} was deleted, with all that the run had saved; another one is made, empty, and "
+        "the run begins anew."
+    )
+    draft.state = replace(draft.state, reason=Reason.VOLUME_NOT_READY, message=message, troubled=True)
+    draft.reconciling = Verdict(True, Reason.PROGRESSING, message)
 
 
 def _labels(job: dict[str, Any], observation: Observation) -> list[dict[str, Any]]:
@@ -56,12 +79,19 @@ def _labels(job: dict[str, Any], observation: Observation) -> list[dict[str, Any
 
 
 def _deadline(job: dict[str, Any], observation: Observation) -> list[dict[str, Any]]:
-    spec, path = observation.finetune.spec, "/spec/activeDeadlineSeconds"
-    if spec is None or spec.active_deadline_seconds == job["spec"].get("activeDeadlineSeconds"):
+    spec, path = observation.finetune.spec, f"/spec/{DEADLINE}"
+    carried = job["spec"].get(DEADLINE)
+    if spec is None or (spec.active_deadline_seconds is None and carried is None):
         return []
     if spec.active_deadline_seconds is None:
         return [{"op": "remove", "path": path}]
-    return [{"op": "add", "path": path, "value": spec.active_deadline_seconds}]
+    wanted = wanted_deadline(spec.active_deadline_seconds, _of_this_run(observation), job)
+    return [] if wanted is None else [{"op": "add", "path": path, "value": wanted}]
+
+
+def _of_this_run(observation: Observation) -> Mapping[str, Any]:
+    status = observation.status
+    return status if status.get("run") in (None, observation.finetune.run) else {}
 
 
 def _taken(child: dict[str, Any], observation: Observation, draft: Draft) -> Next:
@@ -95,7 +125,12 @@ def _create(observation: Observation, draft: Draft) -> None:
     parameters = _recorded(draft.status, spec) or resolve_parameters(spec)
     if claim := build_claim(identity, spec.backend.job):
         draft.actions.append(Create(claim))
-    draft.actions.append(Create(build_job(identity, spec, parameters, observation.defaults)))
+    made = build_job(identity, spec, parameters, observation.defaults)
+    if spec.active_deadline_seconds is not None:
+        made["spec"][DEADLINE] = left_at_creation(
+            spec.active_deadline_seconds, _of_this_run(observation), observation.now
+        )
+    draft.actions.append(Create(made))
     # The Job's events bring us back; where there are none, it waits for something.
     draft.look_again(delay_of(observation.rules, in_a_burst=observation.burst))
     draft.unwritten = refusal is None and not draft.status.get("history")

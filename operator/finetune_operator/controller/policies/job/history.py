@@ -44,6 +44,13 @@ def of_job(job: Object, observation: Observation) -> Object:
     return {key: value for key, value in record.items() if value is not None}
 
 
+def completed(record: Object, told: Object) -> Object:
+    """A record with what the run's last Job tells; what the run had before that Job stays."""
+    kept = {"startTime": record.get("startTime") or told.get("startTime")}
+    kept["attempts"] = max(int(record.get("attempts") or 0), int(told.get("attempts") or 0)) or None
+    return {**record, **told, **{name: value for name, value in kept.items() if value is not None}}
+
+
 def ended_by_itself(job: Object) -> bool:
     """A Job that fails while it is being deleted has been stopped: its pods were ended."""
     deleting = "deletionTimestamp" in job["metadata"]

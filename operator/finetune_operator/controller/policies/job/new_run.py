@@ -6,7 +6,15 @@ from finetune_operator.api.objects import Object
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
-from finetune_operator.controller.policies.job.history import by_run, ended_by_itself, filed, of_job, superseded
+from finetune_operator.controller.policies.job.history import (
+    by_run,
+    completed,
+    ended_by_itself,
+    filed,
+    of_job,
+    superseded,
+)
+from finetune_operator.controller.times import stamp
 
 _RECORDED = ("startTime", "completionTime", "attempts", "job", "upstream", "parameters", "artifacts", "cost")
 
@@ -16,7 +24,8 @@ def begin(observation: Observation, draft: Draft) -> Next:
     recorded = observation.status.get("run")
     if recorded is None or recorded == observation.finetune.run:
         return Next.CONTINUE
-    draft.restart(filed([_record(observation), *(draft.status.get("history") or ())]))
+    history = filed([_record(observation), *(draft.status.get("history") or ())])
+    draft.restart(history, stamp(observation.now))
     return Next.CONTINUE
 
 
@@ -30,7 +39,7 @@ def _record(observation: Observation) -> Object:
     if is_terminal(status):
         record |= {"reason": status.get("reason"), "message": status.get("message")}
     elif job is not None and ended_by_itself(job):
-        record |= of_job(job, observation)
+        record = completed(record, of_job(job, observation))
     else:
         record |= superseded(observation)
     return {key: value for key, value in record.items() if value is not None}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.backends.job.interpret import carried_parameters, interpret, settling
+from finetune_operator.backends.job.diagnose import lost_to_disruptions
+from finetune_operator.backends.job.interpret import carried_parameters, finished, interpret, settling
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Observation
 from finetune_operator.controller.ownership import is_ours
+from finetune_operator.controller.policies.job.lifetime import count, count_disruptions
+from finetune_operator.controller.policies.job.sidecars import SIDECAR_GRACE
 from finetune_operator.controller.times import seconds_since
 
 LONGEST_RECHECK = 300.0
@@ -23,7 +27,7 @@ def read(observation: Observation, draft: Draft) -> Next:
     if job is None or not is_ours(job, observation.finetune):
         return Next.CONTINUE
     spec = observation.finetune.spec
-    if settling(job) and not (spec is not None and spec.cancel):
+    if settling(job) and not observation.finetune.cancel:
         # The Job's next event says how it ended; to call it Pending until then would be one write more, and untrue.
         draft.unwritten = True
         draft.look_again(observation.rules.recheck_interval)
@@ -33,25 +37,47 @@ def read(observation: Observation, draft: Draft) -> Next:
         observation.pods,
         observation.events,
         observation.workload,
+        kueue=observation.kueue,
         volume_grace=observation.rules.volume_grace,
+        now=observation.now,
     )
-    draft.state = state
-    draft.status["job"] = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    count(job, draft.status)
+    count_disruptions(observation.pods or (), draft.status)
+    draft.state = state = _with_disruptions(state, observation, draft)
     parameters = carried_parameters(job)
     if parameters is not None:
         draft.status["parameters"] = parameters
+    if state.stage.terminal:
+        _know(draft.status, observation.facts.get("checkpoint"), observation.facts.get("baseModelRevision"))
+    else:
+        _report(observation, draft)
     _copy(state, draft.status)
-    _report(observation, state, draft)
     if state.stage.terminal:
         if spec is not None and spec.ttl_seconds_after_finished is not None:
             draft.look_again(spec.ttl_seconds_after_finished)  # nothing else may ever happen to a finished run
+        if not finished(job):
+            draft.look_again(SIDECAR_GRACE)
         return Next.STOP
     if state.stage == Stage.PENDING:
         draft.reconciling = Verdict(True, Reason.PROGRESSING, state.message)
         draft.look_again(_recheck_after(job, observation))
+    if state.stage == Stage.RUNNING and not job["status"].get("ready"):
+        draft.look_again(_recheck_after(job, observation))  # no event may tell of its trainer's end
     if state.stage == Stage.QUEUED and observation.workload is not None:
         draft.look_again(_recheck_after(job, observation))  # Kueue's words change without an event of the Job
     return Next.CONTINUE
+
+
+def _with_disruptions(state: RunState, observation: Observation, draft: Draft) -> RunState:
+    """Their pods may be gone from the API server by now: what was counted is told all the same."""
+    lost = int(draft.status.get("disruptions") or 0)
+    if not lost or state.stage.terminal or lost <= lost_to_disruptions(observation.pods or ()):
+        return state
+    times = "once" if lost == 1 else f"{lost} times"
+    last = (draft.status.get("lastDisruption") or {}).get("message")
+    why = f", the last time as {last}" if last else ""
+    told = f"{state.message} Disrupted {times} so far, which backoffLimit does not count{why.rstrip('. ')}."
+    return replace(state, message=told.strip())
 
 
 def _recheck_after(job: dict[str, Any], observation: Observation) -> float:
@@ -62,10 +88,10 @@ def _recheck_after(job: dict[str, Any], observation: Observation) -> float:
 
 def _copy(state: RunState, status: dict[str, Any]) -> None:
     if state.start_time is not None:
-        status["startTime"] = state.start_time
-    if state.attempts is not None:
-        status["attempts"] = state.attempts
+        status.setdefault("startTime", state.start_time)  # a resumed Job begins anew, its run does not
     _know(status, state.checkpoint, state.base_model_revision)
+    if state.stage is Stage.SUCCEEDED and state.progress is not None and state.checkpoint is None:
+        status.pop("checkpoint", None)  # the trainer says that there is none: those below the output go with the result
     if state.artifacts is not None:
         status["artifacts"] = list(state.artifacts)
     if state.progress is not None:
@@ -87,13 +113,10 @@ def _is_no_newer(checkpoint: dict[str, Any], known: dict[str, Any]) -> bool:
     return same or str(checkpoint.get("time") or "") < str(known.get("time") or "")
 
 
-def _report(observation: Observation, state: RunState, draft: Draft) -> None:
+def _report(observation: Observation, draft: Draft) -> None:
     """Progress goes into the status at most once per interval: it is for people, and every write costs."""
     report, facts = observation.report, observation.facts
     if report is None:
-        return
-    if state.stage.terminal:
-        _know(draft.status, facts.get("checkpoint"), facts.get("baseModelRevision"))
         return
     shown = draft.status.get("progress") or {}
     if shown.get("lastUpdateTime") == report.get("lastUpdateTime"):

@@ -8,6 +8,7 @@ from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import Draft, Next
 from finetune_operator.controller.model import Delete, Observation
 from finetune_operator.controller.ownership import is_ours
+from finetune_operator.controller.policies.job.sidecars import SIDECAR_GRACE
 from finetune_operator.controller.times import seconds_since
 
 
@@ -22,13 +23,23 @@ def keep_finished(observation: Observation, draft: Draft) -> Next:
 
 
 def _stop_stray(observation: Observation, draft: Draft) -> bool:
-    """A Job whose creation was still on its way when the run was cancelled: it would train unseen."""
+    """A Job whose creation was on its way when the run ended, or whose pod a sidecar holds: it would go on unseen.
+
+    Where the run has ended by itself, only a Job that has just been read is believed to be at work.
+    """
     job = observation.job
-    if draft.status.get("phase") != Phase.CANCELLED or job is None or not is_ours(job, observation.finetune):
+    if job is None or not is_ours(job, observation.finetune):
         return False
     metadata = job["metadata"]
     if finished(job) or "deletionTimestamp" in metadata:
         return False
+    if draft.status.get("phase") != Phase.CANCELLED:
+        if not observation.job_is_live:
+            return False
+        age = seconds_since(draft.status.get("completionTime"), observation.now)
+        if age is not None and 0 <= age < SIDECAR_GRACE:
+            draft.look_again(SIDECAR_GRACE - age)
+            return True
     draft.actions.append(Delete(metadata["name"], metadata["uid"]))
     return True
 

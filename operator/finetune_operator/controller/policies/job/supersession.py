@@ -9,10 +9,11 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import finished
 from finetune_operator.controller.conditions import is_terminal
 from finetune_operator.controller.draft import Draft, Next
-from finetune_operator.controller.model import Action, Delete, Observation, Patch
+from finetune_operator.controller.model import Delete, Observation
 from finetune_operator.controller.ownership import is_ours, run_number
 from finetune_operator.controller.policies.job import turns
-from finetune_operator.controller.policies.job.history import by_run, ended_by_itself, filed, of_job
+from finetune_operator.controller.policies.job.changes import change
+from finetune_operator.controller.policies.job.history import by_run, completed, ended_by_itself, filed, of_job
 
 
 def supersede(observation: Observation, draft: Draft) -> Next:
@@ -28,7 +29,7 @@ def supersede(observation: Observation, draft: Draft) -> Next:
     if any(not finished(job) for job in unrecorded):
         return _record_first(observation, draft)
     for job in observation.other_jobs:
-        draft.actions.extend(_leave(job, observation, recorded=job not in unrecorded))
+        _leave(job, observation, draft, recorded=job not in unrecorded)
     return Next.CONTINUE
 
 
@@ -52,20 +53,20 @@ def _unrecorded(observation: Observation) -> list[Object]:
     return [job for run, job in jobs.items() if run > newest and run != told]
 
 
-def _leave(job: Object, observation: Observation, *, recorded: bool) -> Iterator[Action]:
+def _leave(job: Object, observation: Observation, draft: Draft, *, recorded: bool) -> None:
     """Stop the Job, or let Kubernetes itself remove it in time: nobody here looks at it again."""
     metadata, spec = job["metadata"], observation.finetune.spec
     if "deletionTimestamp" in metadata:
         return
     if not finished(job):
-        yield Delete(metadata["name"], metadata["uid"])
+        draft.actions.append(Delete(metadata["name"], metadata["uid"]))
         return
     if run_number(job, observation.finetune.name) == observation.status.get("run"):
         recorded = is_terminal(observation.status)
     ttl = spec.ttl_seconds_after_finished if spec is not None else None
     if ttl is not None and recorded and "ttlSecondsAfterFinished" not in job["spec"]:
         operation = {"op": "add", "path": "/spec/ttlSecondsAfterFinished", "value": ttl}
-        yield Patch(metadata["name"], metadata["uid"], (operation,))
+        change(f"ttlSecondsAfterFinished ({metadata['name']})", job, [operation], observation, draft)
 
 
 def _corrected(observation: Observation) -> Iterator[Object]:
@@ -74,6 +75,6 @@ def _corrected(observation: Observation) -> Iterator[Object]:
     for record in observation.status.get("history") or ():
         job = jobs.get(int(record.get("run") or 0))
         if record.get("reason") == Reason.SUPERSEDED and job is not None and ended_by_itself(job):
-            yield {**record, **of_job(job, observation)}
+            yield completed(record, of_job(job, observation))
         else:
             yield record

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_operator.api.names import RUN_LABEL
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import Reason
 from finetune_operator.backends.job.interpret import finished
+from finetune_operator.backends.job.waits import WAY_OUT, lost_node, overdue
 from finetune_operator.backends.run_state import RunState, Stage
 from finetune_operator.controller.conditions import Verdict
 from finetune_operator.controller.draft import Draft, Next
@@ -24,9 +27,17 @@ def wait(observation: Observation, draft: Draft) -> Next:
     if message is None:
         return Next.CONTINUE
     say(message, draft)
+    pod = _at_work(observation)
+    if pod is not None and draft.state is not None and _is_lost(pod, observation):
+        # Two pods must never write one output, so that there is no time after which it is no longer waited for.
+        draft.state = replace(draft.state, reason=Reason.NODE_LOST, message=f"{message} {WAY_OUT}.", troubled=True)
     # The end of a Job that is being deleted is an event.
     draft.look_again(observation.rules.recheck_interval if _unfinished(observation) else _OFTEN)
     return Next.STOP
+
+
+def _is_lost(pod: Object, observation: Observation) -> bool:
+    return lost_node(pod) is not None or overdue(pod, observation.now)
 
 
 def say(message: str, draft: Draft) -> None:

@@ -15,9 +15,9 @@ AGAIN = "Set it to false and raise spec.run to run again."
 def cancel(observation: Observation, draft: Draft) -> Next:
     """A run that has ended by itself has nothing to stop, unless its weights are still to be stored."""
     spec = observation.finetune.spec
-    if spec is None or not spec.cancel:
+    if not observation.finetune.cancel:
         return Next.CONTINUE
     seen = seen_state(observation, draft)
-    if seen is not None and seen.stage in (Stage.SUCCEEDED, Stage.FAILED) and spec.output is None:
+    if seen is not None and seen.stage in (Stage.SUCCEEDED, Stage.FAILED) and (spec is None or spec.output is None):
         return Next.CONTINUE
     return end(observation, draft, Stage.CANCELLED, Reason.CANCELLED, f"Cancelled by spec.cancel. {AGAIN}")

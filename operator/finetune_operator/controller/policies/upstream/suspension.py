@@ -15,9 +15,9 @@ from finetune_operator.controller.upstream.run import capabilities_of
 
 def hold(observation: Observation, draft: Draft) -> Next:
     """Held back before the start. A create that may have been carried out is still looked for: it may be billed."""
-    spec, record = observation.finetune.spec, draft.upstream
+    record = draft.upstream
     capabilities = capabilities_of(observation, record)
-    if spec is None or not spec.suspend or capabilities is None:
+    if not observation.finetune.suspend or capabilities is None:
         return Next.CONTINUE
     if record.reached is RunPhase.STARTED:
         _say_that_it_goes_on(draft, capabilities)
