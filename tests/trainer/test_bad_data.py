@@ -6,8 +6,10 @@ Every case is a run of the trainer. Rows may be skipped, counted, where the user
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from finetune_trainer.data import sources
+from finetune_trainer.data import reader_process, rows, sources
 from tests.trainer.datasets import encoded, picture, write_jsonl, write_rows
 from tests.trainer.runs import Result, TrainerRun
 from tests.upstream import archives
@@ -317,3 +319,41 @@ def test_one_row_is_enough(new_run: NewRun) -> None:
     write_rows(run.data, 1)
     assert run.execute().code == 0
     assert run.manifest()["dataset"]["rows"] == 1
+
+
+def test_names_that_are_no_text_are_written_out(new_run: NewRun) -> None:
+    """A claim may hold names in any encoding; neither the log nor the manifest can."""
+    run = new_run(recipe={"epochs": 1}, dataset="pvc://data")
+    write_rows(run.data, 1)
+    for name in (b"\xff-test.jsonl", b"caf\xe9.jsonl"):
+        (run.data / os.fsdecode(name)).write_text((run.data / "train.jsonl").read_text())
+    (run.data / "train.jsonl").unlink()
+
+    assert run.execute().code == 0
+
+    assert run.manifest()["dataset"]["tables"] == ["caf\\udce9.jsonl"]
+    assert any("\\udcff-test.jsonl" in note for note in run.manifest()["notes"])
+
+
+def test_a_file_of_another_user_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: Any) -> Any:  # the tests' user may be root, who reads everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reader_process, "open_table", refused)
+    request: dict[str, Any] = {"path": "/t.jsonl", "name": "t.jsonl", "wanted": None, "sought": []}
+    response = BytesIO()
+    requests = [json.dumps(request).encode()]
+    reader_process.main(requests, response)  # type: ignore[arg-type]
+    assert b"t.jsonl must not be read by the pod's user" in response.getvalue()
+
+
+def test_a_fault_of_the_trainer_s_own_on_a_row_is_no_node_s(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: Any) -> Any:
+        raise AttributeError("an internal detail")
+
+    monkeypatch.setattr(rows, "_images", broken)
+    run = new_run()
+    write_rows(run.data, 2)
+    result = run.execute()
+    failed(run, result, "row 0: the trainer failed on this row, and its log says where")
+    assert "AttributeError" not in result.message

@@ -35,6 +35,7 @@ def test_a_good_end(new_run: NewRun) -> None:
     assert manifest["dataset"] == {
         "uri": run.dataset,
         "fingerprint": manifest["dataset"]["fingerprint"],
+        "tables": ["train.jsonl"],
         "rows": 6,
         "skipped": 0,
     }
@@ -161,7 +162,8 @@ def test_a_crash_is_told_with_its_last_line_and_without_secrets(
     result = run.execute()
 
     assert (result.code, result.termination["state"]) == (1, "Failed")
-    assert result.message == "RuntimeError: could not reach https://***@host/x?*** with ***"
+    said = "could not reach https://***@host/x?*** with ***"
+    assert result.message == f"the trainer failed, and its log says where: {said}"
 
 
 def test_a_full_termination_message_stays_within_4096_bytes() -> None:

@@ -99,7 +99,7 @@ def _attempt(env: Environment, stop: Stop, verdict: Verdict, poster: Poster, sec
 def _unexpected(error: BaseException, verdict: Verdict, secrets: list[str]) -> int:
     text = "".join(traceback.format_exception(error))
     print_line(redact(text, secrets))
-    verdict.message = f"{type(error).__name__}: {error}".strip()
+    verdict.message = f"the trainer failed, and its log says where: {error}".strip(": ")
     if isinstance(error, OSError) and error.errno == ENOSPC:
         verdict.reason = Reason.STORAGE_FULL
         verdict.message += " (increase the size of the run's storage or cache)"

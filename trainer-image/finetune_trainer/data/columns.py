@@ -12,6 +12,7 @@ from finetune_trainer.errors import DataError
 
 FILE_NAME: Final = "file_name"
 LISTED: Final = 50
+NO_ROWS: Final = "it has none, and no rows: JSON must be an array of objects, or one object on each line"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def locate(present: Sequence[str], table: str, needs: Needs) -> dict[str, str]:
     found = _found(present, needs)
     missing = _missing(found, needs)
     if missing:
-        listed = ", ".join(map(repr, present[:LISTED])) or "none"
-        raise DataError(f"{table} has no column {', '.join(map(repr, missing))}; its columns are {listed}")
+        listed = ", ".join(map(repr, present[:LISTED]))
+        found_there = f"its columns are {listed}" if listed else NO_ROWS
+        raise DataError(f"{table} has no column {', '.join(map(repr, missing))}; {found_there}")
     return {**found, **{column: column for column in needs.optional if column in present}}
 
 

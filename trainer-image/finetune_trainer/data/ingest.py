@@ -23,7 +23,7 @@ from finetune_trainer.data.pictures import rows_of_pictures
 from finetune_trainer.data.reader import Reader
 from finetune_trainer.data.row_names import RowNames
 from finetune_trainer.data.rows import examine
-from finetune_trainer.data.sources import Source
+from finetune_trainer.data.sources import Source, unreadable
 from finetune_trainer.data.store import INDEX, RECORDS, SUMMARY, Store, Writer
 from finetune_trainer.errors import DataError
 
@@ -123,6 +123,8 @@ def _build(source: Source, needs: Needs, folder: Path, share: float, check: Call
                     seen.add(outcome.pictures)
     except Invalid as error:
         raise DataError(str(error)) from None
+    except PermissionError as error:
+        raise unreadable(error) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # do not wait for a slow server when asked to stop
     findings.check(share)

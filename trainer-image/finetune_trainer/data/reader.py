@@ -154,9 +154,9 @@ class _ChildTable:
     def __init__(self, reader: Reader, path: Path, name: str) -> None:
         self._reader, self._path, self._name = reader, path, name
 
-    def columns(self, _wanted: Sequence[str] = (), /) -> list[str]:
+    def columns(self, wanted: Sequence[str] = (), /) -> list[str]:
         """The top-level columns."""
-        [(kind, content)] = self._request()
+        [(kind, content)] = self._request(None, wanted)
         assert kind == COLUMNS
         found: list[str] = json.loads(content)
         return found
@@ -170,8 +170,8 @@ class _ChildTable:
                 assert kind == ROW
                 yield _row(content, self._name)
 
-    def _request(self, wanted: list[str] | None = None) -> Iterator[tuple[bytes, bytes]]:
-        request = {"path": str(self._path.absolute()), "name": self._name, "wanted": wanted}
+    def _request(self, wanted: list[str] | None, sought: Sequence[str] = ()) -> Iterator[tuple[bytes, bytes]]:
+        request = {"path": str(self._path.absolute()), "name": self._name, "wanted": wanted, "sought": list(sought)}
         return self._reader.request(request, self._name)
 
 

@@ -1,8 +1,9 @@
 """The child that reads tables for `reader.py`: `python -m finetune_trainer.data.reader_process BYTES`.
 
 On stdin first a list of the files that it may read, then one request per line: {"path": …, "name": …, "wanted":
-columns, or null for the names of all columns}. On stdout messages: one byte for the kind, eight for the length, the
-content. The first is CONFINED, with a list of what the kernel lacks for that; the last of a request is END or INVALID.
+columns, or null for the names of all columns, "sought": columns that may come late}. On stdout messages: one byte for
+the kind, eight for the length, the content. The first is CONFINED, with a list of what the kernel lacks for that; the
+last of a request is END or INVALID.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ def main(requests: IO[bytes], responses: IO[bytes]) -> None:
     for line in requests:
         request = json.loads(line)
         try:
-            _serve(Path(request["path"]), request["name"], request["wanted"], responses)
+            _serve(request, responses)
             _write(responses, END, b"")
         except Invalid as error:
             _write(responses, INVALID, str(error).encode("utf-8", "replace"))
+        except PermissionError:
+            said = f"must not be read by the pod's user {os.getuid()}: change its permissions, or its owner"
+            _write(responses, INVALID, f"{request['name']} {said}".encode())
         except OSError as error:
             said = f"{request['name']} cannot be read: {error.strerror or error}"
             _write(responses, INVALID, said.encode("utf-8", "replace"))
@@ -50,10 +54,11 @@ def main(requests: IO[bytes], responses: IO[bytes]) -> None:
         responses.flush()
 
 
-def _serve(path: Path, name: str, wanted: list[str] | None, responses: IO[bytes]) -> None:
+def _serve(request: dict[str, Any], responses: IO[bytes]) -> None:
+    path, name, wanted = Path(request["path"]), request["name"], request["wanted"]
     table = open_table(path, name)
     if wanted is None:
-        _write(responses, COLUMNS, json.dumps(table.columns()).encode())
+        _write(responses, COLUMNS, json.dumps(table.columns(request["sought"])).encode())
         return
     for row in table.rows(wanted):
         _write(responses, *_encoded(row))

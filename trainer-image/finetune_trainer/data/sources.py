@@ -1,5 +1,6 @@
 """From the URI of a dataset to its tables, or captioned images, and their files. One function for each scheme."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,7 +22,6 @@ from finetune_operator.formats.layout import (
     suffix_of,
 )
 from finetune_operator.formats.media import IMAGE_SUFFIXES, TABLE_SUFFIXES, VIDEO_SUFFIXES
-from finetune_operator.formats.tables import open_table
 from finetune_trainer.data.columns import columns_of, serves
 from finetune_trainer.data.downloads import Downloads, TooLarge
 from finetune_trainer.data.fetch import Fetcher, FetchError
@@ -91,8 +91,8 @@ class _Opening:
 
     def _serves(self, name: str, path: Path, needs: Needs) -> bool:
         try:
-            table = (self.reader.table if suffix_of(name) == PARQUET else open_table)(path, name)
-            return serves(columns_of(table, needs), needs)
+            # No tool describes a dataset in parquet, and each file takes a child of its own.
+            return suffix_of(name) == PARQUET or serves(columns_of(self.reader.table(path, name), needs), needs)
         except Invalid:
             return suffix_of(name) != JSON
 
@@ -115,6 +115,14 @@ def open_source(
             return opener(_Opening(uri, access, check, needs, reader))
     except (Invalid, TooLarge) as error:
         raise DataError(str(error)) from None
+    except PermissionError as error:
+        raise unreadable(error) from None
+
+
+def unreadable(error: PermissionError) -> DataError:
+    """What is said where the pod's user must not read a file of a claim."""
+    name = Path(str(error.filename)).name if error.filename else "a file of the dataset"
+    return DataError(f"{name} must not be read by the pod's user {os.getuid()}: change its permissions, or its owner")
 
 
 def _claim(opening: _Opening) -> Source:

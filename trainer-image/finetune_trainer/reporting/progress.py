@@ -83,17 +83,12 @@ class Progress:
 def emit(event: str, **fields: Any) -> None:
     """Print an event, one line of JSON, on stdout."""
     text = redact(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str))
-    print(_printable(text), flush=True)
+    print(text, flush=True)
 
 
 def print_line(text: str) -> None:
     """Print a line for people on stderr. What it quotes of a dataset or a server does not steer a terminal."""
-    print(_printable(plain_text.lines(redact(text))), file=sys.stderr, flush=True)
-
-
-def _printable(text: str) -> str:
-    """Without half characters, which names of files may have, and no output can."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    print(plain_text.lines(redact(text)), file=sys.stderr, flush=True)
 
 
 class Poster:

@@ -10,7 +10,7 @@ MASK: Final = "***"
 SHORTEST: Final = 4
 """Shorter values are not looked for: they would eat ordinary words, and protect nothing."""
 _USERINFO: Final = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY = re.compile(r"(?i)(https?://[^\s?#'\"]+)\?[^\s'\"]*")  # signed URLs carry their key there
+_QUERY: Final = re.compile(r"(?i)(https?://[^\s?#'\"]+)\?[^\s'\"]*")  # signed URLs carry their key there
 _BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
@@ -25,7 +25,11 @@ def redacted(document: Any) -> Any:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secret values in any form, credentials in URLs, queries of URLs, and bearer tokens."""
+    """The text without the given secret values in any form, credentials in URLs, queries of URLs, and bearer tokens.
+
+    Names of files may have bytes that are no text, which neither JSON nor a terminal takes: they are written out.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     text = Finder((secret for secret in secrets if len(secret) >= SHORTEST), MASK).without(text)
     text = _USERINFO.sub("***@", text)
     text = _QUERY.sub(r"\1?***", text)
