@@ -63,6 +63,8 @@ def _object(path: str, schema: Schema) -> Iterator[str]:
 
 
 def _children(path: str, schema: Schema) -> Iterator[str]:
+    if path.endswith(".affinity"):
+        return  # every member of core/v1's: Kubernetes' own reference has them, and so has kubectl explain
     if "properties" in schema:
         yield from _object(path, schema)
     elif "items" in schema:
@@ -72,6 +74,8 @@ def _children(path: str, schema: Schema) -> Iterator[str]:
 def _type(schema: Schema) -> str:
     if schema.get("x-kubernetes-int-or-string"):
         return "quantity"
+    if "anyOf" in schema:
+        return "boolean or number"
     if "items" in schema:
         return f"list of {_type(schema['items'])}"
     if "additionalProperties" in schema:

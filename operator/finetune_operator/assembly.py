@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from finetune_operator import endpoint
 from finetune_operator.backends.http.address_guard import AddressGuard
 from finetune_operator.backends.http.client import Client
+from finetune_operator.backends.http.connections import trusting_the_system
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.providers.registry import members
 from finetune_operator.backends.transfer.spool import Disk
@@ -265,8 +267,11 @@ async def _upstream(
         per_provider=settings.provider_concurrency,
         timeout=settings.upstream_timeout,
         poll_interval=settings.poll_interval,
+        verify=trusting_the_system(settings.upstream_ca_file),
         guard_writes=client.guard,
     )
+    if proxies := sorted(name for name in os.environ if name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")):
+        logger.warning("%s: not used; providers and stores are called directly", ", ".join(proxies))
     runner = Runner(
         members(),
         http,
@@ -296,6 +301,8 @@ def _defaults(settings: Settings, progress: certificate.Certificate | None) -> J
         progress_url=(lambda *run: settings.progress_url + server.progress_path(*run)) if progress else None,
         progress_ca=progress.ca_pem if progress else None,
         allow_dataset_hosts=settings.allow_dataset_host,
+        run_as_user=settings.trainer_user,
+        trust_bundle=settings.trainer_trust_bundle or None,
     )
 
 
@@ -316,7 +323,7 @@ async def _progress(
         PodTokens(client, time.monotonic),
         run_of=reports.run_of,
         owner_of=reports.owner_of,
-        on_report=lambda name, uid, run, report: reports.take(name, uid, run, report.progress.wire()),
+        on_report=lambda name, uid, run, report: reports.take(name, uid, run, report.progress.wire(), report.facts),
         leading=lease.valid,
         clock=time.monotonic,
         now=lambda: datetime.now(UTC),

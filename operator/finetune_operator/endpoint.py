@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
+from finetune_operator.listen import listen
 from finetune_operator.metrics import CONTENT_TYPE, Metrics
 
 Check = Callable[[], Sequence[str]]
@@ -21,8 +22,7 @@ async def serve(host: str, port: int, metrics: Metrics, *, alive: Check, ready: 
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
-        yield int(runner.addresses[0][1])
+        yield await listen(runner, host, port)
     finally:
         await runner.cleanup()
 

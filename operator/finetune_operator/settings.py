@@ -19,8 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from finetune_operator import __version__
 from finetune_operator.api.base import Quantity
+from finetune_operator.listen import EVERY_ADDRESS
 
 PREFIX: Final = "FINETUNE_"
+_EVERY: Final = f"{EVERY_ADDRESS} is every one of the pod, IPv4 and IPv6"
 SERVICE_NAME: Final = "finetune-operator"
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -152,6 +154,21 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _object_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", value):
+        raise ValueError("give a name of at most 253 lower-case letters, digits, dashes and dots")
+    return value
+
+
+def _user(value: str) -> int | None:
+    if value.lower() == "none":
+        return None
+    try:
+        return int(_integer(1, 2_147_483_647)(value))
+    except ValueError as error:
+        raise ValueError(f"{error}, or none") from None
+
+
 def _existing_file(value: str) -> str:
     if not Path(value).is_file():
         raise ValueError("there is no such file")
@@ -273,7 +290,27 @@ class Settings:
         "1Gi", "Size of /dev/shm in training pods; counts against their memory.", _quantity, chart="trainer.shmSize"
     )
 
+    trainer_user: int | None = _setting(
+        1000,
+        "User and group of training pods, and the group of their volumes; `none` leaves them to the cluster "
+        "(OpenShift's ranges).",
+        _user,
+        chart="trainer.user",
+    )
+    trainer_trust_bundle: str = _setting(
+        "",
+        "ConfigMap in the namespaces of FineTunes; its key ca.crt has further certificate authorities for the trainer.",
+        _object_name,
+        chart="trainer.trustBundle",
+    )
+
     # Upstream APIs
+    upstream_ca_file: str = _setting(
+        "",
+        "File with further certificate authorities, PEM, for providers and stores.",
+        _existing_file,
+        chart="upstream.caFile",
+    )
     poll_interval: float = _setting(
         30.0, "How often a run at a provider is looked at.", _seconds(0.1, 3600), chart="upstream.pollInterval"
     )
@@ -322,7 +359,9 @@ class Settings:
     )
 
     # Progress reports
-    progress_host: str = _setting("0.0.0.0", "Address that the progress endpoint listens on.", chart="progress.host")  # noqa: S104
+    progress_host: str = _setting(
+        EVERY_ADDRESS, f"Address that the progress endpoint listens on; {_EVERY}.", chart="progress.host"
+    )
     progress_port: int = _setting(8443, "Its port; 0 turns progress reports off.", _PORT, chart="progress.port")
     progress_url: str = _setting(
         "",
@@ -342,7 +381,9 @@ class Settings:
     )
 
     # Metrics, probes and the log
-    metrics_host: str = _setting("0.0.0.0", "Address that /metrics and the probes listen on.", chart="metrics.host")  # noqa: S104
+    metrics_host: str = _setting(
+        EVERY_ADDRESS, f"Address that /metrics and the probes listen on; {_EVERY}.", chart="metrics.host"
+    )
     metrics_port: int = _setting(8080, "Their port; 0 turns them off.", _PORT, chart="metrics.port")
     per_run_metrics: bool = _setting(
         False, "Export metrics for each run: one set of series per FineTune.", _switch, chart="metrics.perRun"

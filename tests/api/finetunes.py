@@ -78,11 +78,19 @@ def changed(manifest: Manifest, path: str, value: Any) -> Manifest:
     return result
 
 
-def nested(manifest: Manifest, levels: int, *, objects: bool = False) -> bytes:
-    """It as JSON with `advanced.x` so many levels deep, of lists or of objects. The API server takes 10,000."""
+def nested(manifest: Manifest, levels: int) -> bytes:
+    """It as JSON with `advanced.x` so many levels deep, which is no field: the API server drops it."""
     text = json.dumps(changed(manifest, "spec.backend.job.advanced", {"x": "HERE"}))
-    inside = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1) if objects else "[" * levels + "]" * levels
-    return text.replace('"HERE"', inside).encode()
+    return text.replace('"HERE"', _deep(levels)).encode()
+
+
+def nested_status(levels: int, *, objects: bool = False) -> bytes:
+    """A merge patch that makes `status.parameters.x` so many levels deep, of lists or of objects."""
+    return b'{"status":{"parameters":{"x":%s}}}' % _deep(levels, objects=objects).encode()
+
+
+def _deep(levels: int, *, objects: bool = False) -> str:
+    return '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1) if objects else "[" * levels + "]" * levels
 
 
 def flat(text: bytes) -> bytes:
@@ -111,8 +119,9 @@ def create(plane: ControlPlane, manifest: Manifest, *, dry_run: bool = False) ->
 
 
 def create_nested(plane: ControlPlane, manifest: Manifest, levels: int) -> None:
-    """Creates it with `advanced.x` so many levels deep."""
-    _send(plane, "POST", _PATH, nested(manifest, levels))
+    """Creates it with `status.parameters.x` so many levels deep."""
+    create(plane, manifest)
+    _send(plane, "PATCH", f"{_PATH}/{manifest['metadata']['name']}/status", nested_status(levels))
 
 
 def refusal(plane: ControlPlane, manifest: Manifest) -> str:

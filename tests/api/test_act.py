@@ -103,6 +103,22 @@ async def test_a_status_goes_onto_what_was_seen(desk: Desk) -> None:
     assert await desk.events() == ["Pending"]
 
 
+async def test_an_older_crd_takes_of_a_status_what_it_knows(desk: Desk) -> None:
+    assert not await desk.act(desk.look(), status={**PENDING, "newerThanTheCrd": 1})
+    assert desk.stored()["status"] == PENDING
+    assert desk.calls == ["PATCH 422", "PATCH 200"]
+
+
+async def test_a_child_with_a_member_that_nobody_knows_is_refused_by_its_name(desk: Desk) -> None:
+    """Without strict validation it would be created, and the member dropped without a word."""
+    claim, memory = desk.claim(), Memory()
+    claim.body["spec"]["storageClas"] = "fast"
+    assert await desk.actor.act(desk.look(), Decision(actions=(claim,)), memory)
+    refusal = memory.refusal
+    assert refusal is not None
+    assert 'unknown field "spec.storageClas"' in refusal.message
+
+
 async def test_a_status_that_was_decided_on_something_older_does_not_land(desk: Desk) -> None:
     """Nothing is counted or announced either; what is newer is in the cache after one read, and decided on anew."""
     old = desk.look()

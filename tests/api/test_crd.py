@@ -90,6 +90,34 @@ def test_only_what_is_no_hyper_parameter_has_a_default(api: ControlPlane) -> Non
     }
 
 
+_LABELS = {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["db"]}]}
+_NODES = {
+    "matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h200"]}, {"key": "spot", "operator": "Exists"}],
+    "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}],
+}
+_PODS = {
+    "topologyKey": "kubernetes.io/hostname",
+    "labelSelector": _LABELS,
+    "namespaces": ["ml"],
+    "namespaceSelector": {},
+    "matchLabelKeys": ["pod-template-hash"],
+    "mismatchLabelKeys": ["tenant"],
+}
+_POD_RULES = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [_PODS],
+    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": _PODS}],
+}
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_NODES]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": _NODES}],
+    },
+    "podAffinity": _POD_RULES,
+    "podAntiAffinity": _POD_RULES,
+}
+"""Every member of core/v1's Affinity."""
+
+
 def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> None:
     job = {
         "gpus": 2,
@@ -103,7 +131,7 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
         "backoffLimit": 0,
         "nodeSelector": {"pool": "gpu"},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}],
-        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "affinity": AFFINITY,
         "priorityClassName": "training",
         "serviceAccountName": "trainer",
         "runtimeClassName": "nvidia",
@@ -114,7 +142,7 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
         ],
         "terminationGracePeriodSeconds": 300,
         "shmSize": "8Gi",
-        "advanced": {"quantization": {"bits": 4}, "list": [1, "two", None]},
+        "advanced": {"warmupRatio": 0.1, "weightDecay": 1, "activationCheckpointing": True},
     }
     sent = fine_tune(
         "whole",
@@ -128,6 +156,22 @@ def test_what_the_server_stores_is_what_the_models_read(api: ControlPlane) -> No
     spec = create(api, sent, dry_run=True)["spec"]
     assert FineTuneSpec.model_validate(spec).wire() == spec
     assert spec["backend"]["job"] == job
+
+
+def test_the_affinity_is_the_pod_s_own(api: ControlPlane) -> None:
+    """The API server refuses members of a pod that core/v1 does not have."""
+    container = {"name": "c", "image": "i"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": {"tenant": "a", "pod-template-hash": "b"}},
+        "spec": {"affinity": AFFINITY, "containers": [container]},
+    }
+    said = api.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-", stdin=json.dumps(pod)
+    )
+    terms = json.loads(said)["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms[0].keys() == _PODS.keys()
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPE_MODELS if name != "voice"])

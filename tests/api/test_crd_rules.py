@@ -30,6 +30,7 @@ from tests.cluster.control_plane import ControlPlane
 
 JOB = "spec.backend.job"
 RECIPE = "spec.recipe.imageToText"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 LONG = "x" * 2048
 
 GOOD = fine_tune()
@@ -52,6 +53,41 @@ BAD: dict[str, tuple[Manifest, str]] = {
     "no dataset": (changed(GOOD, "spec.dataset", ...), "spec.dataset: Required value"),
     "unknown field": (changed(GOOD, "spec.lerningRate", 1), 'unknown field "spec.lerningRate"'),
     "unknown parameter": (changed(GOOD, f"{RECIPE}.lora_rank", 1), f'unknown field "{RECIPE}.lora_rank"'),
+    "unknown member of affinity": (
+        changed(GOOD, f"{JOB}.affinity", {"nodeAfinity": {}}),
+        f'unknown field "{JOB}.affinity.nodeAfinity"',
+    ),
+    "unknown member deep in affinity": (
+        changed(GOOD, f"{JOB}.affinity.podAntiAffinity.{REQUIRED}", [{"topologyKey": "a", "labelSelectors": {}}]),
+        f'unknown field "{JOB}.affinity.podAntiAffinity.{REQUIRED}[0].labelSelectors"',
+    ),
+    "operator in lower case": (
+        changed(
+            GOOD,
+            f"{JOB}.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms",
+            [{"matchExpressions": [{"key": "a", "operator": "in"}]}],
+        ),
+        'supported values: "In"',
+    ),
+    "unknown member of advanced": (
+        changed(GOOD, f"{JOB}.advanced.warmup", 1),
+        f'unknown field "{JOB}.advanced.warmup"',
+    ),
+    "advanced out of bounds": (
+        changed(GOOD, f"{JOB}.advanced.warmupRatio", 1.1),
+        f"{JOB}.advanced.warmupRatio in body should be less than or equal to 1",
+    ),
+    "advanced of another type": (
+        changed(GOOD, f"{JOB}.advanced.compile", "yes"),
+        f"{JOB}.advanced.compile in body must be of type boolean",
+    ),
+    **{
+        f"activationCheckpointing {value!r}": (
+            changed(GOOD, f"{JOB}.advanced.activationCheckpointing", value),
+            f'"{JOB}.advanced.activationCheckpointing" must validate at least one schema (anyOf)',
+        )
+        for value in ("all", 1.5, {}, {"x": 1}, [], [1])
+    },
     "required column missing": (changed(GOOD, f"{RECIPE}.answerColumn", ...), f"{RECIPE}.answerColumn: Required value"),
     # Ranges
     "rank zero": (changed(GOOD, f"{RECIPE}.loraRank", 0), "should be greater than or equal to 1"),
@@ -217,7 +253,11 @@ def test_every_rule_is_broken_by_some_test(api: ControlPlane) -> None:
 def running(api: ControlPlane) -> Iterator[str]:
     """A FineTune in run 2, with every optional member of its spec."""
     manifest = fine_tune("running", run=2, output={"uri": "s3://bucket/out"}, modelSecretRef={"name": "hf"})
-    manifest["spec"]["backend"]["job"] |= {"affinity": {"nodeAffinity": {}}, "advanced": {"bits": 4}, "env": []}
+    manifest["spec"]["backend"]["job"] |= {
+        "affinity": {"nodeAffinity": {}},
+        "advanced": {"keepCheckpoints": 4},
+        "env": [],
+    }
     create(api, manifest)
     yield "running"
     delete(api, "running")
@@ -237,7 +277,7 @@ FROZEN: dict[str, dict[str, Any]] = {
     "devices": {"backend": {"job": {"gpus": 2}}},
     "other backend": {"backend": {"job": None, "oxen": BACKENDS["oxen"]}},
     "inside affinity": {"backend": {"job": {"affinity": {"podAffinity": {}}}}},
-    "inside advanced": {"backend": {"job": {"advanced": {"bits": 8}}}},
+    "inside advanced": {"backend": {"job": {"advanced": {"keepCheckpoints": 8}}}},
     "advanced removed": {"backend": {"job": {"advanced": None}}},
     "variable added": {"backend": {"job": {"env": [{"name": "A", "value": "b"}]}}},
 }

@@ -111,7 +111,8 @@ async def test_the_whole_way_of_a_report(api: ControlPlane, operator: Operator) 
     trust = ssl.create_default_context(cadata=authority)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     metrics = [{"name": "loss", "value": "0.5"}, {"name": "current_step", "value": "3"}]
-    body = {"trainerStatus": {"progressPercentage": 30, "metrics": metrics}}
+    facts = {"checkpoint": {"step": 2, "uri": "pvc://told-1/x", "ageSeconds": 60}, "baseModelRevision": "a" * 40}
+    body = {"trainerStatus": {"progressPercentage": 30, "metrics": metrics, **facts}}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), headers=headers) as session:
         async with session.post(url, json=body) as response:
             assert response.status == 200, await response.text()
@@ -119,6 +120,10 @@ async def test_the_whole_way_of_a_report(api: ControlPlane, operator: Operator) 
             assert response.status == 404
         shown = await eventually(lambda: finetunes.get(api, "told").get("status", {}).get("progress"), operator)
         assert (shown["percentage"], shown["step"], shown["loss"]) == (30, 3, "0.5000")
+        status = finetunes.get(api, "told")["status"]
+        assert (status["checkpoint"]["step"], status["checkpoint"]["uri"]) == (2, "pvc://told-1/x")
+        assert status["checkpoint"]["time"] < shown["lastUpdateTime"]
+        assert status["baseModelRevision"] == "a" * 40
 
         async with session.get(operator.metrics + "/metrics") as response:
             text = await response.text()

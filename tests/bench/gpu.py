@@ -33,7 +33,7 @@ from finetune_trainer.data.sources import open_source
 from finetune_trainer.distributed.process_group import ProcessGroup
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
-from finetune_trainer.models import describe
+from finetune_trainer.models import find
 from finetune_trainer.schedule import StepSchedule
 from finetune_trainer.settings import settings_of
 from finetune_trainer.training.blocks import compile_blocks
@@ -85,7 +85,8 @@ class World:
         self.config, self.advanced = read_config(self.env.config)
         self.recipe = self.config.recipe.parameters
         self.settings = settings_of(self.recipe)
-        self.family = choose(describe(self.config.base_model, self.env.model_access), case.kind, self.config.base_model)
+        model = find(self.config.base_model, self.env.model_access)
+        self.family = choose(model.description, case.kind, self.config.base_model)
         needs = self.family.needs(self.recipe, self.advanced)
         source = open_source(self.config.dataset.uri, self.env.dataset_access)
         self.store = ingest(source, needs, self.env.cache_dir, 0.0, lambda: None)

@@ -50,12 +50,18 @@ def test_the_whole_life_of_a_run(operator: Operated) -> None:
     assert manifest["loss"]["after"] < manifest["loss"]["before"]
 
 
+def last_step(status: dict) -> int:
+    return int((status.get("checkpoint") or {}).get("step") or 0)
+
+
 def test_suspended_and_resumed_it_ends_with_the_same_weights(operator: Operated, uninterrupted: str) -> None:
     operator.create("suspended", recipe=LONG)
     operator.at_step("suspended", 5)
     operator.patch("suspended", suspend=True)
-    held = operator.wait("suspended", lambda status: status.get("phase") == "Suspended")
+    held = operator.wait("suspended", lambda status: status.get("phase") == "Suspended" and last_step(status) >= 5)
     assert condition(held, "Suspended")["reason"] == "SuspendedBySpec"
+    assert held["checkpoint"]["uri"].endswith(f"/checkpoints/step-{held['checkpoint']['step']:08d}")
+    assert held["startTime"] <= held["checkpoint"]["time"]
     operator.patch("suspended", suspend=False)
     assert operator.finished("suspended")["phase"] == "Succeeded"
     assert operator.finished(uninterrupted)["phase"] == "Succeeded"

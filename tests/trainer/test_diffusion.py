@@ -1,5 +1,6 @@
 """Image and video families, each on a tiny checkpoint: the numbers, the interruption, and the files that users load."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -183,6 +184,15 @@ COMFYUI_MAPS = {
 }
 """What ComfyUI puts into its models, by the beginning of the family's name: read in its comfy/lora.py, comfy/utils.py
 and model files (Comfy-Org/ComfyUI, commits 17358c8 and 09708ea). Other keys it leaves out with a warning."""
+
+
+def test_the_metadata_has_the_order_of_its_names(trained: Trained) -> None:
+    """The same run gives the same bytes: safetensors itself writes it in the order of a hash map."""
+    for ending in ENDINGS[len(trained.family.parts)]:
+        data = (trained.run.output_dir / f"pytorch_lora_weights{ending}.safetensors").read_bytes()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        assert next(iter(header)) == "__metadata__"
+        assert list(header["__metadata__"]) == ["format", "lora_adapter_metadata"]
 
 
 def test_comfyui_maps_every_key(trained: Trained) -> None:

@@ -398,7 +398,7 @@ def test_a_sample_is_the_clip_that_the_pipeline_makes_of_the_first_row_s_first_f
 
 
 def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[[str], Path]) -> None:
-    from finetune_trainer.config import Advanced
+    from finetune_operator.api.advanced import Advanced
     from finetune_trainer.diffusion.denoiser import Base
 
     base = Base(checkpoints("flux_kontext"), "kontext", torch.device("cpu"), torch.float32)
@@ -411,7 +411,7 @@ def test_kontext_prefers_the_sizes_that_it_was_trained_on(checkpoints: Callable[
 def test_the_text_encoder_of_an_editing_model_sees_what_its_pipeline_shows_it(
     checkpoints: Callable[[str], Path],
 ) -> None:
-    from finetune_trainer.config import Advanced
+    from finetune_operator.api.advanced import Advanced
     from finetune_trainer.diffusion.denoiser import Base
     from finetune_trainer.families.qwen_image_edit import QwenImageEdit, QwenImageEditPlus
 
@@ -466,3 +466,12 @@ def test_bf16_as_on_a_gpu_trains_samples_and_exports(
     assert losses(run) == pytest.approx(exact, abs=0.05)
     assert (run.output_dir / "samples" / f"step-3-0.{kind}").exists()
     assert (run.output_dir / "comfyui.safetensors").exists()
+
+
+@pytest.mark.parametrize(("recipe", "told"), [({}, 1), ({"samples": []}, 0)])
+def test_a_documented_default_that_is_not_applied_is_noted(new: NewRun, recipe: dict[str, Any], told: int) -> None:
+    run = new("multi", **{"steps": 1, **recipe})
+    assert run.kind == "multiImageEditing"
+    losses(run)
+    notes = run.manifest()["notes"]
+    assert len([note for note in notes if note.startswith("no samples were made: the documented default")]) == told

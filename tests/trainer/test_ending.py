@@ -28,6 +28,7 @@ def test_a_good_end(new_run: NewRun) -> None:
     assert (result.code, end["state"], end["reason"]) == (0, "Succeeded", "TrainingSucceeded")
     assert (end["step"], end["totalSteps"], end["loss"]) == (3, 3, run.losses()[-1])
     step = "pvc://receipts-1/receipts-1-0a1b2c3d/checkpoints/step-00000003"
+    assert end["checkpoint"].pop("ageSeconds") < 60
     assert end["checkpoint"] == {"step": 3, "uri": step}
     manifest = run.manifest()
     assert manifest["samplesPerStep"] == 2
@@ -70,7 +71,7 @@ BAD_CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("unknown parameter", {"recipe": {"loraRankk": 4}}, "recipe.imageToText.loraRankk"),
     ("wrong type", {"recipe": {"epochs": "two"}}, "recipe.imageToText.epochs"),
     ("ratio of zero", {"recipe": {"saveStrategy": "steps", "saveStepsRatio": 0.0}}, "saveStepsRatio is 0"),
-    ("unknown advanced", {"advanced": {"shufle": False}}, "advanced is not valid: shufle"),
+    ("unknown advanced", {"advanced": {"shufle": False}}, "advanced.shufle: there is no such field"),
     ("unknown scheme", {"dataset": "ftp://x/y.csv"}, "cannot be read from ftp://"),
     ("claim not mounted", {"dataset": "pvc://other/train.csv"}, "claim other"),
     ("out of the claim", {"dataset": "pvc://data/../models/x.csv"}, "pvc://<claim>"),
@@ -155,7 +156,7 @@ def test_a_crash_is_told_with_its_last_line_and_without_secrets(
     def crash(*_: object) -> None:
         raise RuntimeError("could not reach https://user:pw@host/x?sig=1 with s3cr3t-value")
 
-    monkeypatch.setattr(run_module, "describe", crash)
+    monkeypatch.setattr(run_module, "find", crash)
     run = new_run(env={"FINETUNE_MODEL_SECRET_DIR": str(secrets)})
     result = run.execute()
 

@@ -110,6 +110,12 @@ def test_what_may_come_back_is_tried_again(server: Web, fetcher: Fetcher, tmp_pa
         fetcher.get(server.serve("/y", Answer(status=500)), 100)
 
 
+def test_a_proxy_that_is_set_and_not_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    with pytest.raises(Unreachable, match=r"\(HTTPS_PROXY: not used for https:// datasets; put the data on s3://"):
+        Fetcher(frozenset({"127.0.0.1:1"}), backoff_s=0).get("https://127.0.0.1:1/x", 100)
+
+
 def test_errors_carry_no_credentials(server: Web, fetcher: Fetcher) -> None:
     with pytest.raises(FetchError) as failure:
         fetcher.get(f"{server.base}/none?X-Amz-Signature=abcdef", 100)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_trainer.distributed.launcher import decide, devices, own_device
+from finetune_trainer.distributed.devices import devices
+from finetune_trainer.distributed.launcher import decide, own_device
 from finetune_trainer.distributed.process_group import buckets, share
 from finetune_trainer.training.checkpoint import read_checkpoint
 from tests.trainer import tiny_diffusion

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from finetune_trainer.training.checkpoint import UNSCHEDULED, Checkpoint, Checkpoints, Timer, read_checkpoint
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 
@@ -243,6 +243,51 @@ def test_the_last_two_checkpoints_are_kept_and_readable_by_others(tmp_path: Path
         os.umask(0o022)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o644}
+
+
+def test_a_checkpoint_between_those_of_the_recipe_takes_no_room_of_theirs(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path, "c", keep=2)
+    between = {UNSCHEDULED: True}
+    for step, extra in ((1, {}), (2, between), (3, between), (4, {}), (5, between)):
+        store.save(Checkpoint(step, 1.0, "c", "d", {}, extra), put("x"))
+        assert len(list(tmp_path.iterdir())) <= 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+    store.save(Checkpoint(6, 1.0, "c", "d", {}), put("x"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000006"]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "cost", "after", "due"),
+    [(1, 0, 59, False), (1, 0, 60, True), (0, 0, 10**9, False), (1, 30, 599, False), (1, 30, 600, True)],
+)
+def test_when_a_checkpoint_is_due_by_time(minutes: float, cost: float, after: float, due: bool) -> None:
+    """A save of half a minute is worth ten minutes of training: saving takes a twentieth of the time at most."""
+    now = 0.0
+    timer = Timer(minutes, lambda: now)
+    now = 5.0
+    timer.start()
+    with timer.saving():
+        now += cost
+    now += after
+    assert timer.due() is due
+
+
+def test_a_checkpoint_by_time_leads_to_the_same_end(
+    run: TrainerRun, reference: TrainerRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `saveStrategy: epoch`, as by default: three steps have no checkpoint but those by time."""
+    monkeypatch.setattr("finetune_trainer.training.checkpoint.MAX_SAVING_SHARE", 1e9)
+    monkeypatch.setattr(Checkpoints, "_prune", lambda self: None)
+    run.recipe = {**run.recipe, "saveStrategy": "epoch"}
+    run.advanced = {**ADVANCED, "checkpointMinutes": 1e-9}
+    assert run.execute().code == 0
+    found = [read_checkpoint(path) for path in sorted(run.checkpoints.iterdir())]
+    assert [each and (each.step, UNSCHEDULED in each.extra) for each in found] == [
+        (step, step not in (3, 6)) for step in range(1, 7)
+    ]
+    keep_up_to(run, 2)
+    assert run.execute().code == 0
+    assert_same_end(run, reference)
 
 
 def test_a_changed_dataset_is_refused_on_resume(run: TrainerRun) -> None:

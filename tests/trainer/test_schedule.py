@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 import torch
 
-from finetune_trainer.config import Advanced
+from finetune_operator.api.advanced import Advanced
 from finetune_trainer.schedule import EpochSchedule, StepSchedule, epoch_order, sample_generator, seed_of
 from finetune_trainer.settings import Settings
 from finetune_trainer.training.checkpoint import save_points

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.config import Advanced, read_config
+from finetune_operator.api.advanced import Advanced
+from finetune_trainer.config import read_config
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.ingest import ingest
 from finetune_trainer.data.sources import open_source
 from finetune_trainer.distributed.process_group import ProcessGroup
 from finetune_trainer.environment import Environment
 from finetune_trainer.families import choose
-from finetune_trainer.models import describe, model_folder
+from finetune_trainer.models import find, model_folder
 from finetune_trainer.schedule import Schedule
 from finetune_trainer.settings import Settings, settings_of
 from finetune_trainer.stop import Stop
@@ -35,11 +36,11 @@ def load(run: TrainerRun) -> Loaded:
         env = Environment.read()
     config, advanced = read_config(env.config)
     recipe = config.recipe.parameters
-    description = describe(config.base_model, env.model_access)
-    family = choose(description, config.recipe.kind, config.base_model)
+    model = find(config.base_model, env.model_access)
+    family = choose(model.description, config.recipe.kind, config.base_model)
     source = open_source(config.dataset.uri, env.dataset_access)
     store = ingest(source, family.needs(recipe, advanced), env.cache_dir, 0.0, lambda: None)
-    folder = model_folder(config.base_model, env.model_access, pipeline="_class_name" in description)
+    folder = model_folder(model, env.model_access)
     settings = settings_of(recipe, env.world_size)
     inputs = Inputs(
         base_model=config.base_model,

@@ -56,6 +56,15 @@ def test_it_reads_back_as_it_was() -> None:
     assert TrainerConfig.model_validate_json(config().to_json()) == config()
 
 
+def test_a_newer_trainer_may_say_more() -> None:
+    said = TerminationMessage(
+        state="Preempted", reason="Preempted", checkpoint=CheckpointRecord(step=4, uri="pvc://a/b")
+    )
+    document = json.loads(said.to_json())
+    document |= {"of": "tomorrow", "checkpoint": {**document["checkpoint"], "bytes": 7}}
+    assert read_termination_message(json.dumps(document)) == said
+
+
 def test_a_newer_schema_is_refused() -> None:
     with pytest.raises(ValidationError, match="schemaVersion"):
         TrainerConfig.model_validate_json(config().to_json().replace('"schemaVersion":1', '"schemaVersion":2'))

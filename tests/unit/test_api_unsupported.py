@@ -84,6 +84,10 @@ def test_every_field_is_honoured_or_named(backend: str) -> None:
             "spec.output.secretRef: a pvc:// output is written without credentials",
         ),
         (
+            fine_tune(backend="oxen", baseModel="a/b@main"),
+            "spec.baseModel: only backend job can pin a revision (@…); with backend oxen write a/b",
+        ),
+        (
             fine_tune(baseModel="pvc://claim/x", modelSecretRef={"name": "hf"}),
             "spec.modelSecretRef: a pvc:// base model is read without credentials",
         ),

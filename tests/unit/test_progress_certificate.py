@@ -29,7 +29,7 @@ from finetune_operator.progress.certificate import (
 
 NOW = datetime.now(UTC)
 URL = "https://finetune-operator.ml.svc:8443"
-HOSTS = hosts_of(URL, "0.0.0.0")
+HOSTS = hosts_of(URL, "*")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_not_for_another_name_or_by_another_authority(authority: Authority) -> N
 
 def test_the_names() -> None:
     assert HOSTS[:2] == ["finetune-operator.ml.svc", "finetune-operator.ml.svc.cluster.local"]
-    assert "0.0.0.0" not in HOSTS
+    assert "*" not in HOSTS
+    assert "0.0.0.0" not in hosts_of(URL, "0.0.0.0")
     assert hosts_of("https://127.0.0.1:1", "127.0.0.1") == ["127.0.0.1", "localhost", "::1"]
     assert hosts_of("https://[fd00::1]:1", "::")[0] == "fd00::1"
 

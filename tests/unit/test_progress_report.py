@@ -23,6 +23,36 @@ def metric(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "value": value}
 
 
+def test_a_checkpoint_has_the_time_of_the_operator_s_clock() -> None:
+    checkpoint = {"step": 40, "uri": "pvc://claim/run/checkpoints/step-00000040", "ageSeconds": 65}
+    report = read(body(checkpoint=checkpoint, baseModelRevision="a" * 40), NOW)
+    assert report.facts == {
+        "checkpoint": {"step": 40, "uri": checkpoint["uri"], "time": "2026-01-02T03:03:00Z"},
+        "baseModelRevision": "a" * 40,
+    }
+
+
+@pytest.mark.parametrize("age", [0, 2**53])
+def test_any_age_of_a_checkpoint_is_a_time(age: int) -> None:
+    assert read(body(checkpoint={"step": 1, "uri": "u", "ageSeconds": age}), NOW).facts["checkpoint"]["time"] <= NOW
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"checkpoint": {"step": -1, "uri": "u"}},
+        {"checkpoint": {"step": 1, "uri": "u" * 5000}},
+        {"checkpoint": {"step": 1, "uri": "u", "ageSeconds": -1}},
+        {"checkpoint": "step 4"},
+        {"baseModelRevision": "a b"},
+        {"baseModelRevision": "a" * 200},
+    ],
+)
+def test_what_is_no_checkpoint_or_revision_is_refused(said: Any) -> None:
+    with pytest.raises(OutOfBounds):
+        read(body(**said), NOW)
+
+
 def test_what_transformers_sends() -> None:
     """The body of KubeflowCallback.on_step_end, transformers 5.23."""
     report = read(

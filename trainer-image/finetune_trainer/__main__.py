@@ -15,7 +15,8 @@ try:
 
     from finetune_operator.api.reasons import Reason
     from finetune_operator.api.trainer_config import TERMINATION_LOG_ENV, ExitCode
-    from finetune_trainer.distributed.launcher import devices, die_with_parent, launch
+    from finetune_trainer.distributed.devices import devices_to_use
+    from finetune_trainer.distributed.launcher import die_with_parent, launch
     from finetune_trainer.environment import Environment
     from finetune_trainer.errors import EXIT_FAILED, ConfigError, OutOfMemory, RunError
     from finetune_trainer.reporting.progress import Poster, emit, print_line
@@ -38,7 +39,7 @@ def main(stop: Stop) -> int:
         env = Environment.read()
         if env.rank is not None:
             die_with_parent()
-        elif (count := env.processes or devices()) > 1:
+        elif (count := env.processes or devices_to_use(env.devices)) > 1:
             return launch(count, env.termination_log, stop)
         poster = Poster(env.progress_url, env.progress_ca, env.progress_token, env.progress_interval)
     except ConfigError as error:

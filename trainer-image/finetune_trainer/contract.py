@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import Recipe
-from finetune_trainer.config import Advanced
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.settings import Settings
 
@@ -28,6 +28,7 @@ class Inputs:
     """What a family needs to load a model and its data."""
 
     base_model: str
+    """As the user names it."""
     folder: Path
     recipe: Recipe
     settings: Settings
@@ -40,6 +41,18 @@ class Inputs:
     """Called often while loading; raises Preempted to stop."""
     group: ProcessGroup
     """The processes that train together. Each computes its share of what is cached, and all wait for one another."""
+    base_model_revision: str | None = None
+    """The commit of the Hub that the base model's files come from; None for a folder on a claim."""
+    base_model_fingerprint: str = ""
+    """What a checkpoint remembers of the base model; empty on ranks other than 0."""
+
+    @property
+    def pinned(self) -> tuple[str, str | None]:
+        """The base model without its revision, and the commit that was used if the user has named a revision."""
+        if self.base_model.startswith("pvc://"):
+            return self.base_model, None
+        name, at, _ = self.base_model.partition("@")
+        return name, self.base_model_revision if at else None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from tempfile import gettempdir
 from typing import Final
@@ -14,6 +14,8 @@ PROCESSES_ENV: Final = "FINETUNE_PROCESSES"
 RANK_ENV: Final = "FINETUNE_RANK"
 RANKS_ENV: Final = "FINETUNE_RANKS"
 RANKS_DIR_ENV: Final = "FINETUNE_RANKS_DIR"
+KEPT_CHECKPOINTS: Final = ".finetune-checkpoints"
+"""The folder below `output.uri` for the checkpoints of runs without storage: one folder for each run."""
 PUBLIC_KEYS: Final = frozenset({"AWS_REGION", "AWS_ENDPOINT_URL", "HF_ENDPOINT", "base-url"})
 """Keys of a Secret whose values messages may contain. Credentials in URLs are removed in any case."""
 
@@ -70,11 +72,22 @@ class OutputAccess:
 
 @dataclass(frozen=True)
 class RunStorage:
-    """The run's folder, and the claim that holds it. storage_dir: where the claim is mounted; None without a claim."""
+    """The run's folder, and the claim that holds it. storage_dir: where the claim is mounted; None without a claim.
+
+    kept: folder and URI of the checkpoints of a run without storage whose output is on a claim: they are kept there.
+    """
 
     run_dir: Path
     storage_dir: Path | None
     claim: str | None
+    kept: tuple[Path, str] | None = None
+
+    def with_output(self, uri: str | None, claims: Claims) -> "RunStorage":
+        """The storage of a run with this output. Raises ConfigError."""
+        if self.claim is not None or uri is None or not uri.startswith("pvc://"):
+            return self
+        inner = f"{KEPT_CHECKPOINTS}/{self.run_dir.name}"
+        return replace(self, kept=(claims.path(uri) / inner, f"{uri.rstrip('/')}/{inner}"))
 
     @property
     def output_dir(self) -> Path:
@@ -84,10 +97,14 @@ class RunStorage:
     @property
     def checkpoints_dir(self) -> Path:
         """The folder of the checkpoints."""
+        if self.kept is not None:
+            return self.kept[0]
         return self.run_dir / trainer_config.CHECKPOINTS_FOLDER
 
     def uri(self, path: Path) -> str | None:
         """`pvc://<claim>/<path>` of a path on the claim; None for a path that does not outlive the pod."""
+        if self.kept is not None and path.is_relative_to(self.kept[0]):
+            return f"{self.kept[1]}/{path.relative_to(self.kept[0]).as_posix()}"
         if self.claim is None or self.storage_dir is None or not path.is_relative_to(self.storage_dir):
             return None
         return f"pvc://{self.claim}/{path.relative_to(self.storage_dir).as_posix()}"
@@ -107,6 +124,8 @@ class Environment:
     output_secret_dir: Path | None = None
     model_secret_dir: Path | None = None
     termination_log: Path | None = None
+    trust_bundle: Path | None = None
+    """Further certificate authorities, PEM."""
     progress_url: str | None = None
     progress_ca: Path | None = None
     progress_token: Path | None = None
@@ -115,6 +134,8 @@ class Environment:
     allowed_hosts: frozenset[str] = field(default_factory=frozenset)
     """`host` or `host:port` that may be fetched from even if its address is private, and over http."""
     max_download_bytes: int = 200 * 2**30
+    devices: int = 0
+    """Devices that the Job asks for; 0 where it asks for none, and the run may train on the CPU."""
     processes: int | None = None
     """Number of training processes; None for one per GPU, or one on the CPU."""
     rank: int | None = None
@@ -140,12 +161,14 @@ class Environment:
             output_secret_dir=_path(env, trainer_config.OUTPUT_SECRET_DIR_ENV),
             model_secret_dir=_path(env, trainer_config.MODEL_SECRET_DIR_ENV),
             termination_log=_path(env, trainer_config.TERMINATION_LOG_ENV),
+            trust_bundle=_path(env, trainer_config.TRUST_BUNDLE_ENV),
             progress_url=env.get(trainer_config.SERVER_URL_ENV) or None,
             progress_ca=_path(env, trainer_config.SERVER_CA_CERT_ENV),
             progress_token=_path(env, trainer_config.SERVER_TOKEN_ENV),
             progress_interval=_number(env, "FINETUNE_PROGRESS_INTERVAL", 5.0),
             allowed_hosts=frozenset(filter(None, env.get("FINETUNE_ALLOW_DATASET_HOSTS", "").lower().split(","))),
             max_download_bytes=int(_number(env, "FINETUNE_MAX_DOWNLOAD_BYTES", 200 * 2**30)),
+            devices=int(_number(env, trainer_config.DEVICES_ENV, 0)),
             processes=int(_number(env, PROCESSES_ENV, 0)) or None,
             rank=int(env[RANK_ENV]) if env.get(RANK_ENV) else None,
             world_size=int(env.get(RANKS_ENV) or 1),

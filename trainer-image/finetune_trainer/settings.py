@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_operator.api.recipes import DOCUMENTED_DEFAULT, Recipe
+from finetune_operator.api.documented import DOCUMENTED_DEFAULT
+from finetune_operator.api.recipes import Recipe
 from finetune_trainer.errors import ConfigError
 
 DEFAULT_SEED: Final = 42

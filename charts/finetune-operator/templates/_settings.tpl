@@ -21,6 +21,9 @@ FINETUNE_OPERATOR_NAMESPACE: {{ .Release.Namespace }}
 {{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_IMAGE" (include "finetune-operator.imageOf" (list .Values.trainer.image .Chart.AppVersion))) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_IMAGE_PULL_POLICY" .Values.trainer.imagePullPolicy) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_DEFAULT_SHM_SIZE" .Values.trainer.shmSize) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_USER" .Values.trainer.user) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_TRAINER_TRUST_BUNDLE" .Values.trainer.trustBundle) }}
+{{- include "finetune-operator.setting" (list "FINETUNE_UPSTREAM_CA_FILE" .Values.upstream.caFile) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_POLL_INTERVAL" .Values.upstream.pollInterval) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_SETTLING_WINDOW" .Values.upstream.settlingWindow) }}
 {{- include "finetune-operator.setting" (list "FINETUNE_CANCEL_BOUND" .Values.upstream.cancelBound) }}

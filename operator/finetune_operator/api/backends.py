@@ -6,8 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_operator.api.base import INTEGRAL, Anything, Int, Label, ObjectName, Quantity, SpecModel
-from finetune_operator.api.depth import MAX_LEVELS
+from finetune_operator.api.advanced import Advanced
+from finetune_operator.api.affinity import Affinity
+from finetune_operator.api.as_written import AsWritten
+from finetune_operator.api.base import INTEGRAL, Int, Label, ObjectName, Quantity, SpecModel
 from finetune_operator.api.providers.backend import UpstreamBackend
 from finetune_operator.api.providers.bfl.spec import Bfl
 from finetune_operator.api.providers.octoai.spec import OctoAi
@@ -46,6 +48,16 @@ class ClaimRef(SpecModel):
 
     claim_name: ObjectName = Field(
         description="claimName is the name of an existing PersistentVolumeClaim in the FineTune's namespace."
+    )
+
+
+class TrustBundle(SpecModel):
+    """TrustBundle names a ConfigMap with certificate authorities."""
+
+    name: ObjectName = Field(description="name is the name of the ConfigMap, in the FineTune's namespace.")
+    key: Label | None = Field(
+        default=None,
+        description="key is the key within the ConfigMap that holds the certificates, PEM. Defaults to ca.crt.",
     )
 
 
@@ -187,7 +199,9 @@ class JobBackend(SpecModel):
     """job runs the fine-tune as a batch/v1 Job of the trainer image on the cluster's own GPUs."""
 
     gpus: Annotated[int, Field(ge=0, le=64), INTEGRAL] = Field(
-        default=1, description="gpus is the number of GPUs of the pod; 0 trains on the CPU."
+        default=1,
+        description="gpus is the number of GPUs of the pod; 0 trains on the CPU. A run whose container sees fewer "
+        "GPUs than this fails at once.",
     )
     gpu_resource_name: Label = Field(
         default=DEFAULT_GPU_RESOURCE,
@@ -213,7 +227,8 @@ class JobBackend(SpecModel):
     storage: Storage | None = Field(
         default=None,
         description="storage is the volume that keeps checkpoints and results: a claim to create (size) or an "
-        "existing one (claimName). It is required unless spec.output is set.",
+        "existing one (claimName). It is required unless spec.output is set. Without it, checkpoints are kept below "
+        "spec.output until the result is there; with hf:// they are lost with the pod.",
     )
     cache: ClaimRef | None = Field(
         default=None,
@@ -231,10 +246,9 @@ class JobBackend(SpecModel):
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = Field(
         default=None, description="tolerations are the taints that the pod tolerates."
     )
-    affinity: Anything | None = Field(
+    affinity: Annotated[dict[str, Any], AsWritten(Affinity)] | None = Field(
         default=None,
-        description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged. It may be "
-        f"nested at most {MAX_LEVELS} levels deep.",
+        description="affinity is the core/v1 Affinity of the pod. It is copied into the pod unchanged.",
     )
     priority_class_name: ObjectName | None = Field(
         default=None, description="priorityClassName is the name of the PriorityClass of the pod."
@@ -250,6 +264,12 @@ class JobBackend(SpecModel):
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
         default=None, description="env are additional environment variables of the training container."
     )
+    trust_bundle: TrustBundle | None = Field(
+        default=None,
+        description="trustBundle names a ConfigMap with the certificates of private authorities, PEM, that the trainer "
+        "trusts in addition to the public ones, for its stores, for the Hub's mirrors and for https:// datasets. "
+        "Defaults to the bundle in the operator's configuration.",
+    )
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400), INTEGRAL] = Field(
         default=120,
         description="terminationGracePeriodSeconds is the time in seconds that the trainer has to save a checkpoint "
@@ -260,11 +280,9 @@ class JobBackend(SpecModel):
         description="shmSize is the size of /dev/shm, as a quantity such as 1Gi; it counts towards the memory of the "
         "container. Defaults to the size in the operator's configuration.",
     )
-    advanced: Anything | None = Field(
+    advanced: Annotated[dict[str, Any], AsWritten(Advanced)] | None = Field(
         default=None,
-        description="advanced holds settings of the trainer that no provider has, for example warmupRatio or compile. "
-        "The trainer validates them, and a run with an unknown name fails. They may be nested at most "
-        f"{MAX_LEVELS} levels deep.",
+        description="advanced holds settings of the trainer that no provider has, for example warmupRatio or compile.",
     )
 
 

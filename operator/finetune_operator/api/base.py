@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from finetune_operator.api.depth import MAX_LEVELS, too_deep
 from finetune_operator.api.names import camel
@@ -111,3 +111,11 @@ class SecretRef(SpecModel):
     """SecretRef names a Secret in the FineTune's namespace."""
 
     name: ObjectName = Field(description="name is the name of the Secret, in the FineTune's namespace.")
+
+
+def problem(finding: ErrorDetails, *parents: str) -> str:
+    """One of pydantic's errors as `parents.field: what is wrong`; a name that is not known has a way out."""
+    path = ".".join([*parents, *(str(part) for part in finding["loc"])])
+    unknown = finding["type"] == "extra_forbidden"
+    said = "there is no such field; correct its name, or remove it" if unknown else finding["msg"]
+    return f"{path}: {said}" if path else said

@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
+from finetune_operator.api.documented import DOCUMENTED_DEFAULT
 from finetune_operator.api.matrix import backends_for
 from finetune_operator.api.names import (
     CATEGORIES,
@@ -26,13 +27,12 @@ from finetune_operator.api.names import (
     SINGULAR,
     VERSION,
 )
-from finetune_operator.api.recipes import DOCUMENTED_DEFAULT
 from finetune_operator.api.rules import rules
 from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.api.status import FineTuneStatus
 
 MAX_CRD_BYTES: Final = 200_000
-"""Client-side apply keeps the object in an annotation of at most 262,144 bytes."""
+"""As JSON: client-side apply keeps the object in an annotation of at most 262,144 bytes."""
 
 SELECTABLE_FIELDS: Final = (".spec.baseModel", ".status.backend", ".status.phase", ".status.reason")
 

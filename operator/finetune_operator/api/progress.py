@@ -2,18 +2,21 @@
 
 The body is that of Kubeflow Trainer's status server, which transformers' KubeflowCallback sends by itself:
 `{"trainerStatus": {"progressPercentage": 42, "estimatedRemainingSeconds": 60, "metrics": [{"name": "loss",
-"value": "0.1"}], "lastUpdatedTime": "2026-01-02T03:04:05+00:00"}}`.
+"value": "0.1"}], "lastUpdatedTime": "2026-01-02T03:04:05+00:00"}}`. Our trainer adds `checkpoint` ({"step", "uri",
+"ageSeconds"}) and `baseModelRevision`, which Kubeflow's has no field for.
 """
 
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from finetune_operator.api.names import camel
-from finetune_operator.api.status import MAX_METRICS, Metric, Progress
+from finetune_operator.api.status import MAX_METRICS, Checkpoint, Metric, Progress
+from finetune_operator.api.trainer_config import CheckpointRecord, Revision
 
 STEP_METRIC: Final = "current_step"
 TOTAL_STEPS_METRIC: Final = "total_steps"
@@ -22,6 +25,7 @@ LOSS_METRIC: Final = "loss"
 """The names that transformers' callback uses; our trainer reports by the same ones."""
 
 MAX_BODY_BYTES: Final = 65_536
+_LONGEST_AGE_S: Final = 10 * 366 * 86_400
 
 
 class _Reported(BaseModel):
@@ -43,6 +47,8 @@ class TrainerStatus(_Reported):
     estimated_remaining_seconds: Annotated[int, Field(ge=0, le=2**53)] | None = None
     metrics: Annotated[list[ReportedMetric], Field(max_length=MAX_METRICS)] = Field(default_factory=list)
     last_updated_time: AwareDatetime | None = None
+    checkpoint: CheckpointRecord | None = None
+    base_model_revision: Revision | None = None
 
 
 class ProgressReport(_Reported):
@@ -68,6 +74,12 @@ def to_progress(report: ProgressReport, received: str) -> Progress:
         metrics=[Metric(name=metric.name, value=metric.value) for metric in trainer.metrics] or None,
         last_update_time=received,
     )
+
+
+def dated(checkpoint: CheckpointRecord, seen: datetime) -> Checkpoint:
+    """The status' view of a checkpoint. `seen`: the time at which it had the age that it tells of."""
+    written = seen.astimezone(UTC) - timedelta(seconds=min(checkpoint.age_seconds or 0, _LONGEST_AGE_S))
+    return Checkpoint(step=checkpoint.step, uri=checkpoint.uri, time=written.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def summary(percentage: int | None, step: int | None, total_steps: int | None) -> str | None:

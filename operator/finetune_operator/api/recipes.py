@@ -7,7 +7,6 @@ defaults: the Oxen fine-tuning reference and the Scenario training reference.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -22,23 +21,10 @@ from finetune_operator.api.base import (
     SpecModel,
     Url,
 )
-
-DOCUMENTED_DEFAULT: Final = "x-documented-default"
-
+from finetune_operator.api.documented import DOCUMENTED_DEFAULT, parameter
 
 _OF_SOME: Final = " with backends job and oxen"
 """After the default of a field that recipes of other backends have too."""
-
-
-def parameter(description: str, *, default: bool | int | float | str | None = None, where: str = "") -> Any:
-    """An optional hyper-parameter. `default`: what the job and oxen backends use when it is not set."""
-    if default is None:
-        return Field(default=None, description=description)
-    return Field(
-        default=None,
-        description=f"{description} Defaults to {default if isinstance(default, str) else json.dumps(default)}{where}.",
-        json_schema_extra={DOCUMENTED_DEFAULT: default},
-    )
 
 
 class Recipe(SpecModel):
@@ -262,7 +248,8 @@ class MultiImageEditing(ImageRecipe):
         "sampleWidth is the width of the samples in pixels.", default=1024, where=_OF_SOME
     )
     samples: Annotated[list[MultiEditSample], Field(max_length=32)] | None = parameter(
-        "samples are the images to generate in each round of samples."
+        "samples are the images to generate in each round of samples. Backend oxen has a default: two prompts, with "
+        "images at its own hub. Backend job has none: without samples, no images are generated."
     )
 
 

@@ -112,8 +112,9 @@ class FineTuneSpec(SpecModel):
     base_model: BaseModelName = Field(
         description=(
             "baseModel is the model to fine-tune. With backend job it is the ID of a Hugging Face repository, for "
-            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. With any other "
-            "backend it is the provider's name for the model."
+            "example Qwen/Qwen3-VL-8B-Instruct, or a folder on a claim, written as pvc://claim/path. A repository can "
+            "be pinned to a commit, a tag or a branch: organisation/name@revision; status.baseModelRevision records "
+            "the commit. With any other backend it is the provider's name for the model."
         )
     )
     model_secret_ref: SecretRef | None = Field(
@@ -156,7 +157,9 @@ class FineTuneSpec(SpecModel):
         default=None,
         description=(
             "activeDeadlineSeconds is the time in seconds, counted from the start of the run, after which the run is "
-            "stopped and fails. By default there is no deadline."
+            "stopped and fails. With backend job it is the Job's own: every attempt and the time between them count, "
+            "the time in a queue does not, and after a suspension it is counted from the start again. By default there "
+            "is no deadline."
         ),
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647), INTEGRAL] | None = Field(

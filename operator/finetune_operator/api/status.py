@@ -155,7 +155,7 @@ class Checkpoint(StatusModel):
         default=None, description="step is the number of optimizer steps that the checkpoint contains."
     )
     time: Time | None = Field(
-        default=None, description="time is the time at which the checkpoint was reported, in UTC (RFC 3339)."
+        default=None, description="time is the time at which the checkpoint was written, in UTC (RFC 3339)."
     )
     uri: Address | None = Field(
         default=None, description="uri is the location of the checkpoint, for example pvc://claim/path."
@@ -277,7 +277,14 @@ class FineTuneStatus(StatusModel):
     )
     progress: Progress | None = Field(default=None, description="progress describes how far the run has come.")
     checkpoint: Checkpoint | None = Field(
-        default=None, description="checkpoint is the newest complete checkpoint, from which the next attempt continues."
+        default=None,
+        description="checkpoint is the newest complete checkpoint, from which the next attempt continues. It is there "
+        "while the run is running, suspended or preempted, and after its end.",
+    )
+    base_model_revision: Word | None = Field(
+        default=None,
+        description="baseModelRevision is the commit of the Hugging Face repository that the files of spec.baseModel "
+        "come from. Every attempt of the run uses it.",
     )
     artifacts: Annotated[list[Artifact], Field(max_length=MAX_ARTIFACTS)] | None = Field(
         default=None, description=f"artifacts are the files that the run produced, at most {MAX_ARTIFACTS} of them."

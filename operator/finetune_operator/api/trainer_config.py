@@ -10,7 +10,7 @@ import json
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_operator.api.base import INTEGRAL, Anything, Int, SpecModel
 from finetune_operator.api.recipes import RecipeSpec
@@ -27,6 +27,10 @@ PVC_DIR_ENV: Final = "FINETUNE_PVC_DIR"
 DATASET_SECRET_DIR_ENV: Final = "FINETUNE_DATASET_SECRET_DIR"  # noqa: S105
 OUTPUT_SECRET_DIR_ENV: Final = "FINETUNE_OUTPUT_SECRET_DIR"  # noqa: S105
 MODEL_SECRET_DIR_ENV: Final = "FINETUNE_MODEL_SECRET_DIR"  # noqa: S105
+DEVICES_ENV: Final = "FINETUNE_DEVICES"
+"""How many devices the Job asks for; absent where it asks for none."""
+TRUST_BUNDLE_ENV: Final = "FINETUNE_TRUST_BUNDLE"
+"""A file of further certificate authorities, PEM."""
 TERMINATION_LOG_ENV: Final = "FINETUNE_TERMINATION_LOG"
 HF_HOME_ENV: Final = "HF_HOME"
 TMPDIR_ENV: Final = "TMPDIR"
@@ -96,16 +100,28 @@ def config_hash(config: TrainerConfig) -> str:
 
 # What a container writes is not to be trusted: nothing gets in that the status could not hold.
 _Step = Annotated[int, Field(ge=0, le=2**53), INTEGRAL]
+Revision = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z._/-]+$")]
+"""Of a repository: a commit, as a rule."""
 
 
-class CheckpointRecord(SpecModel):
-    """The newest complete checkpoint."""
+class _Spoken(SpecModel):
+    """What a trainer writes: one of a newer version may say more."""
+
+    model_config = ConfigDict(**{**SpecModel.model_config, "extra": "ignore"})
+
+
+class CheckpointRecord(_Spoken):
+    """The newest complete checkpoint that outlives the pod.
+
+    age_seconds: how long ago it was written. No clock of a pod is believed: who reads this subtracts it from its own.
+    """
 
     step: _Step
     uri: Annotated[str, Field(max_length=4096)]
+    age_seconds: Annotated[int, Field(ge=0, le=2**53), INTEGRAL] | None = None
 
 
-class ArtifactRecord(SpecModel):
+class ArtifactRecord(_Spoken):
     """A file that the run has produced."""
 
     name: Annotated[str, Field(max_length=316)]
@@ -114,7 +130,7 @@ class ArtifactRecord(SpecModel):
     size_bytes: Annotated[int, Field(ge=0, le=2**63 - 1), INTEGRAL]
 
 
-class TerminationMessage(SpecModel):
+class TerminationMessage(_Spoken):
     """What the trainer writes to `FINETUNE_TERMINATION_LOG` when it ends: the truth about the final state."""
 
     state: Literal["Succeeded", "Failed", "Preempted"]
@@ -124,6 +140,7 @@ class TerminationMessage(SpecModel):
     total_steps: _Step = 0
     loss: float | None = None
     checkpoint: CheckpointRecord | None = None
+    base_model_revision: Revision | None = None
     artifacts: list[ArtifactRecord] = Field(default_factory=list)
 
     def to_json(self) -> str:

@@ -6,6 +6,7 @@ Some are also rules of the CRD, so that the API server says them first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from finetune_operator.api.findings import Finding, alternatives, set_fields
@@ -64,6 +65,11 @@ def _upstream(spec: FineTuneSpec) -> Iterator[Finding]:
         if uri.startswith("pvc://"):
             instead = MODEL_OF_PROVIDER if path == "baseModel" else "s3:// or hf://"
             yield Finding(path, f"backend {spec.backend.kind} cannot use a claim in this cluster; use {instead}")
+    if re.fullmatch(r"[^@\s]+@[^@\s]*", spec.base_model):
+        name = spec.base_model.partition("@")[0]
+        yield Finding(
+            "baseModel", f"only backend job can pin a revision (@…); with backend {spec.backend.kind} write {name}"
+        )
     if spec.model_secret_ref:
         yield Finding("modelSecretRef", f"backend {spec.backend.kind} uses its own base models; remove modelSecretRef")
     yield from _unknown_fields(spec)

@@ -43,4 +43,5 @@ class RunState:
     attempts: int | None = None
     progress: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
+    base_model_revision: str | None = None
     artifacts: tuple[dict[str, Any], ...] | None = None

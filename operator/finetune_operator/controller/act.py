@@ -31,7 +31,16 @@ from finetune_operator.controller.times import stamp
 from finetune_operator.controller.upstream.runner import Runner
 from finetune_operator.kube import resources
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound, is_refusal
+from finetune_operator.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    Invalid,
+    NotFound,
+    is_refusal,
+    names_unknown_field,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -220,14 +229,20 @@ class Actor:
         self._on_status(dict(observation.status), answer)
         return True
 
-    async def _write(self, path: str, finetune: FineTune, operation: Object) -> Object | None:
+    async def _write(self, path: str, finetune: FineTune, operation: Object, *, strict: bool = True) -> Object | None:
         """The answer; None where the FineTune has changed since it was seen: then the cache has the newest version.
 
-        Raises Invalid where the API server does not take the value itself.
+        Raises Invalid where the API server does not take the value itself. A CRD that is older than this operator does
+        not know every member of the status: what it knows is written all the same.
         """
         try:
-            return await self._client.json_patch(path, onto(finetune, operation))
-        except Invalid as error:
+            return await self._client.json_patch(path, onto(finetune, operation), strict=strict)
+        except (BadRequest, Invalid) as error:
+            if strict and names_unknown_field(error):
+                logger.warning("%s/%s: the CRD is older than this operator, apply its own: %s", *finetune.key, error)
+                return await self._write(path, finetune, operation, strict=False)
+            if isinstance(error, BadRequest):
+                raise
             # A failed test is answered like a value that is not valid. To wait for the watch instead of asking would
             # mean to try again and again with what is known to be old.
             if await self._is_current(finetune):

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.api.notes import notes
 from finetune_operator.api.reasons import ConditionType, Phase, Reason
+from finetune_operator.api.spec import FineTuneSpec
 from finetune_operator.backends.run_state import RunState, Stage
 
 Condition = dict[str, Any]
@@ -28,6 +30,12 @@ class Verdict:
 
 
 ACCEPTED = Verdict(True, Reason.VALID, "The spec can run on its backend.")
+
+
+def accepted(spec: FineTuneSpec | None) -> Verdict:
+    """Of a spec that nothing speaks against."""
+    said = " ".join(notes(spec)) if spec is not None else ""
+    return Verdict(True, Reason.VALID, f"{ACCEPTED.message} {said}") if said else ACCEPTED
 
 
 def conditions_of(

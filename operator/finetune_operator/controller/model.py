@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from finetune_operator.api.base import problem
 from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
@@ -93,11 +94,8 @@ def read_spec(raw: Any) -> ParsedSpec:
     try:
         return FineTuneSpec.model_validate(raw), None
     except ValidationError as error:
-        findings = (
-            f"{'.'.join(['spec', *(str(part) for part in finding['loc'])])}: {finding['msg']}"
-            for finding in error.errors(include_input=False, include_url=False)[:5]
-        )
-        return None, "; ".join(findings)
+        findings = error.errors(include_input=False, include_url=False)[:5]
+        return None, "; ".join(problem(finding, "spec") for finding in findings)
 
 
 def run_of(body: Object) -> int:
@@ -121,6 +119,13 @@ def _without_deep_parameters(fields: Object) -> Object:
     if not too_deep(fields.get("parameters")):
         return fields
     return {name: value for name, value in fields.items() if name != "parameters"}
+
+
+class Reported(NamedTuple):
+    """What a run's pod has said last. `progress`: as in `status.progress`; `facts`: further fields of the status."""
+
+    progress: Object
+    facts: Object
 
 
 class Refusal(NamedTuple):
@@ -234,6 +239,8 @@ class Observation:
     """This process has not decided on this FineTune before: since it was heard of, it has waited for its turn."""
     report: Object | None = None
     """The newest progress that the run's pod has reported, in the shape of `status.progress`."""
+    facts: Object = field(default_factory=dict)
+    """What else that report says, as fields of the status: `checkpoint`, `baseModelRevision`."""
 
 
 @dataclass(frozen=True, slots=True)

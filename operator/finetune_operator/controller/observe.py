@@ -23,6 +23,7 @@ from finetune_operator.controller.model import (
     Missing,
     Observation,
     Refusal,
+    Reported,
     Rules,
     UpstreamView,
     delay_of,
@@ -88,7 +89,7 @@ class Observer:
         *,
         rules: Rules,
         defaults: JobDefaults,
-        report_of: Callable[[str, int], Object | None],
+        report_of: Callable[[str, int], Reported | None],
         in_a_burst: Callable[[], bool] = lambda: False,
         runner: Runner | None = None,
         clock: Callable[[], datetime] = utc_now,
@@ -115,6 +116,7 @@ class Observer:
         now = self._clock()
         finetune = read_finetune(body, self._specs.of(body))
         first_look = memory.uid != finetune.uid
+        reported = self._report_of(finetune.uid, finetune.run)
         memory.belongs_to(finetune.uid)
         status = read_status(body)
         job = await self._job(finetune, status, memory)
@@ -140,7 +142,8 @@ class Observer:
             refusal=memory.refusal,
             burst=self._in_a_burst(),
             first_look=first_look,
-            report=self._report_of(finetune.uid, finetune.run),
+            report=reported.progress if reported else None,
+            facts=reported.facts if reported else {},
             capabilities=self._capabilities,
             upstream=self._upstream(finetune, status),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from finetune_operator.api.names import FINALIZER
 from finetune_operator.api.objects import Object
 from finetune_operator.api.reasons import ConditionType
-from finetune_operator.controller.conditions import MESSAGE_LIMIT, conditions_of, phase_of, render
+from finetune_operator.controller.conditions import MESSAGE_LIMIT, accepted, conditions_of, phase_of, render
 from finetune_operator.controller.draft import Draft, Next, Policy
 from finetune_operator.controller.model import Announcement, Decision, Observation
 from finetune_operator.controller.policies.job import (
@@ -80,7 +80,8 @@ def policies_of(observation: Observation) -> tuple[Policy, ...]:
 def plan(observation: Observation) -> Decision:
     """What to do about one FineTune, given everything that matters and nothing else."""
     record = Record.read(observation.status)
-    draft = Draft(status=dict(observation.status), upstream=record)
+    verdict = accepted(observation.finetune.spec)
+    draft = Draft(status=dict(observation.status), upstream=record, accepted=verdict)
     for policy in policies_of(observation):
         if policy(observation, draft) is Next.STOP:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator.api.names import named_run
 from finetune_operator.api.objects import Object
 from finetune_operator.controller.cache import Cache
-from finetune_operator.controller.model import Key, run_of
+from finetune_operator.controller.model import Key, Reported, run_of
 from finetune_operator.controller.ownership import controller_of
 from finetune_operator.controller.queue import RetryQueue
 from finetune_operator.kube import resources
@@ -22,16 +22,16 @@ class Reports:
         self._client = client
         self._cache = cache
         self._queue = queue
-        self._newest: dict[str, tuple[int, Object]] = {}
+        self._newest: dict[str, tuple[int, Reported]] = {}
 
-    def newest(self, uid: str, run: int) -> Object | None:
-        """In the shape of `status.progress`; None where this run has not reported to this process."""
+    def newest(self, uid: str, run: int) -> Reported | None:
+        """None where this run has not reported to this process."""
         known = self._newest.get(uid)
         return known[1] if known is not None and known[0] == run else None
 
-    def take(self, name: tuple[str, str], uid: str, run: int, progress: Object) -> None:
+    def take(self, name: tuple[str, str], uid: str, run: int, progress: Object, facts: Object) -> None:
         """A report that has been accepted."""
-        self._newest[uid] = (run, progress)
+        self._newest[uid] = (run, Reported(progress, facts))
         self._queue.add(Key(*name))
 
     def forget(self, uid: str) -> None:

@@ -3,6 +3,8 @@
 One place for every read and write outside the watches. A call is made once: retrying is the queue's business, which
 looks at the world anew before it acts again.
 
+A write is validated strictly: a member that the API server does not know fails it by name, instead of being dropped.
+
 What creates goes before what changes: a status write costs the API server as much as three Jobs, so that patches,
 deletions and Events share a quarter of the calls in flight, and a Job to be created never waits behind a crowd of them.
 """
@@ -25,6 +27,7 @@ from finetune_operator.kube.errors import ApiError, Unreachable, from_answer
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
+STRICT = {"fieldValidation": "Strict"}
 
 Guard = Callable[[], None]
 """Called before each write; raises where this process may not write any more."""
@@ -83,21 +86,25 @@ class KubeClient:
 
     async def create(self, path: str, body: Object) -> Object:
         """POST to a collection; the created object. Raises AlreadyExists and other ApiErrors."""
-        return await self._call("POST", path, body=orjson.dumps(body))
+        return await self._call("POST", path, params=STRICT, body=orjson.dumps(body))
 
     async def announce(self, path: str, body: Object) -> Object:
         """POST an Event: as `create`, but it can wait."""
         async with self._slots_of_changes:
-            return await self._call("POST", path, body=orjson.dumps(body))
+            return await self._call("POST", path, params=STRICT, body=orjson.dumps(body))
 
     async def replace(self, path: str, body: Object) -> Object:
         """PUT; fails with Conflict where `metadata.resourceVersion` in the body is not the current one."""
-        return await self._call("PUT", path, body=orjson.dumps(body))
+        return await self._call("PUT", path, params=STRICT, body=orjson.dumps(body))
 
-    async def json_patch(self, path: str, operations: Sequence[Object]) -> Object:
-        """A JSON patch, carried out whole or not at all; a failed test gives Invalid."""
+    async def json_patch(self, path: str, operations: Sequence[Object], *, strict: bool = True) -> Object:
+        """A JSON patch, carried out whole or not at all; a failed test gives Invalid.
+
+        strict: False lets the API server drop members that it does not know.
+        """
+        params, body = STRICT if strict else None, orjson.dumps(operations)
         async with self._slots_of_changes:
-            return await self._call("PATCH", path, body=orjson.dumps(operations), content_type=JSON_PATCH)
+            return await self._call("PATCH", path, params=params, body=body, content_type=JSON_PATCH)
 
     async def delete(self, path: str, *, uid: str | None = None, propagation: str | None = None) -> Object:
         """Delete, only if it still has this uid (else Conflict). `propagation`: Background, Foreground or Orphan."""

@@ -126,6 +126,11 @@ def is_refusal(error: ApiError) -> bool:
     return 400 <= error.status < 500 and error.status not in _PASSING
 
 
+def names_unknown_field(error: ApiError) -> bool:
+    """Whether a write failed only because its validation was strict."""
+    return error.status in (400, 422) and "strict decoding error" in error.message
+
+
 def _seconds(value: str | None) -> float | None:
     try:
         return max(0.0, float(value)) if value is not None else None

@@ -29,6 +29,7 @@ from finetune_operator.api.names import MANAGED_BY, MANAGED_BY_LABEL
 from finetune_operator.api.objects import Object
 from finetune_operator.kube.errors import AlreadyExists, Conflict, NotFound
 from finetune_operator.kube.resources import core
+from finetune_operator.listen import EVERY_ADDRESS
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def hosts_of(progress_url: str, progress_host: str) -> list[str]:
     host = urlsplit(progress_url).hostname or ""
     names = [host, f"{host}.cluster.local" if host.endswith(".svc") else "", progress_host]
     names += ["localhost", "127.0.0.1", "::1"]
-    return [name for name in dict.fromkeys(names) if name and name not in ("0.0.0.0", "::")]  # noqa: S104
+    return [name for name in dict.fromkeys(names) if name and name not in (EVERY_ADDRESS, "0.0.0.0", "::")]  # noqa: S104
 
 
 # The certificate in use

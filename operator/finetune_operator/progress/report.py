@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydantic import ValidationError
 
-from finetune_operator.api.progress import MAX_BODY_BYTES, ProgressReport, to_progress
+from finetune_operator.api.objects import Object
+from finetune_operator.api.progress import MAX_BODY_BYTES, ProgressReport, dated, to_progress
 from finetune_operator.api.status import Progress
 
 __all__ = ["MAX_BODY_BYTES", "Malformed", "OutOfBounds", "Report", "read"]
@@ -25,11 +26,12 @@ class OutOfBounds(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An accepted report. `progress.wire()` has the shape of `status.progress`."""
+    """An accepted report. `progress.wire()` has the shape of `status.progress`, `facts` that of the whole status."""
 
     progress: Progress
     claimed_time: datetime | None
     """When the pod says that it reported; its clock is not believed."""
+    facts: Object = field(default_factory=dict)
 
 
 def read(body: bytes, received: str) -> Report:
@@ -39,7 +41,13 @@ def read(body: bytes, received: str) -> Report:
     except ValidationError as error:
         raise _refusal(error) from None
     _check_metrics(report)
-    return Report(to_progress(report, received), report.trainer_status.last_updated_time)
+    trainer = report.trainer_status
+    facts: Object = {}
+    if trainer.checkpoint is not None:
+        facts["checkpoint"] = dated(trainer.checkpoint, datetime.fromisoformat(received)).wire()
+    if trainer.base_model_revision is not None:
+        facts["baseModelRevision"] = trainer.base_model_revision
+    return Report(to_progress(report, received), trainer.last_updated_time, facts)
 
 
 def _refusal(error: ValidationError) -> ValueError:

@@ -25,6 +25,7 @@ from cachetools import LRUCache
 
 from finetune_operator.api.names import job_name, named_run
 from finetune_operator.kube.errors import ApiError
+from finetune_operator.listen import listen
 from finetune_operator.progress.identity import NotAPod, NotAuthenticated, Pod, PodTokens
 from finetune_operator.progress.rate import Rate
 from finetune_operator.progress.report import MAX_BODY_BYTES, Malformed, OutOfBounds, Report, read
@@ -190,8 +191,7 @@ async def serve(host: str, port: int, context: ssl.SSLContext, receiver: Receive
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-        yield int(runner.addresses[0][1])
+        yield await listen(runner, host, port, context)
     finally:
         await runner.cleanup()
 

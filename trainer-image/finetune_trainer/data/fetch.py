@@ -4,6 +4,7 @@ The host name is resolved here, every address is checked, and the connection goe
 and TLS still use the name. Redirects are followed here as well, each with the same checks.
 """
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -104,7 +105,7 @@ class Fetcher:
             except (httpx.TransportError, _ServerError) as error:
                 if attempt == ATTEMPTS:
                     text = redact(f"{url} could not be fetched in {ATTEMPTS} attempts: {error or type(error).__name__}")
-                    raise Unreachable(text) from None
+                    raise Unreachable(text + _about_proxies()) from None
                 time.sleep(self._backoff_s * 2**attempt)
         raise AssertionError
 
@@ -173,6 +174,12 @@ def is_public(address: str) -> bool:
     """False for loopback, private, link-local (cloud metadata), reserved, and IPv6 forms that embed those."""
     ip = addresses.parsed(address)
     return ip is not None and addresses.is_public(ip)
+
+
+def _about_proxies() -> str:
+    """Who sets a proxy expects it to be used."""
+    found = sorted(name for name in os.environ if name.upper() in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"))
+    return f" ({', '.join(found)}: not used for https:// datasets; put the data on s3:// or hf://)" if found else ""
 
 
 def _with_host(parts: SplitResult, address: str) -> str:

@@ -5,6 +5,7 @@ Each part has its own files: no loader of diffusers or ComfyUI reads one file in
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -77,15 +78,39 @@ def export(denoiser: Denoiser, settings: Settings, folder: Path) -> None:
 
     key = denoiser.part  # also for a second denoiser: the loader gets its part as an argument
     for part, model in denoiser.models.items():
+        name = _name(DIFFUSERS_FILE, denoiser.parts[part])
         type(denoiser.pipe).save_lora_weights(
             folder,
-            weight_name=_name(DIFFUSERS_FILE, denoiser.parts[part]),
+            weight_name=name,
             **{f"{key}_lora_layers": _weights(model)},
-            **_collate_lora_metadata({key: model}),
+            **{name: _ordered(values) for name, values in _collate_lora_metadata({key: model}).items()},
         )
+        _order_metadata(folder / name)
         weights = denoiser.comfyui(_weights(model), settings.lora_alpha / settings.lora_rank, settings.lora_rank)
         contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
         save_file(contiguous, folder / _name(COMFYUI_FILE, denoiser.parts[part]))
+
+
+def _ordered(metadata: dict[str, Any]) -> dict[str, Any]:
+    """With lists in the place of sets, whose order changes from process to process."""
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
+
+
+def _order_metadata(file: Path) -> None:
+    """Sort the metadata of a safetensors file by name, in place: the library writes it in the order of a hash map.
+
+    Source of the layout: the safetensors format, 8 bytes (little-endian) with the size of a JSON header, the header,
+    padded with spaces, and the tensors.
+    """
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        metadata = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items()))}
+        text = json.dumps({**metadata, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise RunError(f"the header of {file.name} is not what the safetensors library writes")
+        stream.seek(8)
+        stream.write(text.ljust(size))
 
 
 def reloaded(denoiser: Denoiser, folder: Path, outputs: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:

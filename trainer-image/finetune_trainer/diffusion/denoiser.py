@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import torch
 from PIL import Image
 
-from finetune_trainer.config import Advanced
+from finetune_operator.api.advanced import Advanced
 from finetune_trainer.data.clips import LOWEST_RATE
 from finetune_trainer.diffusion.areas import Areas, Size, fitted
 from finetune_trainer.errors import ConfigError

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
+from finetune_operator.api.recipes import MultiImageEditing
 from finetune_trainer.data.fetch import Fetcher, FetchError
 from finetune_trainer.data.images import ImageError, decode
 from finetune_trainer.data.needs import Needs
@@ -58,6 +59,11 @@ class Samples:
         self._fetcher = Fetcher(inputs.allowed_hosts)
         self._needs = Needs(max_pixels=inputs.advanced.max_image_pixels)
         samples = parameter(inputs.recipe, "samples") or []
+        if isinstance(inputs.recipe, MultiImageEditing) and inputs.recipe.samples is None:
+            notes.append(
+                "no samples were made: the documented default of samples has its images at the provider's hub, and is "
+                "not applied to a Job; set recipe.multiImageEditing.samples"
+            )
         self._prompts = [self._prompt(number, sample, first, notes) for number, sample in enumerate(samples)]
 
     def due(self, step: int, last: bool) -> bool:

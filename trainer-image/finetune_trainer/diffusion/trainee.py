@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import ImageRecipe
-from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.diffusion import adapter
 from finetune_trainer.diffusion.cache import TensorCache

@@ -38,18 +38,6 @@ GRACE_PERIOD_S: Final = 15.0
 """How long the other ranks may take to notice that one has failed before they are killed."""
 
 
-def devices() -> int:
-    """The number of GPUs that the driver shows to this process, 0 without a driver. Respects CUDA_VISIBLE_DEVICES."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
 def launch(count: int, termination_log: Path | None, stop: Stop) -> int:
     """Run `count` ranks until all have ended; returns the exit code, and writes the deciding rank's message.
 
@@ -138,8 +126,8 @@ class _Ranks:
         first = self._written(0)
         if rank == 0 or first is None:
             return message
-        known = {name: getattr(first, name) for name in ("step", "total_steps", "loss", "checkpoint")}
-        return message.model_copy(update=known)
+        known = ("step", "total_steps", "loss", "checkpoint", "base_model_revision")
+        return message.model_copy(update={name: getattr(first, name) for name in known})
 
     def _written(self, rank: int) -> TerminationMessage | None:
         try:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import ImageEditing, ImageRecipe, MultiImageEditing, Recipe
-from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Inputs
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.settings import parameter

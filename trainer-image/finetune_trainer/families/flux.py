@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from finetune_trainer.config import Advanced
+from finetune_operator.api.advanced import Advanced
 from finetune_trainer.diffusion.adapter import prefixed
 from finetune_trainer.diffusion.areas import Size
 from finetune_trainer.diffusion.denoiser import (

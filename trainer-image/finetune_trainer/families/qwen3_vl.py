@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.recipes import ImageToText, Recipe
-from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError

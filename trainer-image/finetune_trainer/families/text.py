@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.recipes import Recipe, TextChatMessages, TextGeneration
-from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Inputs, Trainee
 from finetune_trainer.data.needs import Needs
 from finetune_trainer.errors import ConfigError

@@ -145,7 +145,7 @@ class LanguageTrainee:
     def _choose_weights(self) -> Any:
         if self._settings.use_lora:
             targets, dropout = self._language.lora_targets, self._inputs.advanced.lora_dropout
-            return lora.attach(self._base, targets, self._settings, dropout, self._inputs.base_model)
+            return lora.attach(self._base, targets, self._settings, dropout, *self._inputs.pinned)
         full_finetune.require_memory(self._base, [self._base])
         self._base.to(torch.float32).requires_grad_(True)  # in bf16 small updates would be rounded away
         return self._base

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from finetune_operator.api.reasons import Reason
+from finetune_trainer.environment import KEPT_CHECKPOINTS
 from finetune_trainer.errors import ConfigError, RunError
 from finetune_trainer.files import MANIFEST, discard, flush, settle
 
@@ -21,7 +22,8 @@ class ClaimFolder:
         uri, path = self._uri, self._path
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{uri} is a file: the result needs a folder")
-        if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        others = [each for each in path.iterdir() if each.name != KEPT_CHECKPOINTS] if path.is_dir() else []
+        if others and not (path / MANIFEST).is_file():
             raise ConfigError(f"the folder {uri} is neither empty nor an earlier result: choose an empty folder")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,7 @@ def _manifest(
         "schemaVersion": 1,
         "finetune": config.finetune.wire(),
         "baseModel": config.base_model,
+        **({"baseModelRevision": inputs.base_model_revision} if inputs.base_model_revision else {}),
         "recipe": config.recipe.wire(),
         "advanced": inputs.advanced.wire(),
         "configHash": training.checkpoints.config_hash,

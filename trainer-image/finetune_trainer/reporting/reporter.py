@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
 
 from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord
 from finetune_trainer.reporting.console import open_console
@@ -27,6 +28,7 @@ class Reporter:
     def __init__(self, storage: RunStorage, verdict: Verdict, poster: Poster, *, first: bool) -> None:
         self._storage, self._verdict, self._poster, self._first = storage, verdict, poster, first
         self._metrics = MetricsFile(storage.output_dir)
+        self._last: Progress | None = None
         self.notes: list[str] = []
         """Notes for the user, which the manifest repeats."""
 
@@ -49,9 +51,13 @@ class Reporter:
         if self._first:
             self._metrics.truncate(step)
 
+    def record_base_model(self, revision: str | None) -> None:
+        """Record the commit of the base model; None for a folder on a claim."""
+        self._verdict.base_model_revision = revision
+
     def record_resume(self, step: int, loss: float | None, checkpoint: Path) -> None:
         """Record that the run resumes from a checkpoint, and the loss at that step."""
-        self._set_checkpoint(step, checkpoint)
+        self._set_checkpoint(step, checkpoint, max(0.0, time() - checkpoint.stat().st_mtime))
         self._verdict.step, self._verdict.loss = step, loss
 
     @contextmanager
@@ -90,7 +96,22 @@ class Reporter:
         )
         emit("progress", **progress.fields())
         self._console.show(progress)
-        self._poster.update(progress.status())
+        self._last = progress
+        self._poster.update(self._posted(progress))
+
+    def _post_again(self) -> None:
+        """Not only with the next step that is logged: the pod may be stopped before."""
+        if self._last is not None:
+            self._poster.update(self._posted(self._last))
+
+    def _posted(self, progress: Progress) -> dict[str, Any]:
+        """The `trainerStatus` of the POST, with what Kubeflow's has no field for."""
+        status, checkpoint = progress.status(), self._verdict.dated_checkpoint()
+        if checkpoint is not None:
+            status["checkpoint"] = checkpoint.wire()
+        if self._verdict.base_model_revision is not None:
+            status["baseModelRevision"] = self._verdict.base_model_revision
+        return status
 
     def flush_metrics(self) -> None:
         """Flush the metrics to the disk."""
@@ -100,12 +121,29 @@ class Reporter:
         """Record a complete checkpoint."""
         self._set_checkpoint(step, checkpoint)
         emit("checkpoint", step=step)
+        self._post_again()
+
+    def record_kept(self, step: int, uri: str, age: float) -> None:
+        """Record that a checkpoint has been copied to where it outlives the pod. age: seconds since it was written.
+
+        Called from another thread.
+        """
+        self._verdict.checkpoint, self._verdict.checkpoint_written = (
+            CheckpointRecord(step=step, uri=uri),
+            monotonic() - age,
+        )
+        self._post_again()
+
+    def forget_checkpoint(self) -> None:
+        """Record that the checkpoints are gone: the result is there."""
+        self._verdict.checkpoint = None
 
     def record_artifacts(self, artifacts: list[ArtifactRecord]) -> None:
         """Record the files of the result and their URIs."""
         self._verdict.artifacts = artifacts
 
-    def _set_checkpoint(self, step: int, checkpoint: Path) -> None:
+    def _set_checkpoint(self, step: int, checkpoint: Path, age: float = 0.0) -> None:
         uri = self._storage.uri(checkpoint)
         if uri is not None:
             self._verdict.checkpoint = CheckpointRecord(step=step, uri=uri)
+            self._verdict.checkpoint_written = monotonic() - age

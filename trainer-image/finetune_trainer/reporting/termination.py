@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 from finetune_operator.api.trainer_config import ArtifactRecord, CheckpointRecord, TerminationMessage
@@ -22,7 +23,17 @@ class Verdict:
     total_steps: int = 0
     loss: float | None = None
     checkpoint: CheckpointRecord | None = None
+    checkpoint_written: float = 0.0
+    """When, by time.monotonic()."""
+    base_model_revision: str | None = None
     artifacts: list[ArtifactRecord] = field(default_factory=list)
+
+    def dated_checkpoint(self) -> CheckpointRecord | None:
+        """The newest checkpoint, with its age now."""
+        if self.checkpoint is None:
+            return None
+        age = max(0, round(monotonic() - self.checkpoint_written))
+        return self.checkpoint.model_copy(update={"age_seconds": age})
 
     def render(self, secrets: Iterable[str] = ()) -> str:
         """The JSON of the contract, with secrets redacted."""
@@ -33,7 +44,8 @@ class Verdict:
             step=self.step,
             total_steps=self.total_steps,
             loss=self.loss if self.loss is not None and isfinite(self.loss) else None,
-            checkpoint=self.checkpoint,
+            checkpoint=self.dated_checkpoint(),
+            base_model_revision=self.base_model_revision,
             artifacts=self.artifacts,
         ).to_json()
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from finetune_operator.api.advanced import Advanced
 from finetune_operator.api.reasons import Reason
-from finetune_trainer.config import Advanced
 from finetune_trainer.contract import Batch, Trainee
 from finetune_trainer.distributed.process_group import ProcessGroup, share
 from finetune_trainer.errors import ConfigError, OutOfMemory
@@ -42,9 +42,10 @@ class Loop:
         memory: MemoryPlanner,
         group: ProcessGroup,
         stop: Stop,
+        save_is_due: Callable[[], bool] = lambda: False,
     ) -> None:
         self._trainee, self._schedule, self._settings, self._advanced = trainee, schedule, settings, advanced
-        self._memory, self._group, self._stop = memory, group, stop
+        self._memory, self._group, self._stop, self._save_is_due = memory, group, stop, save_is_due
         self._weights = trainee.parameters()
         self._optimizer = torch.optim.AdamW(
             self._weights,
@@ -56,6 +57,8 @@ class Loop:
         )
         self._lr = LambdaLR(self._optimizer, lr_factor(advanced, schedule.total_steps))
         self.step = 0
+        self.save_due = False
+        """Whether a checkpoint is due by time after the last step: rank 0's word, the same on every rank."""
         if not group.first:
             torch.manual_seed(seed_of(f"{settings.seed}:rank:{group.rank}"))  # each rank has its own dropout
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor, float, int, int]] = []
@@ -117,8 +120,9 @@ class Loop:
     def _train(self, batches: Sequence[Batch]) -> bool:
         """Take one optimizer step; False, with nothing changed, if the pod was asked to stop meanwhile."""
         own = [sum(getattr(batch, name) for batch in batches) for name in ("weight", "samples", "tokens")]
-        gathered = self._group.all_gather(self._stop.requested, *own)
-        stopped, units, samples, tokens = (sum(column) for column in zip(*gathered, strict=True))
+        gathered = self._group.all_gather(self._stop.requested, self._save_is_due(), *own)
+        self.save_due = bool(gathered[0][1])
+        stopped, _, units, samples, tokens = (sum(column) for column in zip(*gathered, strict=True))
         if stopped:
             return False
         loss = self._share_of_step(batches, units)

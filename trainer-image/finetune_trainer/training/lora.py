@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from finetune_trainer.settings import Settings
 
 
-def attach(model: Any, targets: str, settings: Settings, dropout: float, base_model: str) -> PeftModel:
+def attach(
+    model: Any, targets: str, settings: Settings, dropout: float, base_model: str, revision: str | None
+) -> PeftModel:
     """Freeze a model, and add LoRA matrices (float32) to its modules.
 
-    targets: regular expression for the full names of the modules. base_model: as the user names it. The seed is set
-    immediately before, so that the initial matrices depend on nothing else.
+    targets: regular expression for the full names of the modules. base_model, revision: where users find the
+    base model. The seed is set immediately before, so that the initial matrices depend on nothing else.
     """
     config = LoraConfig(
         r=settings.lora_rank,
@@ -31,6 +33,7 @@ def attach(model: Any, targets: str, settings: Settings, dropout: float, base_mo
         peft_model = get_peft_model(model, config)
     # By default peft writes the folder that the model was loaded from, which means nothing outside this pod.
     peft_model.peft_config["default"].base_model_name_or_path = base_model
+    peft_model.peft_config["default"].revision = revision
     return peft_model
 
 

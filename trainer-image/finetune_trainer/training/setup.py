@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.api.advanced import CHECKPOINT_MINUTES
 from finetune_trainer.contract import Family, Inputs, Trainee
-from finetune_trainer.errors import DataError, RunError
+from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.reporting.progress import emit
 from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.schedule import EpochSchedule, Schedule, StepSchedule
 from finetune_trainer.stop import Stop
 from finetune_trainer.training.blocks import Blocks, compile_blocks, repeated
-from finetune_trainer.training.checkpoint import Checkpoint, Checkpoints, read_state
+from finetune_trainer.training.checkpoint import Checkpoint, Checkpoints, Timer, read_state
 from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.memory import MemoryPlanner, Strategy, shortage
 from finetune_trainer.training.probe import Probe
@@ -36,6 +37,7 @@ class Training:
     loop: Loop
     planner: MemoryPlanner
     checkpoints: Checkpoints
+    timer: Timer
     probe: Probe
     checkpoint: Checkpoint | None
     loss_before: float
@@ -52,7 +54,9 @@ def set_up(family: Family, inputs: Inputs, checkpoints: Checkpoints, stop: Stop,
     reporter.set_total_steps(schedule.total_steps)
     blocks = Blocks(repeated(trainee.parts().values()), dropout=advanced.lora_dropout > 0)
     planner = MemoryPlanner(trainee, blocks, advanced.activation_checkpointing, inputs.group, reporter.note)
-    loop = Loop(trainee, schedule, settings, advanced, planner, inputs.group, stop)
+    minutes = advanced.checkpoint_minutes
+    timer = Timer(CHECKPOINT_MINUTES if minutes is None else minutes)
+    loop = Loop(trainee, schedule, settings, advanced, planner, inputs.group, stop, timer.due)
     probe = Probe.of(trainee, len(trainee.rows), settings.micro_batch)
     checkpoint = _newest(checkpoints, inputs)
     reporter.drop_metrics_after(0 if checkpoint is None else checkpoint.step)
@@ -66,7 +70,9 @@ def set_up(family: Family, inputs: Inputs, checkpoints: Checkpoints, stop: Stop,
     if (warning := shortage(memory)) is not None:
         reporter.note(warning)
     compile_blocks(blocks, advanced.compile, reporter.note)
-    return Training(inputs, trainee, schedule, loop, planner, checkpoints, probe, checkpoint, loss_before, memory)
+    return Training(
+        inputs, trainee, schedule, loop, planner, checkpoints, timer, probe, checkpoint, loss_before, memory
+    )
 
 
 def _schedule(inputs: Inputs, rows: int) -> Schedule:
@@ -83,7 +89,7 @@ def _newest(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
 
 
 def _usable(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
-    """The newest complete checkpoint. Raises DataError or RunError if this run cannot resume from it."""
+    """The newest complete checkpoint. Raises DataError, ConfigError or RunError if this run cannot resume from it."""
     found = checkpoints.newest()
     if found is None:
         return None
@@ -92,6 +98,11 @@ def _usable(checkpoints: Checkpoints, inputs: Inputs) -> Checkpoint | None:
         raise DataError(
             f"the dataset differs from the one that the checkpoint at step {checkpoint.step} was trained on: "
             "raise spec.run to start over, or restore the old data"
+        )
+    if checkpoint.base_model not in ("", inputs.base_model_fingerprint):
+        raise ConfigError(
+            f"the base model {inputs.base_model} differs from the one that the checkpoint at step {checkpoint.step} "
+            "was trained on: raise spec.run to start over, or restore the old files"
         )
     per_step = checkpoint.extra["samplesPerStep"]
     if per_step != inputs.settings.per_step:  # worth a retry: a node may have lost a device

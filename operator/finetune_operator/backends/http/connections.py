@@ -87,9 +87,12 @@ def check_address(guard: AddressGuard, address: URL) -> None:
 
 
 @cache
-def trusting_the_system() -> ssl.SSLContext:
-    """Loaded once: it takes tens of milliseconds."""
-    return ssl.create_default_context()
+def trusting_the_system(ca_file: str = "") -> ssl.SSLContext:
+    """Loaded once: it takes tens of milliseconds. ca_file: further authorities, PEM. Raises OSError."""
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
 
 
 class _GuardedResolver(AbstractResolver):

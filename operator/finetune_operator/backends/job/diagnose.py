@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.objects import Object
-from finetune_operator.api.progress import loss_text, summary
+from finetune_operator.api.progress import dated, loss_text, summary
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import MAX_ARTIFACTS
 from finetune_operator.api.trainer_config import ExitCode, TerminationMessage, read_termination_message
@@ -43,6 +43,7 @@ class Ending:
     message: str
     progress: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
+    base_model_revision: str | None = None
     artifacts: tuple[dict[str, Any], ...] | None = None
 
 
@@ -76,7 +77,7 @@ def _ending(pod: Object) -> Ending:
         return Ending(None, f"the pod ended before its container did: {said or 'no reason given'}")
     spoken = read_termination_message(str(state.get("message") or ""))
     message = _describe(pod, state, spoken)
-    return Ending(_reason(state, spoken), message, *_results(spoken, state))
+    return Ending(_reason(state, spoken), message, **_results(spoken, state))
 
 
 def _terminated(pod: Object) -> Mapping[str, Any] | None:
@@ -133,11 +134,9 @@ def _memory_limit(pod: Object) -> str | None:
     return None
 
 
-def _results(
-    spoken: TerminationMessage | None, state: Mapping[str, Any]
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None, tuple[dict[str, Any], ...] | None]:
+def _results(spoken: TerminationMessage | None, state: Mapping[str, Any]) -> dict[str, Any]:
     if spoken is None:
-        return None, None, None
+        return {}
     percentage = 100 if spoken.state == "Succeeded" else None
     if percentage is None and spoken.total_steps:
         percentage = min(100, 100 * spoken.step // spoken.total_steps)
@@ -151,14 +150,21 @@ def _results(
     }
     if spoken.state == "Succeeded":
         progress["estimatedRemainingSeconds"] = 0
-    checkpoint = None
-    if spoken.checkpoint is not None:
-        checkpoint = {**spoken.checkpoint.wire(), "time": state.get("finishedAt")}
-    return (
-        {key: value for key, value in progress.items() if value is not None},
-        checkpoint,
-        tuple(artifact.wire() for artifact in spoken.artifacts[:MAX_ARTIFACTS]) or None,
-    )
+    return {
+        "progress": {key: value for key, value in progress.items() if value is not None},
+        "checkpoint": _checkpoint(spoken, state.get("finishedAt")),
+        "base_model_revision": spoken.base_model_revision,
+        "artifacts": tuple(artifact.wire() for artifact in spoken.artifacts[:MAX_ARTIFACTS]) or None,
+    }
+
+
+def _checkpoint(spoken: TerminationMessage, finished: str | None) -> dict[str, Any] | None:
+    if spoken.checkpoint is None:
+        return None
+    try:
+        return dated(spoken.checkpoint, datetime.fromisoformat(str(finished))).wire()
+    except ValueError:
+        return {"step": spoken.checkpoint.step, "uri": spoken.checkpoint.uri}
 
 
 def waiting(pods: Sequence[Object] | None, events: Sequence[Object] | None, volume_grace: float = 0.0) -> Wait:

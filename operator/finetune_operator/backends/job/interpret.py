@@ -188,4 +188,9 @@ def _pending(job: Object, wait: Wait, pods: Sequence[Object] | None) -> RunState
 def _results(ending: Ending | None) -> dict[str, Any]:
     if ending is None:
         return {}
-    return {"progress": ending.progress, "checkpoint": ending.checkpoint, "artifacts": ending.artifacts}
+    return {
+        "progress": ending.progress,
+        "checkpoint": ending.checkpoint,
+        "base_model_revision": ending.base_model_revision,
+        "artifacts": ending.artifacts,
+    }

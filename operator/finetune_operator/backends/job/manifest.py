@@ -18,6 +18,8 @@ STORAGE_DIR = "/finetune/storage"
 CACHE_DIR = "/finetune/cache"
 PVC_DIR = "/finetune/pvc"
 SECRETS_DIR = "/finetune/secrets"
+TRUST_DIR = "/etc/finetune-trust"
+TRUST_KEY = "ca.crt"
 TERMINATION_LOG = "/dev/termination-log"
 TRAINER_UID = 1000
 PROGRESS_CA_ANNOTATION = f"{names.GROUP}/progress-ca"
@@ -39,6 +41,10 @@ class JobDefaults:
     """(namespace, name, run) -> the URL that progress is posted to; None switches reporting off."""
     progress_ca: str | None = None
     allow_dataset_hosts: tuple[str, ...] = ()
+    run_as_user: int | None = TRAINER_UID
+    """User and group of the pods, and the group of their volumes; None leaves them to the cluster (OpenShift)."""
+    trust_bundle: str | None = None
+    """The ConfigMap, in the namespace of each FineTune, with further certificate authorities in its key ca.crt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,20 +191,24 @@ def _pod_template(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": job.termination_grace_period_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": TRAINER_UID,
-            "runAsGroup": TRAINER_UID,
-            "fsGroup": TRAINER_UID,
-            # A claim can hold millions of files: their owner is set once, not at every start.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": security_context(defaults.run_as_user),
         "containers": [_container(identity, spec, job, defaults, mounts)],
         "volumes": volumes,
     }
     pod.update(_placement(job))
     return {"metadata": {"labels": own_labels(identity), "annotations": annotations}, "spec": pod}
+
+
+def security_context(user: int | None) -> Object:
+    """Of a pod that runs as this user and group; None leaves both, and the group of its volumes, to the cluster."""
+    ids = {} if user is None else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {
+        "runAsNonRoot": True,
+        **ids,
+        # A claim can hold millions of files: their owner is set once, not at every start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def _placement(job: JobBackend) -> Object:
@@ -258,6 +268,8 @@ def _environment(identity: Identity, spec: FineTuneSpec, job: JobBackend, defaul
         trainer_config.TMPDIR_ENV: "/tmp",  # noqa: S108
         trainer_config.HOME_ENV: "/tmp",  # noqa: S108
     }
+    if job.gpus:
+        values[trainer_config.DEVICES_ENV] = str(job.gpus)
     if claim := claim_name(identity, job):
         values[trainer_config.STORAGE_CLAIM_ENV] = claim
     for purpose, _ in _secrets(spec):
@@ -267,6 +279,10 @@ def _environment(identity: Identity, spec: FineTuneSpec, job: JobBackend, defaul
         values[trainer_config.SERVER_TOKEN_ENV] = f"{TOKEN_DIR}/token"
         if defaults.progress_ca:
             values[trainer_config.SERVER_CA_CERT_ENV] = f"{CONFIG_DIR}/progress-ca.crt"
+    if job.trust_bundle or defaults.trust_bundle:
+        values[trainer_config.TRUST_BUNDLE_ENV] = f"{TRUST_DIR}/{TRUST_KEY}"
+    if defaults.run_as_user != TRAINER_UID:
+        values["LOGNAME"] = "trainer"  # the image has no name for another user, and libraries ask for one
     if defaults.allow_dataset_hosts:
         values[ALLOW_DATASET_HOSTS_ENV] = ",".join(defaults.allow_dataset_hosts)
     yield from ({"name": name, "value": value} for name, value in values.items())
@@ -337,6 +353,9 @@ def _volumes(
     if defaults.progress_url:
         volumes.append({"name": "progress-token", "projected": {"sources": [{"serviceAccountToken": _token()}]}})
         mounts.append({"name": "progress-token", "mountPath": TOKEN_DIR, "readOnly": True})
+    if trust := _trust(job, defaults):
+        volumes.append({"name": "trust", "configMap": trust})
+        mounts.append({"name": "trust", "mountPath": TRUST_DIR, "readOnly": True})
     for purpose, secret in _secrets(spec):
         volumes.append({"name": f"{purpose}-secret", "secret": {"secretName": secret, "defaultMode": 0o440}})
         mounts.append({"name": f"{purpose}-secret", "mountPath": f"{SECRETS_DIR}/{purpose}", "readOnly": True})
@@ -344,6 +363,17 @@ def _volumes(
         volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": f"claim-{index}", "mountPath": f"{PVC_DIR}/{claim}", "readOnly": read_only})
     return volumes, mounts
+
+
+def _trust(job: JobBackend, defaults: JobDefaults) -> Object | None:
+    """The source of the volume with further certificate authorities."""
+    if job.trust_bundle is not None:
+        items = [{"key": job.trust_bundle.key or TRUST_KEY, "path": TRUST_KEY}]
+        return {"name": job.trust_bundle.name, "items": items}
+    if defaults.trust_bundle is not None:
+        # Optional: a namespace that the bundle has not reached yet can run what needs no private authority.
+        return {"name": defaults.trust_bundle, "items": [{"key": TRUST_KEY, "path": TRUST_KEY}], "optional": True}
+    return None
 
 
 def _distinct_claims(spec: FineTuneSpec) -> list[tuple[str, bool]]:

@@ -26,7 +26,7 @@ from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.kube.cluster import Cluster
 from finetune_operator.cli.output.printing import note
 from finetune_operator.kube import resources
-from finetune_operator.kube.errors import ApiError, NotFound
+from finetune_operator.kube.errors import ApiError
 
 START_SECONDS: Final = 180.0
 POLL_SECONDS: Final = 0.5
@@ -43,7 +43,9 @@ class ClaimSource:
         self._namespace = finetune["metadata"]["namespace"]
         self._claim = claim
         self._job: Mapping[str, Any] = finetune["spec"]["backend"].get("job") or {}
-        self._image = image or self._job.get("image") or self._image_of_run(run)
+        pod = self._pod_of_run(run)
+        self._security = pod.get("securityContext")  # the operator may leave user and group to the cluster
+        self._image = image or self._job.get("image") or _image(pod)
         self._pods: list[str] = []
         self._waiting: str | None = None
         self._by_log: dict[str, Iterator[bytes]] | None = None
@@ -114,7 +116,7 @@ class ClaimSource:
 
     def _start(self, command: Sequence[str], until: tuple[str, ...]) -> str:
         name = f"{self._finetune['metadata']['name'][:40]}-reader-{secrets.token_hex(4)}"
-        manifest = reader_pod(self._finetune, name, self._claim, str(self._image), command, self._job)
+        manifest = reader_pod(self._finetune, name, self._claim, str(self._image), command, self._job, self._security)
         self._cluster.create(resources.core(self._namespace, "pods"), manifest)
         self._pods.append(name)
         deadline = time.monotonic() + START_SECONDS
@@ -139,16 +141,23 @@ class ClaimSource:
         self._cluster.delete(resources.core(self._namespace, "pods", pod))
         self._pods.remove(pod)
 
-    def _image_of_run(self, run: int) -> str:
-        job = f"{self._finetune['metadata']['name']}-{run}"
+    def _pod_of_run(self, run: int) -> Mapping[str, Any]:
+        """The spec of the run's pods; empty where its Job is gone, or must not be read."""
         try:
-            found = self._cluster.get(resources.job(self._namespace, job))
-        except NotFound:
-            raise CommandError(
-                "the run's Job is gone, and with it the name of its image",
-                "Name an image with sh, cat and base64 for the reader pod: --image busybox.",
-            ) from None
-        return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
+            job = self._cluster.get(resources.job(self._namespace, f"{self._finetune['metadata']['name']}-{run}"))
+        except ApiError:
+            return {}
+        spec: Mapping[str, Any] = job["spec"]["template"]["spec"]
+        return spec
+
+
+def _image(pod: Mapping[str, Any]) -> str:
+    if not pod:
+        raise CommandError(
+            "the run's Job is gone, and with it the name of its image",
+            "Name an image with sh, cat and base64 for the reader pod: --image busybox.",
+        )
+    return str(pod["containers"][0]["image"])
 
 
 def pieces_in(lines: Iterator[str]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from finetune_operator.api.names import API_VERSION, KIND, MANAGED_BY_LABEL
+from finetune_operator.backends.job.manifest import TRAINER_UID, security_context
 
 MOUNT: Final = "/finetune/read"
 CONTAINER: Final = "reader"
@@ -65,9 +66,15 @@ def batches(files: Sequence[tuple[str, int]]) -> list[list[Piece]]:
 
 
 def reader_pod(
-    finetune: Mapping[str, Any], name: str, claim: str, image: str, command: Sequence[str], job: Mapping[str, Any]
+    finetune: Mapping[str, Any],
+    name: str,
+    claim: str,
+    image: str,
+    command: Sequence[str],
+    job: Mapping[str, Any],
+    security: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`job`: backend.job of the spec; empty for an upstream run."""
+    """`job`: backend.job of the spec; empty for an upstream run. `security`: of the run's own pods, where known."""
     metadata = finetune["metadata"]
     placement = ("nodeSelector", "tolerations", "affinity", "imagePullSecrets", "serviceAccountName")
     return {
@@ -88,14 +95,7 @@ def reader_pod(
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 1000,
-                "runAsGroup": 1000,
-                "fsGroup": 1000,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": security or security_context(TRAINER_UID),
             "containers": [_container(image, command)],
             "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
         },

@@ -87,7 +87,10 @@ def _run(finetune: Object, now: datetime) -> Iterator[tuple[str, str]]:
         estimate = f" (foreseen {cost['estimate']})" if cost.get("estimate") else ""
         yield "Cost", f"{cost.get('amount') or ''} {cost.get('unit') or ''}{estimate}".strip()
     if checkpoint := status.get("checkpoint"):
-        yield "Checkpoint", f"step {checkpoint.get('step')}  {checkpoint.get('uri') or ''}".rstrip()
+        written = f", written {checkpoint['time']}" if checkpoint.get("time") else ""
+        yield "Checkpoint", f"step {checkpoint.get('step')}{written}  {checkpoint.get('uri') or ''}".rstrip()
+    if revision := status.get("baseModelRevision"):
+        yield "Base model at", str(revision)
 
 
 def _parameters(status: Object) -> list[tuple[str, Any]]:

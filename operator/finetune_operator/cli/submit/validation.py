@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 
+from finetune_operator.api.base import problem
 from finetune_operator.api.findings import Finding
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.output.table import recipe_of
@@ -45,7 +46,7 @@ def invalid(error: ValidationError, spec: Mapping[str, Any]) -> UsageError:
     if absent and len(absent) == len(problems):
         flags = " ".join(f"-p {name}=…" for name in absent)
         return UsageError(f"recipe {recipe} needs {', '.join(absent)}", f"Give {flags}; all parameters: {explained}")
-    return UsageError("; ".join(_sentences(problems)), f"Correct it; the fields: {explained}")
+    return UsageError("; ".join(problem(each, "spec") for each in problems), f"Correct it; the fields: {explained}")
 
 
 def unsupported(findings: Sequence[Finding]) -> UsageError:
@@ -55,9 +56,3 @@ def unsupported(findings: Sequence[Finding]) -> UsageError:
     return UsageError(
         "; ".join(str(each) for each in findings), "Leave it out, or choose a backend that can: --backend NAME."
     )
-
-
-def _sentences(problems: Iterable[Any]) -> Iterable[str]:
-    for problem in problems:
-        place = ".".join(["spec", *(str(part) for part in problem["loc"])])
-        yield f"{place}: {problem['msg']}"

@@ -11,6 +11,7 @@ from finetune_operator.controller.plan import plan
 from tests.unit.observations import (
     ANOTHER_UID,
     COMPLETE,
+    RETRYING,
     RUNNING,
     STARTED,
     at,
@@ -135,6 +136,38 @@ class TestProgress:
             "estimatedRemainingSeconds": 0,
             "lastUpdateTime": at(-6),
         }
+
+    def test_the_checkpoint_and_the_base_model_come_with_the_report(self) -> None:
+        facts = {"checkpoint": {"step": 4, "uri": "pvc://a/b", "time": at(-30)}, "baseModelRevision": "abc"}
+        report = {"percentage": 3, "lastUpdateTime": at(-1)}
+        status = status_after(observe(job=job(status=RUNNING), report=report, facts=facts))
+        assert {name: status[name] for name in facts} == facts
+        for state in ({"active": 0, "startTime": STARTED}, RETRYING, failed()):  # queued again, preempted, over
+            after = planned(observe(job=job(status=state)), status).status or status
+            assert after["checkpoint"] == facts["checkpoint"]
+
+    @pytest.mark.parametrize(("checkpoint", "kept"), [('{"step":4,"uri":"pvc://a/b"}', True), ("null", False)])
+    def test_checkpoints_that_went_with_the_result_are_not_named(self, checkpoint: str, kept: bool) -> None:
+        facts = {"checkpoint": {"step": 4, "uri": "s3://bucket/.finetune-checkpoints/a-1-u/step-4", "time": at(-30)}}
+        status = {**status_after(self.RUN), **facts}
+        said = f'{{"state":"Succeeded","reason":"Done","step":10,"totalSteps":10,"checkpoint":{checkpoint}}}'
+        end = observe(job=job(status=COMPLETE), pods=(ended_pod(0, said),), facts=facts)
+        final = planned(end, status).status
+        assert final is not None
+        assert ("checkpoint" in final) is kept
+
+    @pytest.mark.parametrize(
+        ("step", "written", "shown"), [(8, -10, 8), (4, -10, 4), (2, -10, 2), (2, -60, 4)], ids=str
+    )
+    def test_the_newest_checkpoint_is_shown(self, step: int, written: float, shown: int) -> None:
+        """An attempt that had to begin anew has an earlier step; an ended pod's words are older than a report."""
+        known = {"step": 4, "uri": "pvc://a/b", "time": at(-30)}
+        status = {**status_after(self.RUN), "checkpoint": known}
+        facts = {"checkpoint": {"step": step, "uri": "pvc://a/b", "time": at(written)}}
+        report = {"percentage": 3, "lastUpdateTime": at(-1)}
+        found = planned(observe(job=job(status=RUNNING), report=report, facts=facts), status).status or status
+        assert found["checkpoint"]["step"] == shown
+        assert (found["checkpoint"] == known) is (shown == 4)
 
     def test_a_failed_run_keeps_what_was_reported(self) -> None:
         status = status_after(observe(job=job(status=RUNNING), report={"percentage": 50, "lastUpdateTime": at(-1)}))

@@ -40,8 +40,11 @@ def read(observation: Observation, draft: Draft) -> Next:
     parameters = carried_parameters(job)
     if parameters is not None:
         draft.status["parameters"] = parameters
+    if state.stage.terminal:
+        _know(draft.status, observation.facts.get("checkpoint"), observation.facts.get("baseModelRevision"))
+    else:
+        _report(observation, draft)
     _copy(state, draft.status)
-    _report(observation, state, draft)
     if state.stage.terminal:
         if spec is not None and spec.ttl_seconds_after_finished is not None:
             draft.look_again(spec.ttl_seconds_after_finished)  # nothing else may ever happen to a finished run
@@ -65,18 +68,34 @@ def _copy(state: RunState, status: dict[str, Any]) -> None:
         status["startTime"] = state.start_time
     if state.attempts is not None:
         status["attempts"] = state.attempts
-    if state.checkpoint is not None:
-        status["checkpoint"] = state.checkpoint
+    _know(status, state.checkpoint, state.base_model_revision)
+    if state.stage is Stage.SUCCEEDED and state.progress is not None and state.checkpoint is None:
+        status.pop("checkpoint", None)  # the trainer says that there is none: those below the output go with the result
     if state.artifacts is not None:
         status["artifacts"] = list(state.artifacts)
     if state.progress is not None:
         status["progress"] = {**(status.get("progress") or {}), **state.progress}
 
 
-def _report(observation: Observation, state: RunState, draft: Draft) -> None:
+def _know(status: dict[str, Any], checkpoint: dict[str, Any] | None, revision: str | None) -> None:
+    """The newest checkpoint that anybody has told of: an ended pod's words are read again at every look."""
+    if revision is not None:
+        status["baseModelRevision"] = revision
+    known = status.get("checkpoint")
+    if checkpoint is None or (known is not None and _is_no_newer(checkpoint, known)):
+        return
+    status["checkpoint"] = checkpoint
+
+
+def _is_no_newer(checkpoint: dict[str, Any], known: dict[str, Any]) -> bool:
+    same = all(checkpoint.get(name) == known.get(name) for name in ("step", "uri"))
+    return same or str(checkpoint.get("time") or "") < str(known.get("time") or "")
+
+
+def _report(observation: Observation, draft: Draft) -> None:
     """Progress goes into the status at most once per interval: it is for people, and every write costs."""
-    report = observation.report
-    if report is None or state.stage.terminal:
+    report, facts = observation.report, observation.facts
+    if report is None:
         return
     shown = draft.status.get("progress") or {}
     if shown.get("lastUpdateTime") == report.get("lastUpdateTime"):
@@ -85,5 +104,6 @@ def _report(observation: Observation, state: RunState, draft: Draft) -> None:
     interval = observation.rules.progress_interval
     if age is None or age >= interval:
         draft.status["progress"] = dict(report)
+        _know(draft.status, facts.get("checkpoint"), facts.get("baseModelRevision"))
     else:
         draft.look_again(interval - age)
