@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from finetune_trainer.language import answer_loss
 from tests.trainer.datasets import write_rows
 from tests.trainer.runs import TrainerRun
 
@@ -73,11 +74,19 @@ def plain_losses(folder: Path, data: Path, rows: list[dict[str, Any]], per_step:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize(("batch", "accumulation"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("batch", "accumulation", "chunk"), [(2, 1, None), (1, 2, None), (2, 1, 5)])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_losses_equal_a_plain_loop(
-    new_run: Callable[..., TrainerRun], batch: int, accumulation: int, lora: bool
+    new_run: Callable[..., TrainerRun],
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    accumulation: int,
+    chunk: int | None,
+    lora: bool,
 ) -> None:
+    """chunk: the loss is computed for so many answers at a time."""
+    if chunk is not None:
+        monkeypatch.setattr(answer_loss, "LOGITS", chunk * 264)
     recipe = {"batchSize": batch, "gradAccum": accumulation, "useLora": lora}
     run = new_run(recipe=recipe)
     rows = write_rows(run.data)

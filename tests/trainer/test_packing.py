@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.families import FAMILIES
+from finetune_trainer.language import answer_loss
 from finetune_trainer.schedule import Draw
 from finetune_trainer.training import packing
 from tests.trainer.datasets import write_jsonl, write_rows
+from tests.trainer.live_memory import LiveMemory
 from tests.trainer.runs import TrainerRun
 from tests.trainer.tiny_text import KINDS, tiny_text
 from tests.trainer.trainees import load
@@ -76,6 +78,24 @@ def test_packed_is_separate(trainee: Any) -> None:
     largest = max(gradient.abs().max().item() for gradient in gradients)
     for ours, expected in zip(packed_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * largest)
+
+
+def test_the_loss_in_chunks_is_that_of_all_answers(trainee: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = trainee._base.lm_head.out_features
+    with LiveMemory() as before:
+        at_once, gradients = losses_and_gradients(trainee, [DRAWS])
+    monkeypatch.setattr(answer_loss, "LOGITS", 7 * vocabulary)
+    with LiveMemory() as memory:
+        chunked, chunked_gradients = losses_and_gradients(trainee, [DRAWS])
+
+    assert chunked == pytest.approx(at_once, rel=1e-6)
+    largest = max(gradient.abs().max().item() for gradient in gradients)
+    for ours, expected in zip(chunked_gradients, gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6 * largest)
+    answers = len(trainee.prepare(DRAWS).tensors["targets"])
+    width = trainee._base.lm_head.in_features
+    assert (answers, vocabulary) in before.matrices
+    assert max(rows for rows, columns in memory.matrices if columns == vocabulary and rows != width) <= 7 < answers
 
 
 @pytest.mark.parametrize("changed", [0, 2, ROWS - 1])

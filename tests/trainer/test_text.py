@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_trainer.language import answer_loss
 from tests.trainer.datasets import write_jsonl
 from tests.trainer.runs import TrainerRun
 from tests.trainer.test_losses import plain_order
@@ -181,6 +182,29 @@ def test_losses_equal_a_plain_loop(new: NewRun, kind: str, chats: bool, lora: bo
     expected = plain_losses(run.checkpoint, kind, conversations() if chats else questions(), lora)
     assert run.losses() == pytest.approx(expected, abs=1e-5)
     assert expected[-1] < expected[0] - 0.02
+
+
+@PEFT_NOISE
+@pytest.mark.parametrize(
+    ("kind", "lora"), [("gpt_oss", True), ("llama", False), ("qwen2", False)], ids=["lora", "full, tied", "full"]
+)
+def test_answers_in_chunks_learn_the_same(new: NewRun, monkeypatch: pytest.MonkeyPatch, kind: str, lora: bool) -> None:
+    """Seven answers at a time: the plain loop's losses, and a resumed run to the bit. Llama's embedding is its head."""
+    recipe = {"useLora": lora, "learningRate": 0.01, "saveStrategy": "steps", "saveStepsRatio": 1 / 6}
+    run = new("run", kind, recipe, chats=True, advanced={"keepCheckpoints": 10})
+    monkeypatch.setattr(
+        answer_loss, "LOGITS", 7 * json.loads((run.checkpoint / "config.json").read_text())["vocab_size"]
+    )
+    assert run.execute().code == 0
+    expected = plain_losses(run.checkpoint, kind, conversations(), lora)
+    assert run.losses() == pytest.approx(expected, abs=1e-5)
+    [path] = run.output_dir.glob("*model.safetensors")
+    weights = path.read_bytes()
+
+    keep_up_to(run, 4)
+    assert run.execute().code == 0
+
+    assert path.read_bytes() == weights
 
 
 @PEFT_NOISE

@@ -1,8 +1,8 @@
 """The trainee of every language family: packed passes, the loss on answer tokens, NEFTune, LoRA or all weights.
 
 The loss is the cross-entropy summed over the answer tokens; the loop divides by their number in the whole optimizer
-step. The language-model head is computed at those positions only. A family says how a row is read, and which modules
-get LoRA matrices.
+step. The language-model head is computed at those positions only, chunk by chunk (`answer_loss.py`). A family says how
+a row is read, and which modules get LoRA matrices.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import Batch, Inputs
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.language.answer_loss import some_logits, summed_cross_entropy
 from finetune_trainer.language.rows import Plan
 from finetune_trainer.models import check_weights
 from finetune_trainer.schedule import Draw, sample_generator
@@ -99,12 +99,14 @@ class LanguageTrainee:
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
         """The cross-entropy, summed over the answer tokens."""
-        logits, targets = self._answer_logits(batch)
-        return cross_entropy(logits.float(), targets, reduction="sum")
+        with self._autocast():
+            hidden, targets = self._answers(batch)
+            return summed_cross_entropy(self._base.lm_head, hidden, targets)
 
     def outputs(self, batch: Batch) -> torch.Tensor:
-        """The logits of the answer tokens: (tokens, vocabulary), float32, on the CPU."""
-        return self._answer_logits(batch)[0].float().cpu()
+        """The logits of answer tokens, of some if there are many: (tokens, vocabulary), float32, on the CPU."""
+        with self._autocast():
+            return some_logits(self._base.lm_head, self._answers(batch)[0]).cpu()
 
     def parts(self) -> dict[str, torch.nn.Module]:
         """The model; nothing else is loaded."""
@@ -148,7 +150,12 @@ class LanguageTrainee:
         self._base.to(torch.float32).requires_grad_(True)  # in bf16 small updates would be rounded away
         return self._base
 
-    def _answer_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _autocast(self) -> torch.autocast:
+        device = self._base.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+    def _answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states (answers, width) that predict the answer tokens, and these tokens."""
         device, given = self._base.device, dict(batch.tensors)
         options: dict[str, Any] = self._language.on_host(given) if self._language.on_host else {}
         if self._by_row:
@@ -156,13 +163,12 @@ class LanguageTrainee:
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in given.items()}
         predicting, targets = tensors.pop("predicting"), tensors.pop("targets")
         self._embedding_noise = tensors.pop("noise", None)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            mask = None
-            if self._isolation == "masks":
-                mask = packing.explicit_masks(self._base.config, tensors["position_ids"], self._base.dtype)
-            # Given a mask or a cache, transformers would not derive the mask from positions that start again at 0.
-            hidden = self._base.model(**tensors, **options, attention_mask=mask, use_cache=False).last_hidden_state
-            return self._base.lm_head(hidden[0, predicting]), targets
+        mask = None
+        if self._isolation == "masks":
+            mask = packing.explicit_masks(self._base.config, tensors["position_ids"], self._base.dtype)
+        # Given a mask or a cache, transformers would not derive the mask from positions that start again at 0.
+        hidden = self._base.model(**tensors, **options, attention_mask=mask, use_cache=False).last_hidden_state
+        return hidden[0, predicting], targets
 
     def _attend_by_row(self, base: Any) -> bool:
         """Enable attention by row if it is equivalent to the mask; compiled blocks would recompile for every length."""
