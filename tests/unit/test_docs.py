@@ -78,6 +78,7 @@ ELSEWHERE = {
     "find_unused_parameters": "a parameter of torch's DistributedDataParallel",
     "varlen": "a module of torch",
     "varlen_attn": "a function of torch",
+    "linear_cross_entropy": "a function of torch",
     "reuse_values": "a flag of helm",
     "take_ownership": "a flag of helm",
 }
