@@ -85,7 +85,9 @@ WAY_OUT: Final = (
 def _no_pod(pods: Sequence[Object], events: Sequence[Object]) -> Wait:
     """What is said of the Job counts, since its last pod was made: the rest is about pods that are over."""
     last = max((time for pod in pods if (time := moment(pod["metadata"].get("creationTimestamp")))), default=None)
-    event = newest(since([each for each in events if _is_of_job(each)], last))
+    told = since([each for each in events if _is_of_job(each)], last)
+    # What the Job controller says of it, before what others say of the Job.
+    event = newest(each for each in told if each.get("reason") == "FailedCreate") or newest(told)
     if event is None:
         return Wait(Reason.PENDING, "Waiting for the Job's pod to be created.", troubled=False)
     message = str(event.get("message") or "")[:LONGEST_SENTENCE]
