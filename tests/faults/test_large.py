@@ -40,7 +40,8 @@ async def _create(user: User) -> None:
 async def _served(here: World, name: str) -> None:
     await _runs(here, name)
     for number in range(FEW):
-        await here.user.phase(f"large-{number}", "Suspended")
+        if number % 3 != 2:  # whose labels are too many to be read: the log names it
+            await here.user.phase(f"large-{number}", "Suspended")
 
 
 async def _runs(here: World, name: str) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
-from finetune_operator.api.weight import Omitted, weight_of
 from finetune_operator.controller.cache import Cache, Malformed
 from finetune_operator.controller.model import read_finetune
 from finetune_operator.controller.spec_cache import SpecCache
 from finetune_operator.controller.trim import MAX_SPEC
 from finetune_operator.controller.watch import _parsed, _Parser
+from finetune_operator.kube.weight import Omitted, weight_of
 from tests.api.finetunes import nested
 from tests.unit.observations import body, job
 

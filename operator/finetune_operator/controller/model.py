@@ -14,11 +14,11 @@ from finetune_operator.api.depth import too_deep
 from finetune_operator.api.names import API_VERSION, KIND, MAX_RUN
 from finetune_operator.api.objects import Object
 from finetune_operator.api.spec import FineTuneSpec
-from finetune_operator.api.weight import Omitted
 from finetune_operator.backends.errors import Failure
 from finetune_operator.backends.job.manifest import JobDefaults
 from finetune_operator.backends.provider_run import Capabilities, Outcome, PollResult, Step, UpstreamRun
 from finetune_operator.controller.trim import MAX_SPEC
+from finetune_operator.kube.weight import Omitted
 
 
 class Key(NamedTuple):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from finetune_operator.controller.act import Actor
+from finetune_operator.controller.cache import Malformed
 from finetune_operator.controller.lease import LeaseLost
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.observe import Memory, Observer
@@ -74,6 +75,10 @@ class Reconciler:
         except ApiError as error:
             wait = self._queue.retry(key, at_least=error.retry_after or 0.0)
             logger.warning("%s/%s: trying again in %.1f s: %s", key.namespace, key.name, wait, error)
+            return "retry"
+        except Malformed as error:
+            wait = self._queue.retry(key)
+            logger.error("%s/%s cannot be kept: %s; trying again in %.1f s", key.namespace, key.name, error, wait)
             return "retry"
         except LeaseLost as error:
             # Nothing has been written, and whoever holds the Lease does it: this process is about to end.

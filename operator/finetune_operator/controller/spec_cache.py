@@ -5,8 +5,8 @@ from __future__ import annotations
 from cachetools import LRUCache
 
 from finetune_operator.api.objects import Object
-from finetune_operator.api.weight import size_of
 from finetune_operator.controller.model import ParsedSpec, read_spec
+from finetune_operator.kube.weight import size_of
 
 KEPT_BYTES = 2 << 20
 """Of all specs as JSON: a thousand ordinary ones, and no more of those that are as large as a spec may be."""

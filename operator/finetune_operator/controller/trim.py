@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from finetune_operator.api import names
 from finetune_operator.api.objects import Object
-from finetune_operator.api.weight import Omitted, size_of, weight_of
 from finetune_operator.backends.job.interpret import SUSPENDED_BY_SPEC_ANNOTATION
 from finetune_operator.backends.job.manifest import COPIED_LABELS
+from finetune_operator.kube.weight import Omitted, size_of, weight_of
 
 MAX_SPEC: Final = 512 << 10
-"""Weight of a spec (`api/weight.py`) beyond which its largest members are left out, and the spec is refused."""
+"""Weight of a spec (`kube/weight.py`) beyond which its largest members are left out, and the spec is refused."""
 MAX_FINALIZERS: Final = 16 << 10
 """Bytes. They are written back as a whole, so that none of them may be left out."""
 

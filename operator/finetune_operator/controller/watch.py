@@ -26,7 +26,6 @@ from kopf._cogs.structs.references import NamespaceName, Resource
 
 from finetune_operator.api.names import GROUP, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, PLURAL, VERSION, named_run
 from finetune_operator.api.objects import Object
-from finetune_operator.api.weight import is_heavy
 from finetune_operator.controller.cache import Cache, Malformed, Name, Store, name_of
 from finetune_operator.controller.model import Key
 from finetune_operator.controller.queue import RetryQueue
@@ -34,6 +33,7 @@ from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
 from finetune_operator.kube.documents import LIGHT_LIST, Unreadable, parse_each
 from finetune_operator.kube.errors import ApiError, NoCluster
+from finetune_operator.kube.weight import is_heavy
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ import aiohttp
 import orjson
 
 from finetune_operator.api.objects import Object
-from finetune_operator.api.weight import is_heavy
 from finetune_operator.kube.config import Access
 from finetune_operator.kube.credential import Credential
 from finetune_operator.kube.documents import LIGHT, parse
 from finetune_operator.kube.errors import ApiError, TooLarge, Unreachable, from_answer
+from finetune_operator.kube.weight import is_heavy
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"

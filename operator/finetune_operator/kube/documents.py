@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from finetune_operator.api.depth import MAX_LEVELS
-from finetune_operator.api.weight import Omitted, is_heavy, weight
+from finetune_operator.kube.weight import Omitted, is_heavy, weight
 
 LEVELS: Final = 2 * MAX_LEVELS
 """Of a document: what a free-form field may have, and all that stands around the field, and some more, so that it is

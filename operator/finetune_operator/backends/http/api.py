@@ -11,7 +11,6 @@ from urllib.parse import urljoin, urlsplit
 import orjson
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.api.weight import is_heavy
 from finetune_operator.backends.errors import (
     Ambiguous,
     Rejected,
@@ -32,6 +31,7 @@ from finetune_operator.backends.http.responses import (
     unexplained,
 )
 from finetune_operator.backends.places import Holder
+from finetune_operator.kube.weight import is_heavy
 
 
 class Api:

@@ -11,14 +11,14 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from finetune_operator.api.weight import is_heavy
+from finetune_operator.kube.weight import is_heavy
 
 T = TypeVar("T")
 
 LARGE: Final = 256 * 1024
 """Bytes that are not read on the event loop."""
 MAX_WEIGHT: Final = 32 * 2**20
-"""Of a JSON document (`api/weight.py`). A page of 1,000 files weighs a thirtieth of it."""
+"""Of a JSON document (`kube/weight.py`). A page of 1,000 files weighs a thirtieth of it."""
 MAX_TAGS: Final = 100_000
 """Of an XML document. A page of 1,000 objects has a quarter of them."""
 
