@@ -169,6 +169,36 @@ def test_a_signature_in_a_url_is_told_nobody(
     assert run.dataset.partition("?")[0] in printed
 
 
+def test_a_signature_can_come_from_a_secret(
+    server: Web, new_run: Callable[..., TrainerRun], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is sent, and stands nowhere else."""
+    write_rows(tmp_path / "site", 2)
+    image = server.serve("/p.png", Answer((tmp_path / "site/images/0.png").read_bytes()))
+    url = server.serve("/train.jsonl", Answer(json.dumps({"question": "q", "answer": "a", "image": image}).encode()))
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    env = {"FINETUNE_ALLOW_DATASET_HOSTS": server.host, "FINETUNE_DATASET_SECRET_DIR": str(secret)}
+    run = new_run("run", dataset=url, env=env, recipe={"epochs": 1})
+    (secret / "query").write_text("?X-Amz-Signature=TOPSECRET\n")
+    result = run.execute()
+    assert result.code == 0, result.message
+    assert any(path == "/train.jsonl?X-Amz-Signature=TOPSECRET" for _, path, _, _ in server.seen)
+    assert not any(b"TOPSECRET" in path.read_bytes() for path in run.root.glob("storage/**/*") if path.is_file())
+    assert "TOPSECRET" not in "".join(capfd.readouterr()) + json.dumps(result.termination)
+
+
+def test_a_secret_without_the_signature_is_refused(
+    server: Web, new_run: Callable[..., TrainerRun], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "api-key").write_text("x")
+    env = {"FINETUNE_ALLOW_DATASET_HOSTS": server.host, "FINETUNE_DATASET_SECRET_DIR": str(tmp_path / "secret")}
+    result = new_run("run", dataset=f"{server.base}/train.jsonl", env=env).execute()
+    assert (result.code, result.reason) == (2, "SecretKeyMissing")
+    assert "needs the key query" in result.message
+
+
 def test_a_missing_dataset_is_no_retry_and_a_dead_server_is(
     server: Web, new_run: Callable[..., TrainerRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,12 @@ def output(uri: str, **spec: Any) -> Manifest:
     [
         (fine_tune(), []),
         (output("hf://org/name"), []),
+        (
+            fine_tune(dataset={"uri": "https://a.example/t.csv?X-Amz-Signature=1"}),
+            ["put it into a Secret as the key query"],
+        ),
+        (fine_tune(dataset={"uri": "https://a.example/t.csv"}), []),
+        (fine_tune(dataset={"uri": "https://a.example/t.csv?sig=1"}, backend="oxen"), []),
         (changed(output("hf://org/name"), STORAGE, ...), ["begins at step 0 again. Set backend.job.storage"]),
         (changed(output("s3://bucket/a"), STORAGE, ...), []),
         (changed(output("pvc://claim/a"), STORAGE, ...), []),

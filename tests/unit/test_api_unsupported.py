@@ -79,7 +79,15 @@ def test_every_field_is_honoured_or_named(backend: str) -> None:
         ),
         (
             fine_tune(dataset={"uri": "pvc://claim/x", "secretRef": {"name": "s3"}}),
-            "spec.dataset.secretRef: pvc:// and https:// datasets are read without credentials",
+            "spec.dataset.secretRef: a pvc:// dataset is read without credentials",
+        ),
+        (
+            fine_tune(backend="oxen", dataset={"uri": "https://a.example/t.csv", "secretRef": {"name": "s3"}}),
+            "spec.dataset.secretRef: an https:// dataset is read without credentials here",
+        ),
+        (
+            fine_tune(dataset={"uri": "https://a.example/t.csv?x=1", "secretRef": {"name": "signed"}}),
+            "spec.dataset.secretRef: the query of an https:// dataset stands either in its uri or in the Secret",
         ),
         (
             fine_tune(output={"uri": "pvc://claim/x", "secretRef": {"name": "s3"}}),

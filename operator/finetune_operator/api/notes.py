@@ -12,6 +12,11 @@ def notes(spec: FineTuneSpec) -> Iterator[str]:
     job = spec.backend.job
     if job is None:
         return
+    if spec.dataset.uri.startswith("https://") and "?" in spec.dataset.uri:
+        yield (
+            "The query of dataset.uri can be read by whoever may read this FineTune and its Job. If it is a signature, "
+            "put it into a Secret as the key query, name that in dataset.secretRef, and end the uri before the ?."
+        )
     if job.storage is None and spec.output is not None and spec.output.uri.startswith("hf://"):
         yield (
             "Checkpoints stay in the pod's own volume, because hf:// keeps every version of a file for ever: a run "

@@ -78,7 +78,8 @@ class Dataset(SpecModel):
             "secretRef names the Secret with the credentials for the dataset. For s3://, its keys are "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and optionally AWS_SESSION_TOKEN, AWS_REGION and "
             "AWS_ENDPOINT_URL; for hf://, HF_TOKEN and optionally HF_ENDPOINT; for oxen://, api-key and optionally "
-            "base-url. It cannot be set for https:// and pvc://."
+            "base-url; for https:// with backend job, query: what follows the ? of a pre-signed URL, which then stands "
+            "nowhere else. It cannot be set for pvc://."
         ),
     )
 

@@ -29,11 +29,20 @@ def unsupported(spec: FineTuneSpec) -> list[Finding]:
 
 
 def _locations(spec: FineTuneSpec) -> Iterator[Finding]:
-    if spec.dataset.secret_ref and spec.dataset.uri.startswith(("pvc://", "https://")):
-        yield Finding(
-            "dataset.secretRef",
-            "pvc:// and https:// datasets are read without credentials; remove secretRef, or use an s3:// dataset",
-        )
+    if spec.dataset.secret_ref and spec.dataset.uri.startswith("pvc://"):
+        yield Finding("dataset.secretRef", "a pvc:// dataset is read without credentials; remove secretRef")
+    if spec.dataset.secret_ref and spec.dataset.uri.startswith("https://"):
+        if spec.backend.job is None:
+            yield Finding(
+                "dataset.secretRef",
+                "an https:// dataset is read without credentials here; remove secretRef, or use an s3:// dataset",
+            )
+        elif "?" in spec.dataset.uri:
+            yield Finding(
+                "dataset.secretRef",
+                "the query of an https:// dataset stands either in its uri or in the Secret (key query); take it out "
+                "of the uri",
+            )
     if spec.output and spec.output.secret_ref and spec.output.uri.startswith("pvc://"):
         yield Finding("output.secretRef", "a pvc:// output is written without credentials; remove secretRef")
     if spec.model_secret_ref and spec.base_model.startswith("pvc://"):

@@ -171,14 +171,14 @@ def _below(folder: Path, check: Callable[[], None]) -> Iterable[str]:
 
 
 def _web(opening: _Opening) -> Source:
-    uri, fetcher, downloads = opening.uri, opening.fetcher, opening.downloads
-    name = _file_name(unquote(urlsplit(uri).path))
+    fetcher, downloads = opening.fetcher, opening.downloads
+    name = _file_name(unquote(urlsplit(opening.uri).path))
     if name is None:
         raise DataError(f"the path of the dataset's URL must end in one of {', '.join(FILE_SUFFIXES)}")
-    limit = opening.access.max_download_bytes
+    limit, uri = opening.access.max_download_bytes, opening.uri + _signature(opening.access.secret)
     try:
         facts = fetcher.facts(uri)
-        key = f"{uri} {facts.validator}"
+        key = f"{opening.uri} {facts.validator}"  # a signature is another one tomorrow
         if facts.validator is None:  # a changed file cannot be recognized
             downloads.path(key, suffix_of(name)).unlink(missing_ok=True)
         path = downloads.fetch(
@@ -187,6 +187,15 @@ def _web(opening: _Opening) -> Source:
     except FetchError as error:
         raise DataError(str(error), Reason.DATASET_NOT_FOUND) from None
     return _of_file(opening, path.resolve(), name, Web(uri, fetcher), key if facts.validator else _stat(path))
+
+
+def _signature(secret: Mapping[str, str]) -> str:
+    """The query of a pre-signed URL that the dataset's Secret holds. Raises ConfigError for a Secret without it."""
+    if not secret:
+        return ""
+    if not (query := secret.get("query", "").strip().removeprefix("?")):
+        raise ConfigError("the Secret of an https:// dataset needs the key query", Reason.SECRET_KEY_MISSING)
+    return f"?{query}"
 
 
 def _s3(opening: _Opening) -> Source:

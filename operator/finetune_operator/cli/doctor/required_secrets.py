@@ -11,6 +11,7 @@ from finetune_operator.cli.output.table import backend_of
 STORE_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "s3": (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),),
     "hf": (("HF_TOKEN",),),
+    "https": (("query",),),
 }
 
 
