@@ -173,6 +173,9 @@ def a_run_of_ones_own(released: Released, operator: Operator) -> None:
     job = ["-n", released.namespace, "-l", "job-name=own-1"]
     (pod,) = eventually(lambda: released.kubectl.get("pods", *job)["items"], "a pod")
     released.wait("own", lambda status: status.get("phase") == "Pending")
+    orphan = json.dumps([{"op": "remove", "path": "/metadata/ownerReferences"}])
+    released.kubectl("patch", "job", "own-1", "-n", released.namespace, "--type=json", "-p", orphan)
+    eventually(lambda: released.kubectl.get("job", "own-1", *job[:2])["metadata"].get("ownerReferences"), "its owner")
     report(released.kubectl, operator, pod, "own", {"progressPercentage": 30, "metrics": []})
     released.wait("own", lambda status: status.get("progress", {}).get("percentage") == 30)
     released.patch("own", suspend=True)
