@@ -344,7 +344,7 @@ def test_a_file_of_another_user_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     response = BytesIO()
     requests = [json.dumps(request).encode()]
     reader_process.main(requests, response)  # type: ignore[arg-type]
-    assert b"t.jsonl must not be read by the pod's user" in response.getvalue()
+    assert b"t.jsonl cannot be read by the pod's user" in response.getvalue()
 
 
 def test_a_fault_of_the_trainer_s_own_on_a_row_is_no_node_s(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def main(requests: IO[bytes], responses: IO[bytes]) -> None:
         except Invalid as error:
             _write(responses, INVALID, str(error).encode("utf-8", "replace"))
         except PermissionError:
-            said = f"must not be read by the pod's user {os.getuid()}: change its permissions, or its owner"
+            said = f"cannot be read by the pod's user {os.getuid()} (permission denied): change its permissions or owner"
             _write(responses, INVALID, f"{request['name']} {said}".encode())
         except OSError as error:
             said = f"{request['name']} cannot be read: {error.strerror or error}"
