@@ -43,8 +43,8 @@ def main(requests: IO[bytes], responses: IO[bytes]) -> None:
         except Invalid as error:
             _write(responses, INVALID, str(error).encode("utf-8", "replace"))
         except PermissionError:
-            said = f"cannot be read by the pod's user {os.getuid()} (permission denied): change its permissions or owner"
-            _write(responses, INVALID, f"{request['name']} {said}".encode())
+            said = f"{request['name']} cannot be read by the pod's user {os.getuid()} (permission denied): "
+            _write(responses, INVALID, f"{said}change its permissions or owner".encode("utf-8", "replace"))
         except OSError as error:
             said = f"{request['name']} cannot be read: {error.strerror or error}"
             _write(responses, INVALID, said.encode("utf-8", "replace"))

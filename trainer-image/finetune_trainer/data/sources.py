@@ -123,7 +123,7 @@ def unreadable(error: PermissionError) -> DataError:
     """What is said where the pod's user must not read a file of a claim."""
     name = Path(str(error.filename)).name if error.filename else "a file of the dataset"
     return DataError(
-        f"{name} cannot be read by the pod's user {os.getuid()} (permission denied): change its permissions, or its owner"
+        f"{name} cannot be read by the pod's user {os.getuid()} (permission denied): change its permissions or owner"
     )
 
 
