@@ -1,6 +1,9 @@
 """Small datasets with pictures, in every form that the trainer reads."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,17 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """SVT-AV1 makes whoever calls it as root a real-time process (SCHED_FIFO 99), and nothing else gets to run."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
+
+
 def video(
     frames: list[Image.Image],
     rate: int = 16,
@@ -54,7 +68,7 @@ def video(
     import av
 
     buffer = BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with ordinary_priority(), av.open(buffer, "w", format=container) as output:
         stream: Any = output.add_stream(codec, rate=rate)
         stream.width, stream.height = frames[0].size
         lossless = codec == "libx264rgb"
